@@ -1,0 +1,139 @@
+"""The types a column can have, and the row schema made of them.
+
+One value of `Type` names one meaning on every side: `arrow` here, Avro in `envelope.py`, SQL in
+`pipelines/sql/`. Values that no narrower type holds travel as text that says what it is (uuid, json, numeric).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+Kind = Literal[
+    "boolean", "int32", "int64", "float32", "float64", "text", "bytes", "decimal",
+    "date", "time", "timestamp", "timestamptz", "uuid", "json", "numeric",
+]  # fmt: skip
+
+_ARROW: dict[str, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "text": pa.string(),
+    "bytes": pa.binary(),
+    "date": pa.date32(),
+    "time": pa.time64("us"),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", "UTC"),
+    "uuid": pa.string(),
+    "json": pa.string(),
+    "numeric": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Type:
+    """A column type. `decimal` has precision 1..76 and 0 <= scale <= precision; no other kind has either.
+
+    `numeric` is a decimal of no declared bounds, as text. Times and timestamps are microseconds; `timestamp` has no
+    zone, `timestamptz` is an instant.
+    """
+
+    kind: Kind
+    precision: int | None = None
+    scale: int | None = None
+
+    def __str__(self) -> str:
+        return f"decimal({self.precision},{self.scale})" if self.kind == "decimal" else self.kind
+
+    @property
+    def arrow(self) -> pa.DataType:
+        if self.kind != "decimal":
+            return _ARROW[self.kind]
+        assert self.precision is not None
+        make = pa.decimal128 if self.precision <= 38 else pa.decimal256
+        return make(self.precision, self.scale)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column: its name in the source, type, and an id that survives renames (within one topic)."""
+
+    name: str
+    type: Type
+    id: int
+
+
+@dataclass(frozen=True)
+class RowSchema:
+    """The columns of a row, in order, and the names of those that make its key (in key order). Names are unique."""
+
+    fields: tuple[Field, ...]
+    key: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if len(set(names)) != len(names):
+            raise ValueError(f"column names are not unique: {names}")
+        if not set(self.key) <= set(names):
+            raise ValueError(f"key {self.key} is not among the columns {names}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.fields)
+
+    def __getitem__(self, name: str) -> Field:
+        return next(f for f in self.fields if f.name == name)
+
+    @property
+    def key_fields(self) -> tuple[Field, ...]:
+        return tuple(self[name] for name in self.key)
+
+    @property
+    def arrow(self) -> pa.StructType:
+        """The Arrow type of one row image: every field nullable (an image may have holes)."""
+        return pa.struct([pa.field(f.name, f.type.arrow) for f in self.fields])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between two row schemas. `destroys`: a reader of the old schema may lose what it uses."""
+
+    kind: Literal["added", "dropped", "renamed", "retyped", "rekeyed"]
+    field: str
+    detail: str = ""
+
+    @property
+    def destroys(self) -> bool:
+        return self.kind != "added"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.field}{f' ({self.detail})' if self.detail else ''}"
+
+
+def difference(old: RowSchema, new: RowSchema) -> tuple[Change, ...]:
+    """What turns `old` into `new`, matching fields by id."""
+
+    def changes() -> Iterable[Change]:
+        before = {f.id: f for f in old.fields}
+        after = {f.id: f for f in new.fields}
+        for f in old.fields:
+            if f.id not in after:
+                yield Change("dropped", f.name)
+        for f in new.fields:
+            was = before.get(f.id)
+            if was is None:
+                yield Change("added", f.name, str(f.type))
+                continue
+            if was.name != f.name:
+                yield Change("renamed", was.name, f"now {f.name}")
+            if was.type != f.type:
+                yield Change("retyped", f.name, f"{was.type} is now {f.type}")
+        if tuple(f.id for f in old.key_fields) != tuple(f.id for f in new.key_fields):
+            yield Change("rekeyed", ", ".join(old.key), f"now {', '.join(new.key)}")
+
+    return tuple(changes())

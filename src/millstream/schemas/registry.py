@@ -1,0 +1,32 @@
+"""The schema registry's core: subjects, their versions, and ids that never change meaning.
+
+Storage is an SQLAlchemy engine handed in by wiring; the tables are this module's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class SchemaVersion:
+    """One version of one subject. `version` counts from 1 in its subject; `id` is global; `text` is the Avro schema's JSON."""
+
+    subject: str
+    version: int
+    id: int
+    text: str
+
+
+class Registry(Protocol):
+    def register(self, subject: str, text: str) -> SchemaVersion:
+        """The version with this text: the existing one, or the next. The same text has one id under every subject."""
+
+    def by_id(self, schema_id: int) -> str:
+        """The schema's text. Raises Retryable("schema_unknown") for an id that is not known (yet)."""
+
+    def versions(self, subject: str) -> list[SchemaVersion]:
+        """Oldest first; empty for an unknown subject."""
+
+    def subjects(self) -> list[str]: ...

@@ -1,0 +1,35 @@
+"""What every sink offers. Invariant 4: sinks read topics, are idempotent, and never go back.
+
+A sink has one writer thread. The engine reads the topic, hands over batches and the offset after them, and asks the
+target, never itself, where to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from millstream.events.batch import Batch
+from millstream.events.types import RowSchema
+
+
+class Sink(Protocol):
+    def open(self, fence: int) -> None:
+        """Take the target over. A target that holds a higher fence raises Irrecoverable("fenced"); one that another live
+        process holds raises Refused("target_in_use") naming it. Makes the target if it is not there."""
+
+    def accept(self, schema: RowSchema) -> None:
+        """The rows that will come. New columns appear in the target; a type it cannot take raises Refused with the reason."""
+
+    def resume_after(self) -> Mapping[str, int]:
+        """topic → next offset, as the target holds it. Empty: from the start."""
+
+    def write(self, batches: Sequence[Batch], up_to: Mapping[str, int]) -> None:
+        """Apply the events in order and move the target's position to `up_to` in the same commit.
+
+        Durable on return. Events below the target's position are passed over. A writer whose fence is no longer
+        the target's raises Irrecoverable("fenced") and changes nothing. Retryable: nothing or all was done;
+        reopen, ask `resume_after`, go on.
+        """
+
+    def close(self) -> None: ...

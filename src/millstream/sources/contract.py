@@ -1,0 +1,100 @@
+"""What every source database offers: discover, stream from a position, read a chunk at a known position, acknowledge.
+
+A source runs in its connector's thread; nothing here is called from two threads at once, except `close`.
+Its stream and its chunks know each other: `chunk` is called between two items of `stream`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.events.batch import Batch
+from millstream.events.origin import Grade, Origin
+from millstream.events.progress import Position
+from millstream.events.types import RowSchema
+
+Admission = Literal["log", "frontier", "merge"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as discovered: `name` is as written in the definition ("public.movie"), `rows` the server's estimate."""
+
+    name: str
+    schema: RowSchema
+    grade: Grade
+    origin: Origin
+    rows: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the stream gives next: batches (topic not yet set by the source: `Batch.topic` is the table's name), then
+    a position up to which the source has now given everything, and the chunk mark passed right there, if any.
+
+    `position` may lie inside a transaction: (its major, last minor given). Batches of one table come in order; a schema change
+    starts a new Batch. `idle` is true where nothing more was at hand.
+    """
+
+    batches: tuple[Batch, ...]
+    position: Position
+    mark: str | None = None
+    idle: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a table read in key order at one read point. `rows` has the schema's columns.
+
+    The stream will give `Delivery.mark == mark` when it passes the read point, whose position's (major, minor) becomes
+    the version of these rows. `newer(batch)` says for each event of this table that the stream gives until then
+    whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the greatest key, as plain JSON to
+    resume after; `done` is true where no row lies beyond it.
+    """
+
+    table: str
+    schema: RowSchema
+    rows: pa.RecordBatch
+    mark: str
+    newer: Callable[[Batch], npt.NDArray[np.bool_]]
+    last_key: list[Any] | None
+    done: bool
+    read_us: int
+
+
+class Source(Protocol):
+    name: str
+    admission: Admission
+
+    def check(self) -> None:
+        """Everything a first start needs: settings, privileges, keys, replica identity. Raises Refused with the cure,
+        all faults in one message; makes what it manages (publication, slot) only if nothing is refused."""
+
+    def tables(self) -> list[Table]:
+        """The tables of the definition, in its order, as they are now."""
+
+    def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
+        """Everything after the position, for ever. None: from the slot's (cursor's) own start.
+
+        Raises Retryable when the connection is lost (call again with the last committed position), Irrecoverable when what
+        follows the position is gone, Refused for a password or privilege. Never blocks for longer than about
+        0.1 s: an idle source gives a Delivery without batches.
+        """
+
+    def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
+        """The next rows by key after `after`. None: cannot be read at a safe point now; try again after the next Delivery."""
+
+    def acknowledge(self, position: Position) -> None:
+        """All up to here is durable; the server may forget it. Invariant 1: called only after the commit."""
+
+    def head(self) -> tuple[int, int]:
+        """(major, minor) of the server's present end: a stream position at or above it has seen all committed so far."""
+
+    def close(self) -> None:
+        """Ends a stream that is waiting; may be called from another thread, and twice."""

@@ -1,0 +1,133 @@
+"""Topics: the only durable hand-over. What a topic promises, whatever carries it (local SQLite now, Kafka later).
+
+A topic has one partition here ("topic partition" 0); positions are maps topic → next offset. An event takes one
+offset; a delete takes two (itself and its tombstone: same key, null value). Written records are never changed.
+
+Writers: every writer has a name, a fence and a sequence (invariant 3). `open_producer` raises the fence, and from
+then on `commit` of any older opening raises Irrecoverable(code="fenced"). A commit carries sequence n; one at or
+below the published sequence is skipped and changes nothing, one above n+1 raises Irrecoverable(code="sequence_gap").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from millstream.events.batch import Batch
+from millstream.events.origin import Grade, Origin
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as created. `key` names the key columns; `key_schema_id` is pinned for the life of the physical topic.
+
+    `grade` says how whole the before images are. `incarnation` is the present one: it rises in place when the source's
+    order starts afresh.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    key_schema_id: int
+    grade: Grade
+    origin: Origin
+    incarnation: int = 1
+
+
+@dataclass(frozen=True)
+class ProducerRecord:
+    """A writer's own record, as last committed. `state` is the writer's JSON: position, progress, windows.
+
+    `ends` maps each topic it wrote to the offset after its last record there: a reader that has read up to these is
+    complete to `state["progress"]`.
+    """
+
+    name: str
+    fence: int
+    sequence: int
+    state: Mapping[str, Any]
+    ends: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded records of one topic and one value schema, ready to append or as read back.
+
+    `keys` and `values` hold framed Avro (0, schema id u32 big-endian, datum) back to back; `key_ends` and
+    `value_ends` are int32 little-endian arrays of where each ends. A tombstone has an empty value. `events` counts
+    the records that are not tombstones. All of it is bytes so that it can lie in an outbox as it is.
+    """
+
+    topic: str
+    schema_id: int
+    records: int
+    events: int
+    keys: bytes
+    key_ends: bytes
+    values: bytes
+    value_ends: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.keys) + len(self.values)
+
+
+class Producer(Protocol):
+    """One opening of one writer."""
+
+    @property
+    def record(self) -> ProducerRecord:
+        """As of the opening, then as of the last commit of this opening."""
+
+    def commit(self, blocks: Sequence[Block], state: Mapping[str, Any], *, sequence: int, tail: Sequence[Batch] = ()) -> ProducerRecord:
+        """Append the blocks in order and replace the writer's record, in one durable transaction; hand `tail` to readers.
+
+        `tail`, if given, has the events of the same blocks, one Batch a Block, so that readers in this process need
+        not decode. Durable on return. Raises Irrecoverable "fenced", "sequence_gap"; Retryable "topics_busy";
+        Irrecoverable "disk_full" (nothing of the commit is kept, what was there still reads).
+        """
+
+
+class Topics(Protocol):
+    def create(self, topic: Topic) -> Topic:
+        """Make it, or return the existing one. Raises Refused("topic_differs") if key, grade or origin are others."""
+
+    def topic(self, name: str) -> Topic | None: ...
+
+    def topics(self) -> list[Topic]: ...
+
+    def raise_incarnation(self, name: str) -> Topic:
+        """The source's order starts afresh: later events have the next incarnation; offsets go on."""
+
+    def open_producer(self, name: str) -> Producer:
+        """Open (and make, the first time: fence 1, sequence 0, state {}) the writer `name`; raises its fence."""
+
+    def producer_record(self, name: str) -> ProducerRecord | None:
+        """The writer's record as last committed, read without touching its fence."""
+
+    def encode(self, batch: Batch) -> Block:
+        """The records of a batch with a registered schema: key and envelope, a tombstone after each delete."""
+
+    def read(self, name: str, offset: int, *, bytes_max: int) -> list[Batch]:
+        """Events at or after `offset`, in order, as batches of one schema each (schema = writer's; offsets set).
+
+        At least one block if there is any, and not more than about `bytes_max` decoded. Empty at the end. `offset` may lie
+        inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out.
+        """
+
+    def read_end(self, batches: Sequence[Batch]) -> int:
+        """The offset to resume at after these batches (past the tombstone, where the last event is a delete)."""
+
+    def end(self, name: str) -> int:
+        """The offset that the next record will take."""
+
+    def note_reader(self, reader: str, positions: Mapping[str, int]) -> None:
+        """Remember how far a reader is: for lag and retention only, never for resuming (invariant 3)."""
+
+    def readers(self) -> dict[str, dict[str, int]]:
+        """reader → topic → offset, as noted."""
+
+    def wait(self, seen: Mapping[str, int], timeout_s: float) -> bool:
+        """Sleep until some topic's end is beyond `seen[topic]`, by whichever process wrote it, or until the timeout."""
+
+    def close(self) -> None: ...
