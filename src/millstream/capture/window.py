@@ -1,0 +1,86 @@
+"""Windows: what lets a chunk of a backfill in. Invariant 2.
+
+A window is opened with a chunk, whose read point lies ahead in the stream. Every event that the stream gives until
+then and that the chunk's read did not see takes its key (old and new) out of the chunk. At the read point the rows
+that are left are appended, as reads with the read point as their version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream import avro
+from millstream.events import envelope
+from millstream.events.batch import READ, Batch, batch
+from millstream.events.types import RowSchema
+from millstream.sources.contract import Chunk
+
+
+@dataclass(frozen=True)
+class Window:
+    """An open window: the chunk with the rows that are still in, and whether its table's schema changed meanwhile."""
+
+    chunk: Chunk
+    topic: str
+    spoiled: bool = False
+
+    def see(self, live: Batch) -> Window:
+        """The window after the stream gave `live`, a batch of this window's table."""
+        if not len(live):
+            return self
+        if live.schema != self.chunk.schema:
+            # The table changed between the read and the read point: rows of both shapes cannot be told apart by key alone.
+            newer = self.chunk.newer(live)
+            return replace(self, spoiled=True) if newer.any() else self
+        newer = self.chunk.newer(live)
+        if not newer.any():
+            return self
+        gone = pa.concat_arrays(
+            [images.drop_null() for images in (_key_bytes(live.filter(newer), side, self.topic) for side in ("before", "after"))]
+        )
+        keep = pc.invert(pc.is_in(_row_keys(self.chunk.rows, self.chunk.schema, self.topic), value_set=gone))
+        return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.filter(keep)))
+
+    def rows(self, major: int, minor: int, *, backfill: str, incarnation: int, position: str, now_us: int) -> Batch:
+        """The rows that are left, as `r` events at the read point. The initial load is the backfill named "initial"."""
+        rows = self.chunk.rows
+        count = rows.num_rows
+        image = pa.StructArray.from_arrays(rows.columns, fields=list(self.chunk.schema.arrow))
+        return batch(
+            self.topic,
+            self.chunk.schema,
+            {
+                "op": pa.repeat(READ, count),
+                "after": image,
+                "incarnation": np.full(count, incarnation, np.uint32),
+                "major": np.full(count, major, np.uint64),
+                "minor": np.full(count, minor, np.uint32),
+                "ts_us": np.full(count, self.chunk.read_us, np.int64),
+                "processed_us": np.full(count, now_us, np.int64),
+                "position": pa.repeat(position, count),
+                "snapshot": pa.repeat("true" if backfill == "initial" else "incremental", count),
+                "backfill": pa.repeat(backfill, count),
+                "cause": pa.repeat("backfill", count),
+            },
+        )
+
+
+def _key_bytes(live: Batch, side: str, topic: str) -> pa.Array:
+    """Canonical key bytes of one side's images, null where there is no image."""
+    image = live.column(side)
+    present = pc.is_valid(image)
+    rows = pa.RecordBatch.from_struct_array(image.filter(present))
+    return _row_keys(rows, live.schema, topic)
+
+
+def _row_keys(rows: pa.RecordBatch, schema: RowSchema, topic: str) -> pa.BinaryArray:
+    """The key of each row as the bytes of its Avro record: equal keys are equal bytes, of whatever types."""
+    codec = avro.Codec(envelope.key_schema(topic, schema))
+    keys = {name: rows.column(schema.names.index(name)) for name in schema.key}
+    datums = codec.encode(keys, rows.num_rows)
+    offsets = np.concatenate([[0], datums.ends]).astype(np.int32)
+    return pa.BinaryArray.from_buffers(pa.binary(), rows.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(datums.data)])

@@ -1,0 +1,84 @@
+"""A plan's nodes put to work: events of the inputs in, events of every node out, one node after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from millstream.engine import stateless
+from millstream.engine.joined import Joined
+from millstream.engine.sql import Sql
+from millstream.engine.state import State
+from millstream.events.batch import Batch
+from millstream.events.types import RowSchema
+from millstream.pipelines.plan import Plan, Stateful, Stateless
+
+Made = dict[str, list[Batch]]
+"""Node or topic name → its events, in order."""
+
+
+class Graph:
+    """The nodes of one plan. A plan with a stateful step needs a state; all its calls are part of the caller's transaction."""
+
+    def __init__(self, plan: Plan, sql: Sql, state: State | None) -> None:
+        self._plan, self._sql = plan, sql
+        schemas: dict[str, RowSchema] = {i.topic: i.schema for i in plan.inputs} | {n.name: n.schema for n in plan.nodes}
+        self.joined: dict[str, Joined] = {}
+        for node in plan.nodes:
+            if isinstance(node, Stateful):
+                assert state is not None
+                self.joined[node.name] = Joined(node, schemas, state, sql)
+
+    @property
+    def pending(self) -> int:
+        return sum(j.pending for j in self.joined.values())
+
+    def advance(self, read: Mapping[str, Sequence[Batch]], since: int) -> Made:
+        """What every node makes of the events read, with one slice of each stateful step's pending keys refreshed."""
+        made: Made = {name: list(batches) for name, batches in read.items()}
+        for node in self._plan.nodes:
+            if isinstance(node, Stateful):
+                joined = self.joined[node.name]
+                joined.take({i: made[i] for i in _inputs(node) if made.get(i)}, since)
+                out = joined.refresh()
+                made[node.name] = [] if out is None else [out]
+            else:
+                made[node.name] = self._stateless(node, made)
+        return made
+
+    def load(self, read: Mapping[str, Sequence[Batch]]) -> Made:
+        """As `advance`, but stateful steps only fill their copies and make nothing."""
+        made: Made = {name: list(batches) for name, batches in read.items()}
+        for node in self._plan.nodes:
+            if node.name in read:
+                continue
+            if isinstance(node, Stateful):
+                for name in _inputs(node):
+                    if any(map(len, made.get(name, ()))):
+                        self.joined[node.name].load(name, made[name])
+                made[node.name] = []
+            else:
+                made[node.name] = self._stateless(node, made)
+        return made
+
+    def downstream(self, name: str, batches: Sequence[Batch]) -> Made:
+        """What the nodes after `name` make of its events; a stateful one among them fills its copies."""
+        return self.load({name: batches})
+
+    def has_readers(self, name: str) -> bool:
+        """Whether a node of this plan reads `name`."""
+        return any(name in _inputs(n) for n in self._plan.nodes)
+
+    def _stateless(self, node: Stateless, made: Made) -> list[Batch]:
+        results = (stateless.run(node, b, self._sql) for b in made.get(node.input, []) if len(b))
+        return [b for b in results if len(b)]
+
+    def published(self, made: Made) -> Iterator[Batch]:
+        """The events of the nodes that have an output topic, addressed to it."""
+        for output in self._plan.outputs:
+            for b in made.get(output.node, []):
+                yield replace(b, topic=output.topic)
+
+
+def _inputs(node: Stateful | Stateless) -> list[str]:
+    return list(dict.fromkeys(o.input for o in node.occurrences)) if isinstance(node, Stateful) else [node.input]

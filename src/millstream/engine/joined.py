@@ -1,0 +1,248 @@
+"""A joined step kept current: keyed copies of its inputs, keys that a change may affect, and their re-evaluation.
+
+Its four moves are `load` (fill the copies), `build` (evaluate as a set), `take` (apply a batch, remember the affected
+keys) and `refresh` (re-evaluate a slice of them and give the difference). Each is part of its caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlglot
+from sqlglot import exp
+
+from millstream.engine import walk
+from millstream.engine.images import conform, last_per_key, structs
+from millstream.engine.sql import ROW_ERRORS, Sql, first_line, quoted
+from millstream.engine.state import State, copy_table, last_table, pending_table
+from millstream.errors import BadRecord, Irrecoverable
+from millstream.events.batch import CREATE, DELETE, UPDATE, Batch, batch
+from millstream.events.types import RowSchema
+from millstream.pipelines.plan import Stateful
+
+SLICE_KEYS_MAX = 20_000
+SLICE_BYTES = 16 << 20
+_OPS = pa.array([CREATE, UPDATE, DELETE])
+
+
+class Joined:
+    """One stateful step over one state. `schemas` has the row schema of each input (topic or node) of its occurrences."""
+
+    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql) -> None:
+        self.step, self._state, self._sql = step, state, sql
+        self._input_of = {o.alias: o.input for o in step.occurrences}
+        self._schemas = {name: schemas[name] for name in dict.fromkeys(self._input_of.values())}
+        tree = sqlglot.parse_one(step.sql, read="duckdb")
+        read: dict[str, set[str]] = {o.alias: set() for o in step.occurrences}
+        for column in tree.find_all(exp.Column):
+            if column.table in read:
+                read[column.table].add(column.name)
+        self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in read.items()}
+        self._set_sql = self._over_copies(tree)
+        self._root_fields = [self._schemas[self._input_of[step.root]][name] for name in step.root_key]
+        self._slice_keys = SLICE_KEYS_MAX
+        self._ts_us = 0
+
+    def _copy(self, alias: str) -> str:
+        return copy_table(self.step.name, self._input_of[alias])
+
+    def _over_copies(self, tree: exp.Expression) -> str:
+        """The step's query with each occurrence read from its copy instead of a relation of its own name."""
+        tree = tree.copy()
+        for table in list(tree.find_all(exp.Table)):
+            alias = table.name if table.name in self._input_of else table.alias
+            copied = exp.Table(this=exp.to_identifier(self._copy(alias), quoted=True))
+            copied.set("alias", exp.TableAlias(this=exp.to_identifier(table.alias or alias, quoted=True)))
+            table.replace(copied)
+        return str(tree.sql(dialect="duckdb"))
+
+    # ---- making
+
+    def create(self) -> None:
+        """The step's tables, empty and without the indexes that lookups need."""
+        for name, schema in self._schemas.items():
+            used = set(schema.key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
+            self._state.create_copy(self.step.name, name, [f for f in schema.fields if f.name in used], schema.key)
+        self._state.create_last(self.step.name, self.step.schema.fields, self.step.schema.key)
+        self._state.create_pending(self.step.name, self._root_fields)
+
+    def create_indexes(self) -> None:
+        done = set()
+        for alias, columns in walk.indexes(self.step).items():
+            schema = self._schemas[self._input_of[alias]]
+            for names in sorted(columns):
+                if names != schema.key and (self._copy(alias), names) not in done:
+                    done.add((self._copy(alias), names))
+                    self._state.store.index(self._copy(alias), names)
+
+    def load(self, name: str, batches: Sequence[Batch]) -> None:
+        """Apply an input's events to its copy; nothing is evaluated."""
+        changed, live = last_per_key(batches)
+        self._apply(name, changed, live)
+
+    def _apply(self, name: str, changed: pa.Table, live: pa.Table) -> None:
+        table = copy_table(self.step.name, name)
+        self._state.store.delete(table, self._schemas[name].key, changed)
+        self._state.store.insert(table, live.select(self._kept(name)))
+
+    def _kept(self, name: str) -> list[str]:
+        used = set(self._schemas[name].key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
+        return [f.name for f in self._schemas[name].fields if f.name in used]
+
+    def build(self) -> None:
+        """Evaluate the whole query over the copies into the last output, which is empty."""
+        names = ", ".join(map(quoted, self.step.schema.names))
+        table = quoted(last_table(self.step.name))
+        try:
+            self._state.store.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM ({self._set_sql})")
+        except duckdb.ConstraintException as e:
+            raise self._two_rows(first_line(e)) from e
+
+    def name_bad_record(self) -> None:
+        """After `build` failed on some row's value: evaluate key by key range until the record is alone. Raises BadRecord."""
+        columns = ", ".join(map(quoted, self.step.root_key))
+        keys = self._state.store.table(f"SELECT {columns} FROM {quoted(self._copy(self.step.root))}")
+        for start in range(0, keys.num_rows, SLICE_KEYS_MAX):
+            self._evaluate(keys.slice(start, SLICE_KEYS_MAX))
+
+    # ---- keeping current
+
+    def take(self, changes: Mapping[str, Sequence[Batch]], since: int) -> None:
+        """Apply the events of every input that has some, and add the keys that they may affect to the pending ones."""
+        images: dict[str, pa.Table] = {}
+        for name, batches in changes.items():
+            if not any(map(len, batches)):
+                continue
+            changed, live = last_per_key(batches)
+            kept = self._kept(name)
+            old = self._state.store.lookup(copy_table(self.step.name, name), self._schemas[name].key, changed, kept)
+            new = live.select(kept)
+            self._apply(name, changed, live)
+            images[name] = pa.concat_tables([old.cast(new.schema), new])
+            self._ts_us = max(self._ts_us, *(int(np.max(np.asarray(b.column("ts_us")))) for b in batches if len(b)))
+        for occurrence in self.step.occurrences:  # after all inputs are applied
+            if occurrence.input in images:
+                keys = walk.affected(self.step, occurrence.alias, images[occurrence.input], self._lookup)
+                self._pend(keys, since)
+
+    def _pend(self, keys: pa.Table, since: int) -> None:
+        marked = keys.append_column("__ms_since", pa.array(np.full(keys.num_rows, since, np.int64)))
+        self._state.store.insert_missing(pending_table(self.step.name), marked)
+
+    def _lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
+        return self._state.store.lookup(self._copy(occurrence), columns, keys, wanted)
+
+    @property
+    def pending(self) -> int:
+        return self._state.pending_count(self.step.name)
+
+    def refresh(self) -> Batch | None:
+        """Re-evaluate the oldest pending keys, as many as fit a slice; the difference to their last output, or None.
+
+        Raises BadRecord naming the root key whose row the SQL fails on; Irrecoverable where a key has two rows.
+        """
+        keys = self._state.take_pending(self.step.name, self.step.root_key, self._slice_keys)
+        if not keys.num_rows:
+            return None
+        now = self._evaluate(keys)
+        renamed = keys.rename_columns(list(self.step.schema.key))
+        last = self._state.store.lookup(last_table(self.step.name), self.step.schema.key, renamed, self.step.schema.names)
+        last = conform(last, self.step.schema)
+        out = self._difference(last, now)
+        self._state.done_pending(self.step.name, self.step.root_key, keys)
+        self._slice_keys = max(
+            500, min(SLICE_KEYS_MAX, int(keys.num_rows * SLICE_BYTES / max(now.nbytes + last.nbytes, 1)), self._slice_keys * 2)
+        )
+        return out
+
+    def _evaluate(self, keys: pa.Table) -> pa.Table:
+        """The query's rows for these root keys, from the closure of their rows."""
+        relations = walk.closure(self.step, keys, self._lookup, self._wanted)
+        try:
+            result = self._sql.select(self.step.sql, relations)
+        except ROW_ERRORS as e:
+            if keys.num_rows > 1:
+                half = keys.num_rows // 2
+                self._evaluate(keys.slice(0, half))
+                self._evaluate(keys.slice(half))
+            key = {n: str(keys.column(n)[0].as_py()) for n in keys.column_names}
+            raise BadRecord(
+                f"the SQL fails on this record: {first_line(e)}",
+                code="sql_failed",
+                where=f"step {self.step.name}, {self._input_of[self.step.root]} key {key}",
+                cure="mend the row at the source, or use TRY_CAST, and apply again",
+            ) from e
+        except duckdb.Error as e:
+            raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {self.step.name}") from e
+        rows = conform(result, self.step.schema)
+        distinct = rows.group_by(list(self.step.schema.key), use_threads=False).aggregate([([], "count_all")])
+        if distinct.num_rows != rows.num_rows:
+            twice = distinct.filter(pc.greater(distinct.column("count_all"), 1)).slice(0, 1).to_pylist()[0]
+            twice.pop("count_all")
+            raise self._two_rows(str({k: str(v) for k, v in twice.items()}))
+        return rows
+
+    def _two_rows(self, what: str) -> Irrecoverable:
+        return Irrecoverable(
+            f"two rows for one key: {what}",
+            code="key_not_unique",
+            where=f"step {self.step.name}",
+            cure="join on columns that are unique in the joined table",
+        )
+
+    def _difference(self, last: pa.Table, now: pa.Table) -> Batch | None:
+        """What turns `last` into `now`, applied to the last output and as events."""
+        old, new = self._paired(last, now)
+        if not len(old):
+            return None
+        schema, table = self.step.schema, last_table(self.step.name)
+        gone, fresh = old[old >= 0], new[new >= 0]
+        self._state.store.delete(table, schema.key, last.select(list(schema.key)).take(pa.array(gone)))
+        self._state.store.insert(table, now.take(pa.array(fresh)))
+        return changes(self.step.name, schema, structs(last, old, schema), structs(now, new, schema), old, new, self._ts_us)
+
+    def _paired(self, last: pa.Table, now: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that differ: each one's place in `last` and in `now`, -1 where it is in one only."""
+        found = self._sql.select(difference_sql('"__ms_last"', '"__ms_now"', self.step.schema, "o.__ms_row AS o, n.__ms_row AS n"), {
+            "__ms_last": _numbered(last), "__ms_now": _numbered(now),
+        })  # fmt: skip
+        places = [np.asarray(pc.fill_null(found.column(c).combine_chunks(), -1)) for c in ("o", "n")]
+        return places[0].astype(np.int64), places[1].astype(np.int64)
+
+
+def _numbered(rows: pa.Table) -> pa.Table:
+    return rows.append_column("__ms_row", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+
+
+def difference_sql(last: str, now: str, schema: RowSchema, select: str) -> str:
+    """`select` over the rows of two relations (o: last, n: now) that differ, matched by key. Nulls and NaNs equal themselves."""
+    on = " AND ".join(f"o.{quoted(k)} = n.{quoted(k)}" for k in schema.key)
+    first = quoted(schema.key[0])
+    rest = [c for c in schema.names if c not in schema.key]
+    differ = " OR ".join(f"o.{quoted(c)} IS DISTINCT FROM n.{quoted(c)}" for c in rest) or "false"
+    return f"SELECT {select} FROM {last} o FULL JOIN {now} n ON {on} WHERE o.{first} IS NULL OR n.{first} IS NULL OR {differ}"
+
+
+def changes(
+    name: str, schema: RowSchema, before: pa.StructArray, after: pa.StructArray, old: np.ndarray, new: np.ndarray, ts_us: int
+) -> Batch:
+    """Events of a computed difference: an insert, update or delete each. Version and place are the publisher's to give."""
+    count = len(old)
+    return batch(
+        name,
+        schema,
+        {
+            "op": _OPS.take(pa.array(np.where(new < 0, 2, np.where(old < 0, 0, 1)))),
+            "before": before,
+            "after": after,
+            "incarnation": np.zeros(count, np.uint32),
+            "major": np.zeros(count, np.uint64),
+            "minor": np.zeros(count, np.uint32),
+            "ts_us": np.full(count, ts_us, np.int64),
+            "position": pa.repeat("", count),
+        },
+    )

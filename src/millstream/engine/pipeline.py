@@ -1,0 +1,271 @@
+"""One pipeline on the local runner. Design §5.5, step by step:
+
+lock the state, raise the fence → if the state is older than what is published, rebuild → publish what the outbox holds above
+the published sequence → read, compute → one state transaction (copies, pending keys, last outputs, positions, outbox) →
+publish → trim the outbox. A pipeline without stateful steps keeps no state: its positions are in what it publishes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from millstream.engine.graph import Graph
+from millstream.engine.publisher import Commit, Publisher
+from millstream.engine.reader import TopicReader
+from millstream.engine.rebuild import READ_BYTES, Rebuild
+from millstream.engine.sql import Sql
+from millstream.engine.state import Meta, State
+from millstream.engine.store import Store
+from millstream.errors import Irrecoverable, Refused
+from millstream.events.batch import Batch
+from millstream.faultpoints import reached
+from millstream.pipelines.plan import Plan
+from millstream.schemas.registry import Registry
+from millstream.topics.contract import Topics
+
+PROGRESS_EVERY_S = 1.0
+
+
+def fingerprint(plan: Plan) -> str:
+    """Changes exactly when what the plan computes or publishes does: then its output is rebuilt."""
+    return hashlib.sha256(repr((plan.nodes, plan.outputs)).encode()).hexdigest()[:32]
+
+
+class Pipeline:
+    """Runs one plan. `open`, then `step` for ever. Not thread-safe."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        topics: Topics,
+        registry: Registry,
+        state_path: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
+        self._topics, self._registry, self._path, self._clock = topics, registry, state_path, clock
+        self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
+        self.reads = tuple(i.topic for i in plan.inputs)
+        self._fingerprint = fingerprint(plan)
+        self._sql = Sql()
+        self._state: State | None = None
+        self._built = False
+        self._ready = False
+        self._progressed_at = 0.0
+        self._progress: dict[str, str] = {}
+        self.events = 0
+        self.pending = 0  # keys that wait to be refreshed, as of the last commit; read by other threads
+
+    # ---- opening
+
+    def open(self) -> None:
+        """Lock the state and raise the fence; settle what the last run left. Raises Refused("state_in_use"), Irrecoverable."""
+        if self.plan.stateful:
+            self._state = State(Store(self._path))  # the lock comes before the fence: a second run must not fence the first off
+        nodes = {n.name: n for n in self.plan.nodes}
+        outputs = {o.topic: nodes[o.node].schema for o in self.plan.outputs}
+        self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
+        self._graph = Graph(self.plan, self._sql, self._state)
+        self._read_from(self._settled_positions())
+
+    def _settled_positions(self) -> Mapping[str, int]:
+        """Where to read on, after publishing what the outbox holds; sets `_built`."""
+        published = self._publisher.state
+        if self._state is None:
+            fresh = self._publisher.sequence == 0
+            self._built = fresh or published.get("fingerprint") == self._fingerprint
+            return dict(published.get("positions", {}))
+        meta = self._state.meta()
+        self._built = meta is not None and meta.fingerprint == self._fingerprint and meta.sequence >= self._publisher.sequence
+        if meta is None or not self._built:
+            return {}
+        if meta.sequence > self._publisher.sequence + 1:
+            raise Irrecoverable(
+                f"the state has computed commit {meta.sequence}, but the topics end at {self._publisher.sequence}: they were restored",
+                code="topics_restored",
+                where=self.name,
+                cure=f"delete {self._path} to rebuild the pipeline from the topics as they are now",
+            )
+        if meta.sequence == self._publisher.sequence + 1:
+            blocks = self._state.outbox(self._publisher.sequence).get(meta.sequence, ())
+            self._publisher.publish(Commit(meta.sequence, blocks, meta.state))
+        self.pending = self._graph.pending
+        self._progress = dict(meta.state["progress"])
+        self._ready = any(meta.state["ready"].values())
+        return dict(meta.state["positions"])
+
+    def _read_from(self, positions: Mapping[str, int]) -> None:
+        self._readers = {
+            i.topic: TopicReader(self._topics, self._registry, i.topic, i.schema, i.schema_id, positions.get(i.topic, 0))
+            for i in self.plan.inputs
+        }
+        self._committed = self.positions
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return {topic: r.offset for topic, r in self._readers.items()}
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """Up to where it has read: new records lie beyond."""
+        return self.positions
+
+    def caught_up(self, ends: Mapping[str, int]) -> bool:
+        """Everything below `ends` is read, computed and published, and no key waits."""
+        return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self._readers) and not self.pending
+
+    # ---- the loop
+
+    def step(self) -> bool:
+        """One round: True if anything was read, refreshed or built. Raises Refused where an input's schema is not accepted."""
+        if not self._built:
+            return self._build()
+        read, stop = self._read()
+        if read or self.pending:
+            self._compute(read)
+            return True
+        if stop is not None:
+            raise stop
+        self._publish_progress()
+        return False
+
+    def retry(self) -> None:
+        """After a Retryable: from the committed positions. The fence is not raised again."""
+        self._read_from(self._settled_positions())
+
+    def _read(self) -> tuple[dict[str, list[Batch]], Refused | None]:
+        """What each input has next. An input at a schema that is not accepted stops, once the others are worked off too."""
+        read: dict[str, list[Batch]] = {}
+        stop: Refused | None = None
+        for topic, reader in self._readers.items():
+            try:
+                batches = [b for b in reader.read(READ_BYTES // len(self._readers)) if len(b)]
+            except Refused as e:
+                stop = e
+                continue
+            if batches:
+                read[topic] = batches
+        return read, stop
+
+    def _compute(self, read: Mapping[str, list[Batch]]) -> None:
+        sequence = self._publisher.sequence + 1
+        if self._state is None:
+            commit = self._output(self._graph.advance(read, sequence), sequence)
+            self._publisher.publish(commit)
+        else:
+            with self._state.transaction():
+                commit = self._output(self._graph.advance(read, sequence), sequence)
+                self._keep(commit)
+                reached("pipeline.before_state")
+            reached("pipeline.after_state")
+            if commit.blocks:
+                self._publisher.publish(commit)
+        self.events += sum(map(len, commit.tail))
+        self.pending = self._graph.pending
+        self._committed = self.positions
+        self._note()
+
+    def _output(self, made: Mapping[str, list[Batch]], sequence: int) -> Commit:
+        return self._publisher.commit(sequence, list(self._graph.published(dict(made))), self._published_state(), int(self._clock() * 1e6))
+
+    def _keep(self, commit: Commit) -> None:
+        """The state's side of a commit: outbox and meta. A round without output takes no sequence: it is published with the next."""
+        assert self._state is not None
+        self._state.trim_outbox(self._publisher.sequence)
+        self._state.put_out(commit.sequence, commit.blocks)
+        sequence = commit.sequence if commit.blocks else commit.sequence - 1
+        self._state.set_meta(Meta(sequence, commit.state, self._fingerprint))
+
+    def _published_state(self) -> dict[str, Any]:
+        return {
+            "positions": self.positions,
+            "progress": self._progress,
+            "ready": {o.topic: self._ready for o in self.plan.outputs},
+            "fingerprint": self._fingerprint,
+        }
+
+    def _publish_progress(self) -> None:
+        """With nothing to do: make what was read and how complete it is known, at most once a second."""
+        if self._clock() - self._progressed_at < PROGRESS_EVERY_S:
+            return
+        self._progressed_at = self._clock()
+        self._progress = self._complete_to()
+        self._ready = self._ready or not self.waiting_for()
+        state = self._published_state()
+        if state == dict(self._publisher.state):
+            return
+        commit = Commit(self._publisher.sequence + 1, (), state)
+        if self._state is not None:
+            with self._state.transaction():
+                self._state.trim_outbox(self._publisher.sequence)
+                self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
+        self._publisher.publish(commit)
+        self._note()
+
+    def _complete_to(self) -> dict[str, str]:
+        """source → the position its events are complete to here: the least over the inputs that have read all its writer wrote."""
+        complete: dict[str, str] = {}
+        for topic, reader in self._readers.items():
+            writer = self._topics.producer_record(writer_of(self._topics, topic))
+            if writer is None:
+                continue
+            for source, position in writer.state.get("progress", {}).items():
+                reached_to = position if reader.offset >= writer.ends.get(topic, 0) else self._progress.get(source, "")
+                complete[source] = min(complete.get(source, reached_to), reached_to)
+        return complete
+
+    def _note(self) -> None:
+        self._topics.note_reader(self.name, self.positions)
+
+    def patience_s(self, idle_s: float) -> float:
+        """How long the runner may leave it alone when nothing comes in."""
+        return idle_s
+
+    # ---- building
+
+    def unready(self) -> list[str]:
+        """What it waits for before it can begin."""
+        return self.waiting_for() if self.plan.stateful and not self._built else []
+
+    def waiting_for(self) -> list[str]:
+        """Inputs whose first load is not complete: a stateful pipeline begins after it."""
+        records = {t: self._topics.producer_record(writer_of(self._topics, t)) for t in self._readers}
+        return [t for t, record in records.items() if record is None or not record.state.get("ready", {}).get(t)]
+
+    def _build(self) -> bool:
+        if self.plan.stateful and self.waiting_for():
+            return False
+        state = self._state or State(Store(self._path))  # a stateless pipeline needs one for the comparison only
+        self._read_from({})
+        graph = Graph(self.plan, self._sql, state)
+        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock)
+        self._ready = not self.waiting_for()
+        commit = Commit(self._publisher.sequence + 1, (), self._published_state())
+        if self._state is not None:
+            with state.transaction():
+                state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
+        reached("pipeline.after_rebuild")
+        self._publisher.publish(commit)
+        if self._state is None:
+            state.store.close()
+            self._path.unlink()
+        self._built, self._committed = True, self.positions
+        self._note()
+        return True
+
+    def close(self) -> None:
+        if self._state is not None:
+            self._state.store.close()
+        self._sql.close()
+
+
+def writer_of(topics: Topics, name: str) -> str:
+    """The name of the one writer of a topic: a pipeline's of a derived topic, else its source's connector."""
+    topic = topics.topic(name)
+    if topic is None:
+        raise Refused(f"topic {name} does not exist", code="not_applied", cure="run `millstream apply`")
+    return f"pipeline.{topic.origin.name}" if topic.origin.connector == "millstream" else f"source.{topic.origin.name}"

@@ -1,0 +1,100 @@
+"""The publisher: gives computed rows their version, place and schema, and publishes them once. Invariant 3.
+
+The same code publishes what the local runner computes, from its outbox, and what another engine computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.reader import TopicReader
+from millstream.errors import Irrecoverable
+from millstream.events import envelope
+from millstream.events.batch import Batch, columns
+from millstream.events.types import RowSchema
+from millstream.events.version import hex_text
+from millstream.faultpoints import reached
+from millstream.schemas.registry import Registry
+from millstream.topics.contract import Block, Producer, Topic, Topics
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one sequence publishes: blocks, the writer's state, and the same events for readers in this process."""
+
+    sequence: int
+    blocks: tuple[Block, ...]
+    state: Mapping[str, Any]
+    tail: tuple[Batch, ...] = ()
+
+
+class Publisher:
+    """One opening of one writer of derived topics. `topics_of` maps output topic names to their row schemas."""
+
+    def __init__(self, name: str, outputs: Mapping[str, RowSchema], topics: Topics, registry: Registry) -> None:
+        self._topics, self._registry = topics, registry
+        self._outputs: dict[str, tuple[Topic, int]] = {}
+        self._schemas: dict[str, RowSchema] = {}
+        for output, schema in outputs.items():
+            topic = topics.topic(output)
+            if topic is None:
+                raise Irrecoverable(f"topic {output} does not exist", code="not_applied", where=name, cure="run `millstream apply`")
+            version = registry.register(f"{output}-value", envelope.value_schema(output, schema))  # Invariant 5
+            self._outputs[output] = (topic, version.id)
+            self._schemas[output] = schema
+        reached("pipeline.before_fence")
+        self._producer: Producer = topics.open_producer(name)
+        reached("pipeline.after_fence")
+
+    @property
+    def sequence(self) -> int:
+        """The last published sequence."""
+        return self._producer.record.sequence
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The state published with it."""
+        return self._producer.record.state
+
+    def reader(self, output: str) -> TopicReader:
+        """A reader of one of the outputs, from its start, in the schema that is published now."""
+        return TopicReader(self._topics, self._registry, output, self._schemas[output], self._outputs[output][1], 0)
+
+    def commit(self, sequence: int, output: Sequence[Batch], state: Mapping[str, Any], now_us: int) -> Commit:
+        """What to publish as `sequence`: `output` in order, each batch's topic an output topic. Changes nothing."""
+        batches: list[Batch] = []
+        place = 0
+        for b in output:
+            if len(b):
+                batches.append(self._placed(b, sequence, place, now_us))
+                place += len(b)
+        return Commit(sequence, tuple(self._topics.encode(b) for b in batches), state, tuple(batches))
+
+    def publish(self, commit: Commit) -> None:
+        """Publish it, durable on return; a sequence that was published already changes nothing. Raises as Producer.commit."""
+        reached("pipeline.before_publish")
+        self._producer.commit(commit.blocks, commit.state, sequence=commit.sequence, tail=commit.tail)
+        reached("pipeline.after_publish")
+
+    def _placed(self, batch: Batch, sequence: int, first: int, now_us: int) -> Batch:
+        """Version (incarnation, sequence, place in commit), our position text and time; the source's transaction is not ours."""
+        topic, schema_id = self._outputs[batch.topic]
+        count = len(batch)
+        major, minor = np.full(count, sequence, np.uint64), np.arange(first, first + count, dtype=np.uint32)
+        given = {
+            "incarnation": pa.array(np.full(count, topic.incarnation, np.uint32)),
+            "major": pa.array(major),
+            "minor": pa.array(minor),
+            "position": hex_text(major, minor),
+            "processed_us": pa.array(np.full(count, now_us, np.int64)),
+            "tx_id": pa.nulls(count, pa.string()),
+            "tx_order": pa.nulls(count, pa.int64()),
+            "tx_table_order": pa.nulls(count, pa.int64()),
+        }
+        arrays = [given.get(f.name, batch.column(f.name)) for f in columns(batch.schema)]
+        return Batch(batch.topic, batch.schema, pa.RecordBatch.from_arrays(arrays, schema=columns(batch.schema)), schema_id)

@@ -1,0 +1,103 @@
+"""A reader of one topic: gives events in the schema that was accepted, and stops before the first that was not.
+
+Invariant 6: what stops here is this reader alone; nothing of the new version has been read when it says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from millstream.errors import Irrecoverable, Refused
+from millstream.events import envelope
+from millstream.events.batch import Batch, columns
+from millstream.events.types import RowSchema, difference
+from millstream.schemas.registry import Registry
+from millstream.topics.contract import Topics
+
+
+class TopicReader:
+    """Reads `topic` from `offset` on. `schema` and `schema_id` are the accepted version; earlier versions are mapped to it."""
+
+    def __init__(self, topics: Topics, registry: Registry, topic: str, schema: RowSchema, schema_id: int, offset: int) -> None:
+        self._topics, self._registry = topics, registry
+        self.topic, self.schema, self.schema_id, self.offset = topic, schema, schema_id, offset
+        self._order = self._versions()
+
+    def read(self, bytes_max: int) -> list[Batch]:
+        """The next events, mapped to the accepted schema; empty at the end. Moves `offset` past them.
+
+        Raises Refused("schema_not_accepted") when the very next event has a later schema.
+        """
+        batches = self._topics.read(self.topic, self.offset, bytes_max=bytes_max)
+        known = 0
+        while known < len(batches) and self._is_accepted(batches[known]):
+            known += 1
+        if batches and not known:
+            raise self._not_accepted(batches[0])
+        taken = batches[:known]
+        if taken:
+            self.offset = self._topics.read_end(taken)
+        return [self._mapped(b) for b in taken]
+
+    def lag(self) -> int:
+        """Records between here and the end."""
+        return self._topics.end(self.topic) - self.offset
+
+    def _versions(self) -> dict[int, int]:
+        return {v.id: v.version for v in self._registry.versions(f"{self.topic}-value")}
+
+    def _is_accepted(self, batch: Batch) -> bool:
+        if batch.schema_id == self.schema_id:
+            return True
+        assert batch.schema_id is not None
+        if batch.schema_id not in self._order:
+            self._order = self._versions()
+        return self._order.get(batch.schema_id, 1 << 62) < self._order[self.schema_id]
+
+    def _not_accepted(self, batch: Batch) -> Refused:
+        changes = "; ".join(map(str, difference(self.schema, batch.schema)))
+        assert batch.offsets is not None
+        version = self._order.get(batch.schema_id or 0)
+        return Refused(
+            f"schema version {version} was not accepted: {changes or 'the same columns in another order'}",
+            code="schema_not_accepted",
+            where=f"{self.topic}@{batch.offsets[0]}",
+            cure="look at the change with `millstream plan`, edit what uses the field if need be, then `millstream apply` and run again: "
+            "not one event is lost or repeated",
+        )
+
+    def _mapped(self, batch: Batch) -> Batch:
+        if batch.schema == self.schema:
+            return batch
+        try:
+            rows = [_image(batch, side, self.schema) for side in ("before", "after")]
+        except pa.ArrowInvalid as e:
+            raise Irrecoverable(
+                f"events of an earlier schema do not fit the accepted one: {e}",
+                code="schema_uncoverable",
+                where=f"{self.topic}@{batch.offsets[0] if batch.offsets is not None else '?'}",
+                cure="read the topic with the earlier schema, or load the table into a new topic",
+            ) from e
+        arrays = dict(zip(batch.rows.schema.names, batch.rows.columns, strict=True)) | dict(zip(("before", "after"), rows, strict=True))
+        wanted = columns(self.schema)
+        return replace(
+            batch, schema=self.schema, schema_id=self.schema_id, rows=pa.RecordBatch.from_arrays(list(arrays.values()), schema=wanted)
+        )
+
+
+def _image(batch: Batch, side: str, schema: RowSchema) -> pa.StructArray:
+    """One side's images in another version of the schema: fields by id, an absent one null, types cast where Arrow can."""
+    image = batch.column(side)
+    by_id = {f.id: i for i, f in enumerate(batch.schema.fields)}
+    children = [image.field(by_id[f.id]).cast(f.type.arrow) if f.id in by_id else pa.nulls(len(image), f.type.arrow) for f in schema.fields]
+    return pa.StructArray.from_arrays(children, fields=list(schema.arrow), mask=image.is_null())
+
+
+def accepted_schema(registry: Registry, topic: str, key: tuple[str, ...]) -> tuple[RowSchema, int]:
+    """The newest registered version of a topic's row schema, with its id. Raises Refused("not_applied") where there is none."""
+    versions = registry.versions(f"{topic}-value")
+    if not versions:
+        raise Refused(f"topic {topic} has no schema", code="not_applied", cure="run `millstream apply`")
+    return envelope.row_schema(versions[-1].text, key), versions[-1].id

@@ -1,0 +1,247 @@
+"""The local runner: one process, a thread a part, the four kinds of failure, and when everything is caught up.
+
+A part that stops takes nobody with it (invariant 6); why it stopped is reported and stays to be seen (invariant 9).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from millstream.capture.connector import Connector
+from millstream.engine.pipeline import Pipeline
+from millstream.engine.rebuild import Stopped
+from millstream.engine.sinkrun import SinkRun
+from millstream.errors import Irrecoverable, MillstreamError, Retryable
+from millstream.faultpoints import reached
+from millstream.topics.contract import Topics
+
+log = logging.getLogger("millstream.runner")
+
+PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 10.0
+IDLE_WAIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """What one part is doing. `events` moved since the start; `lag` records not read yet (parts that read topics)."""
+
+    name: str
+    state: PartState
+    reason: str = ""
+    cure: str = ""
+    events: int = 0
+    lag: int = 0
+    doing: str = ""
+    done: int = 0
+    total: int = 0
+
+
+Report = Callable[[str, PartState, str, str], None]
+"""report(part, state, reason, cure): called on every change of state, from the part's thread."""
+
+
+class _Part:
+    """A part's thread and what is known of it."""
+
+    def __init__(self, work: Connector | Pipeline | SinkRun) -> None:
+        self.work = work
+        self.status = PartStatus(work.name, "starting")
+        self.doing: tuple[str, int, int] = ("", 0, 0)
+        self.thread: threading.Thread | None = None
+        self.opened = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        return self.status.state in ("stopped", "failed")
+
+
+class Runner:
+    """Runs connectors, pipelines (in order of who reads whom) and sinks until told to stop, or until caught up."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        connectors: Sequence[Connector],
+        pipelines: Sequence[Pipeline],
+        sinks: Sequence[SinkRun],
+        report: Report = lambda part, state, reason, cure: None,
+    ) -> None:
+        self._topics, self._report = topics, report
+        self._connectors = [_Part(c) for c in connectors]
+        self._pipelines = [_Part(p) for p in pipelines]
+        self._sinks = [_Part(s) for s in sinks]
+        self._parts = self._connectors + self._pipelines + self._sinks
+        self._stop = threading.Event()
+        for part in self._pipelines:
+            assert isinstance(part.work, Pipeline)
+            part.work.tick = self._ticker(part)
+
+    def run(self, *, until_caught_up: bool = False, watch: Callable[[list[PartStatus]], None] = lambda parts: None) -> list[PartStatus]:
+        """Blocks until `stop`, until every part is over, or (if asked) until all that was committed when it began is
+        through every pipeline and sink. Calls `watch` a few times a second. Returns how each part ended."""
+        for part in self._parts:
+            part.thread = threading.Thread(target=self._drive, args=(part,), name=part.work.name, daemon=True)
+            part.thread.start()
+        caught = _CaughtUp(self._topics, self._connectors, self._pipelines, self._sinks)
+        try:
+            while not self._stop.is_set() and not all(p.over for p in self._parts):
+                watch(self.statuses())
+                if until_caught_up and caught.check():
+                    break
+                self._stop.wait(0.05 if until_caught_up else 0.25)
+        finally:
+            self.stop()
+            for part in self._parts:
+                if part.thread is not None:
+                    part.thread.join()
+        final = self.statuses()
+        watch(final)
+        return final
+
+    def stop(self) -> None:
+        """Let every part finish its commit and stop. May be called from a signal handler."""
+        self._stop.set()
+
+    def statuses(self) -> list[PartStatus]:
+        return [self._status(p) for p in self._parts]
+
+    def _status(self, part: _Part) -> PartStatus:
+        work, at = part.work, part.status
+        doing, done, total = part.doing
+        events = work.counts.events if isinstance(work, Connector) else work.events
+        lag = 0
+        if part.opened.is_set() and not isinstance(work, Connector):
+            lag = sum(max(0, self._topics.end(t) - o) for t, o in work.positions.items())
+        if part.opened.is_set() and isinstance(work, Connector) and not work.loaded:
+            loads = work.backfills.values()
+            doing, done, total = "initial load", sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
+        return PartStatus(at.name, at.state, at.reason, at.cure, events, lag, doing, done, total)
+
+    # ---- one part's thread
+
+    def _drive(self, part: _Part) -> None:
+        backoff = RETRY_FIRST_S
+        is_open = False
+        try:
+            while not self._stop.is_set():
+                try:
+                    if not is_open:
+                        part.work.open()
+                        is_open = True
+                        part.opened.set()
+                        self._state(part, "running")
+                    worked = part.work.step()
+                    backoff = RETRY_FIRST_S
+                    self._after_step(part, worked)
+                except Retryable as e:
+                    self._state(part, "retrying", e)
+                    self._stop.wait(backoff)
+                    backoff = min(backoff * 2, RETRY_MAX_S)
+                    if is_open:
+                        is_open = self._retried(part)
+            if is_open and isinstance(part.work, SinkRun):
+                part.work.flush()
+            self._state(part, "stopped" if not part.over else part.status.state)
+        except Stopped:
+            self._state(part, "stopped")
+        except MillstreamError as e:
+            self._state(part, "failed", e)
+        except Exception as e:  # a defect of ours or a driver's: the part stops, the others run on, nothing is committed
+            log.exception("%s failed", part.work.name)
+            self._state(part, "failed", Irrecoverable(f"{type(e).__name__}: {e}", code="defect", where=part.work.name))
+        finally:
+            reached("runner.part_over")
+            part.work.close()
+
+    def _retried(self, part: _Part) -> bool:
+        try:
+            part.work.retry()
+            self._state(part, "running")
+        except Retryable as e:
+            self._state(part, "retrying", e)
+        return True
+
+    def _after_step(self, part: _Part, worked: bool) -> None:
+        if worked:
+            part.doing = ("", 0, 0)
+            if part.status.state != "running":
+                self._state(part, "running")
+            return
+        work = part.work
+        if isinstance(work, Connector):
+            if work.loaded and part.status.state == "running":
+                self._state(part, "caught_up")
+            return  # its source waits for the server
+        if isinstance(work, Pipeline) and (missing := work.unready()):
+            self._waiting(part, f"the initial load of {', '.join(missing)}")
+            self._stop.wait(IDLE_WAIT_S / 5)
+            return
+        if part.status.state in ("running", "waiting"):
+            self._state(part, "caught_up")
+        self._topics.wait(work.seen, work.patience_s(IDLE_WAIT_S))
+
+    def _waiting(self, part: _Part, what: str) -> None:
+        if part.status.state != "waiting":
+            part.status = PartStatus(part.work.name, "waiting", f"waits for {what}")
+            self._report(part.work.name, "waiting", part.status.reason, "")
+
+    def _state(self, part: _Part, state: PartState, error: MillstreamError | None = None) -> None:
+        reason = f"{error.where + ': ' if error.where else ''}{error.message} [{error.code}]" if error else ""
+        cure = error.cure if error else ""
+        if (part.status.state, part.status.reason) != (state, reason):
+            if error:
+                log.warning("%s %s: %s", part.work.name, state, reason)
+            part.status = PartStatus(part.work.name, state, reason, cure)
+            self._report(part.work.name, state, reason, cure)
+
+    def _ticker(self, part: _Part) -> Callable[[str, int, int], None]:
+        def tick(what: str, done: int, total: int) -> None:
+            part.doing = (what, done, total)
+            if self._stop.is_set():
+                raise Stopped
+
+        return tick
+
+
+class _CaughtUp:
+    """Whether what was committed at the sources when this began is through everything. Targets are fixed, level by level."""
+
+    def __init__(self, topics: Topics, connectors: list[_Part], pipelines: list[_Part], sinks: list[_Part]) -> None:
+        self._topics = topics
+        self._connectors, self._pipelines, self._sinks = connectors, pipelines, sinks
+        self._heads: dict[str, tuple[int, int]] = {}
+        self._ends: dict[str, dict[str, int]] = {}
+        self._asked_at = 0.0
+
+    def check(self) -> bool:
+        """True when caught up; parts that are over count as done. Each level's target is taken when the one before is done."""
+        return (
+            all(self._connector(p) for p in self._connectors)
+            and all(self._reader(p) for p in self._pipelines)
+            and all(self._reader(p) for p in self._sinks)
+        )
+
+    def _connector(self, part: _Part) -> bool:
+        if part.over:
+            return True
+        if not part.opened.is_set() or not isinstance(part.work, Connector):
+            return False
+        if part.work.name not in self._heads:
+            self._heads[part.work.name] = part.work.head()
+        position = part.work.position
+        return part.work.loaded and position is not None and (position.major, position.minor) >= self._heads[part.work.name]
+
+    def _reader(self, part: _Part) -> bool:
+        """Its target is where its topics end when all parts before it were done: `check` asks in that order."""
+        if part.over:
+            return True
+        if not part.opened.is_set() or isinstance(part.work, Connector):
+            return False
+        if part.work.name not in self._ends:
+            self._ends[part.work.name] = {t: self._topics.end(t) for t in part.work.reads}
+        return part.work.caught_up(self._ends[part.work.name])

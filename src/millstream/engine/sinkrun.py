@@ -1,0 +1,109 @@
+"""One sink on the local runner: reads its topic, hands batches over, and asks the target where to resume. Invariant 4."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from millstream.engine.reader import TopicReader
+from millstream.events.batch import Batch
+from millstream.events.types import RowSchema
+from millstream.faultpoints import reached
+from millstream.pipelines.plan import SinkPlan
+from millstream.schemas.registry import Registry
+from millstream.sinks.contract import Sink
+from millstream.topics.contract import Topics
+
+READ_BYTES = 8 << 20
+GATHER_BYTES = 16 << 20
+
+
+class SinkRun:
+    """Runs one sink. `schema` and `schema_id` are the accepted version of its topic. `open`, then `step` for ever."""
+
+    def __init__(
+        self,
+        plan: SinkPlan,
+        schema: RowSchema,
+        schema_id: int,
+        sink: Sink,
+        topics: Topics,
+        registry: Registry,
+        linger_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.plan, self.name = plan, f"sink.{plan.name}"
+        self._schema, self._schema_id = schema, schema_id
+        self._sink, self._topics, self._registry, self._clock = sink, topics, registry, clock
+        self._linger_s = linger_s
+        self.reads = (plan.topic,)
+        self._gathered: list[Batch] = []
+        self._since = 0.0
+        self._written: dict[str, int] = {}
+        self.events = 0
+
+    def open(self) -> None:
+        """Raise the fence, take the target over, resume where it says."""
+        reached("sink.before_fence")
+        fence = self._topics.open_producer(self.name).record.fence
+        reached("sink.after_fence")
+        self._sink.open(fence)
+        self._sink.accept(self._schema)
+        self._resume()
+
+    def _resume(self) -> None:
+        self._written = dict(self._sink.resume_after())
+        self._gathered = []
+        offset = self._written.get(self.plan.topic, 0)
+        self._reader = TopicReader(self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset)
+
+    def step(self) -> bool:
+        """Gather what the topic has, and write it when it is enough or has waited `linger_s`. True if anything moved."""
+        batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
+        if batches and not self._gathered:
+            self._since = self._clock()
+        self._gathered += batches
+        due = self._gathered_bytes() >= GATHER_BYTES or self._clock() - self._since >= self._linger_s
+        if self._gathered and due:
+            self.flush()
+            return True
+        return bool(batches)
+
+    def flush(self) -> None:
+        """Write what is gathered, with the position after it in the same commit."""
+        if not self._gathered:
+            return
+        up_to = {self.plan.topic: self._reader.offset}
+        reached("sink.before_write")
+        self._sink.write([b for b in self._gathered if len(b)], up_to)
+        reached("sink.after_write")
+        self.events += sum(map(len, self._gathered))
+        self._gathered, self._written = [], up_to
+        self._topics.note_reader(self.name, up_to)
+
+    def retry(self) -> None:
+        """After a Retryable: nothing or all was done; the target says which."""
+        self._resume()
+
+    def patience_s(self, idle_s: float) -> float:
+        """How long the runner may leave it alone: not past the moment at which what is gathered is due."""
+        return min(idle_s, max(0.0, self._since + self._linger_s - self._clock())) if self._gathered else idle_s
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """As the target holds them."""
+        return dict(self._written)
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """Up to where it has read: new records lie beyond."""
+        return {self.plan.topic: self._reader.offset}
+
+    def caught_up(self, ends: Mapping[str, int]) -> bool:
+        return self._written.get(self.plan.topic, 0) >= ends.get(self.plan.topic, 0)
+
+    def _gathered_bytes(self) -> int:
+        return sum(b.nbytes for b in self._gathered)
+
+    def close(self) -> None:
+        self._sink.close()

@@ -1,0 +1,144 @@
+"""The state of one pipeline: what its tables mean, and the commit that keeps them, its positions and its outbox together.
+
+Tables: `meta` (one row: the sequence, the state as published, the plan's fingerprint, whether it is whole); `outbox`; for
+each stateful step `copy <step> <input>`, `last <step>` (the last output) and `pending <step>` (keys to refresh).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.engine.sql import quoted
+from millstream.engine.store import Store
+from millstream.events.types import Field, Type
+from millstream.topics.contract import Block
+
+_META, _OUTBOX = "meta", "outbox"
+
+
+@dataclass(frozen=True)
+class Meta:
+    """`sequence` is the last one computed here (it may not be published yet: see the outbox); `state` goes out with it."""
+
+    sequence: int
+    state: Mapping[str, Any]
+    fingerprint: str
+
+
+class State:
+    """Invariant 3: copies, pending keys, last outputs, positions and outbox change together or not at all."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        if _META not in store.tables():
+            with store.transaction():
+                self._create()
+
+    def _create(self) -> None:
+        self.store.execute(f"CREATE TABLE {_META} (sequence BIGINT, state VARCHAR, fingerprint VARCHAR)")
+        self.store.execute(
+            f"CREATE TABLE {_OUTBOX} (sequence BIGINT, place INTEGER, topic VARCHAR, schema_id INTEGER, records INTEGER, events INTEGER, "
+            "keys BLOB, key_ends BLOB, vals BLOB, value_ends BLOB)"
+        )
+
+    def meta(self) -> Meta | None:
+        """None while no whole state was ever committed (new, or a rebuild was cut off)."""
+        rows = self.store.rows(f"SELECT sequence, state, fingerprint FROM {_META}")
+        return Meta(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
+
+    def set_meta(self, meta: Meta) -> None:
+        """Part of the caller's transaction."""
+        self.store.execute(f"DELETE FROM {_META}")
+        self.store.rows(f"INSERT INTO {_META} VALUES (?, ?, ?)", [meta.sequence, json.dumps(meta.state), meta.fingerprint])
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self.store.transaction():
+            yield
+
+    def wipe(self) -> None:
+        """Throw everything away, durably, before a rebuild: a state cut off in the middle of one is no state."""
+        with self.store.transaction():
+            for table in self.store.tables():
+                self.store.drop(table)
+            self._create()
+
+    # ---- outbox
+
+    def put_out(self, sequence: int, blocks: Sequence[Block]) -> None:
+        """Part of the caller's transaction."""
+        if not blocks:
+            return
+        rows = {
+            "sequence": [sequence] * len(blocks),
+            "place": list(range(len(blocks))),
+            "topic": [b.topic for b in blocks],
+            "schema_id": [b.schema_id for b in blocks],
+            "records": [b.records for b in blocks],
+            "events": [b.events for b in blocks],
+            "keys": [b.keys for b in blocks],
+            "key_ends": [b.key_ends for b in blocks],
+            "vals": [b.values for b in blocks],
+            "value_ends": [b.value_ends for b in blocks],
+        }
+        self.store.insert(_OUTBOX, pa.table(rows))
+
+    def outbox(self, after: int) -> dict[int, tuple[Block, ...]]:
+        """Sequence → blocks, of what lies above `after`, in order."""
+        rows = self.store.rows(
+            f"SELECT sequence, topic, schema_id, records, events, keys, key_ends, vals, value_ends FROM {_OUTBOX} "
+            "WHERE sequence > ? ORDER BY sequence, place",
+            [after],
+        )
+        found: dict[int, tuple[Block, ...]] = {}
+        for sequence, *block in rows:
+            found[sequence] = (*found.get(sequence, ()), Block(*block))
+        return found
+
+    def trim_outbox(self, up_to: int) -> None:
+        self.store.rows(f"DELETE FROM {_OUTBOX} WHERE sequence <= ?", [up_to])
+
+    # ---- the tables of a step
+
+    def create_copy(self, step: str, source: str, fields: Sequence[Field], key: Sequence[str]) -> str:
+        name = copy_table(step, source)
+        self.store.create(name, fields, key)
+        return name
+
+    def create_last(self, step: str, fields: Sequence[Field], key: Sequence[str]) -> None:
+        self.store.create(last_table(step), fields, key)
+
+    def create_pending(self, step: str, key: Sequence[Field]) -> None:
+        """`since` is the commit that made the key pending: progress does not pass the oldest."""
+        since = Field("__ms_since", Type("int64"), 0)
+        self.store.create(pending_table(step), [*key, since], [f.name for f in key])
+
+    def pending_count(self, step: str) -> int:
+        return self.store.count(pending_table(step))
+
+    def take_pending(self, step: str, key: Sequence[str], limit: int) -> pa.Table:
+        """The oldest pending keys, at most `limit`; they stay until `done_pending`."""
+        names = ", ".join(map(quoted, key))
+        sql = f"SELECT {names} FROM {quoted(pending_table(step))} ORDER BY __ms_since LIMIT {limit}"
+        return self.store.table(sql)
+
+    def done_pending(self, step: str, key: Sequence[str], keys: pa.Table) -> None:
+        self.store.delete(pending_table(step), key, keys)
+
+
+def copy_table(step: str, source: str) -> str:
+    return f"copy {step} {source}"
+
+
+def last_table(step: str) -> str:
+    return f"last {step}"
+
+
+def pending_table(step: str) -> str:
+    return f"pending {step}"

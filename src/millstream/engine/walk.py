@@ -1,0 +1,80 @@
+"""The walk: which output keys a change may affect, and the rows that re-evaluating them needs. Design §5.4.
+
+Affected keys: from each changed row's old and new image, at each occurrence of its table, along the equalities of the
+join tree to the root. Nothing else takes part, no WHERE and no other condition, and every join on the way counts as
+inner: losing a filter only adds keys, and comparing with the last output takes them out again. Old images come from
+the copy before the batch is applied; the walk runs on the copies after it.
+
+Re-evaluation goes the same edges the other way: the root's rows by key, then each child's rows by its parents'
+values. The query over these rows alone gives what it gives for these keys over everything, since every joined row is reached by an
+equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.pipelines.plan import Edge, Stateful
+
+Lookup = Callable[[str, Sequence[str], pa.Table, Sequence[str]], pa.Table]
+"""lookup(occurrence, columns, keys, wanted): the rows of an occurrence's table whose columns equal one of keys."""
+
+
+def affected(step: Stateful, occurrence: str, images: pa.Table, lookup: Lookup) -> pa.Table:
+    """The root keys that `images` (old and new rows at `occurrence`) may affect: a table of root_key columns, distinct.
+
+    `images` has at least the occurrence's key-walking columns. Raises nothing of its own.
+    """
+    at, rows = occurrence, images
+    while at != step.root:
+        edge = _edge_to_parent(step, at)
+        keys = distinct(rows.select(edge.child_columns))
+        rows = lookup(edge.parent, edge.parent_columns, keys, _walking_columns(step, edge.parent))
+        at = edge.parent
+    return distinct(rows.select(step.root_key))
+
+
+def closure(step: Stateful, keys: pa.Table, lookup: Lookup, wanted: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
+    """The rows of every occurrence that the root rows of `keys` can join with; `wanted` names the columns of each."""
+    rows = {step.root: lookup(step.root, step.root_key, keys, wanted[step.root])}
+    for edge in step.edges:
+        values = distinct(rows[edge.parent].select(edge.parent_columns))
+        rows[edge.child] = lookup(edge.child, edge.child_columns, values, wanted[edge.child])
+    return rows
+
+
+def columns_read(step: Stateful, occurrence: str, in_sql: set[str]) -> list[str]:
+    """What a closure must fetch of an occurrence: what the SQL reads and what leads on to other occurrences."""
+    leads = {c for e in step.edges if e.parent == occurrence for c in e.parent_columns}
+    leads |= {c for e in step.edges if e.child == occurrence for c in e.child_columns}
+    leads |= set(step.root_key) if occurrence == step.root else set()
+    return sorted(in_sql | leads)
+
+
+def indexes(step: Stateful) -> dict[str, set[tuple[str, ...]]]:
+    """The column lists by which each occurrence is looked up (its input's key has an index anyway)."""
+    wanted: dict[str, set[tuple[str, ...]]] = {o.alias: set() for o in step.occurrences}
+    for e in step.edges:
+        wanted[e.parent].add(e.parent_columns)
+        wanted[e.child].add(e.child_columns)
+    return wanted
+
+
+def distinct(rows: pa.Table) -> pa.Table:
+    """Each row once, without rows that hold a null: an equality never finds those."""
+    whole = None
+    for name in rows.column_names:
+        valid = pc.is_valid(rows.column(name))
+        whole = valid if whole is None else pc.and_(whole, valid)
+    return rows.filter(whole).group_by(rows.column_names, use_threads=False).aggregate([])
+
+
+def _edge_to_parent(step: Stateful, occurrence: str) -> Edge:
+    return next(e for e in step.edges if e.child == occurrence)
+
+
+def _walking_columns(step: Stateful, occurrence: str) -> Sequence[str]:
+    return step.root_key if occurrence == step.root else _edge_to_parent(step, occurrence).child_columns
