@@ -14,6 +14,14 @@ import psycopg
 NEW_CARRIER = "ZZ"
 NEW_TAILNUM = "N4242Z"
 
+FIRST_DAY = "time_hour < (SELECT min(time_hour) FROM flights) + interval '1 day'"
+COPY_FLIGHT = """
+INSERT INTO flights (year, month, day, sched_dep_time, dep_delay, sched_arr_time, carrier, flight, tailnum, origin, dest,
+                     distance, hour, minute, time_hour)
+SELECT year, month, day, sched_dep_time, 240, sched_arr_time, '{carrier}', 4242, tailnum, origin, dest,
+       distance, hour, minute, time_hour
+FROM flights WHERE id = {id}"""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -89,9 +97,7 @@ def script(cast: Cast) -> list[Change]:
         Change(
             f"A flight is inserted, of an airline ({NEW_CARRIER}) that nobody knows yet",
             "operations",
-            "INSERT INTO flights (year, month, day, sched_dep_time, dep_delay, sched_arr_time, carrier, flight, tailnum, origin, dest, distance, "
-            f"hour, minute, time_hour) SELECT year, month, day, sched_dep_time, 240, sched_arr_time, '{NEW_CARRIER}', 4242, tailnum, origin, dest, "
-            f"distance, hour, minute, time_hour FROM flights WHERE id = {cast.shown}",
+            COPY_FLIGHT.format(carrier=NEW_CARRIER, id=cast.shown),
             "SELECT 1",
         ),
         Change(
@@ -103,8 +109,8 @@ def script(cast: Cast) -> list[Change]:
         Change(
             "A day's delays are corrected in one transaction",
             "operations",
-            "UPDATE flights SET dep_delay = dep_delay - 5, arr_delay = arr_delay - 5 WHERE time_hour::date = (SELECT min(time_hour)::date FROM flights)",
-            "SELECT count(*) FROM flights WHERE time_hour::date = (SELECT min(time_hour)::date FROM flights)",
+            f"UPDATE flights SET dep_delay = dep_delay - 5, arr_delay = arr_delay - 5 WHERE {FIRST_DAY}",
+            f"SELECT count(*) FROM flights WHERE {FIRST_DAY}",
         ),
     ]
 
