@@ -7,8 +7,11 @@ not here: this module records what was registered.
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
+import time
 from collections import OrderedDict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +41,45 @@ _VERSIONS = sa.Table(
 
 _ATTEMPTS = 50
 _CACHE_BYTES_MAX = 16 << 20
-_SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_FULL = 5, 6, 13
 
 
 def sqlite_engine(path: Path, *, busy_timeout_s: float = 10.0) -> sa.Engine:
-    """An engine on one SQLite file that survives a crash (WAL, synchronous=FULL) and waits for other writers."""
+    """An engine on one SQLite file that survives a crash (WAL, synchronous=FULL) and waits for other writers.
+
+    Makes the file. Raises Irrecoverable("registry_unusable") where it cannot, or where the file is something else.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _use_wal(path, busy_timeout_s)
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": busy_timeout_s})
 
     @sa.event.listens_for(engine, "connect")
     def _settle(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON", "foreign_keys=ON"):
+        for pragma in ("synchronous=FULL", "fullfsync=ON", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     return engine
+
+
+def _use_wal(path: Path, timeout_s: float) -> None:
+    """The mode stays with the file. Changing to it does not wait for others by itself, so it is tried until it works."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with closing(sqlite3.connect(path, timeout=timeout_s, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.Error as error:
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
+                raise Irrecoverable(
+                    f"the file cannot be used: {error}",
+                    code="registry_unusable",
+                    where=str(path),
+                    cure="check the path and its permissions; if the file is damaged, put a sound copy back",
+                ) from error
+            time.sleep(0.01)
 
 
 class SqlRegistry:
@@ -177,10 +203,10 @@ class SqlRegistry:
         where = f"registry {self._place}"
         what = without_secrets(str(error.orig).strip())
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        if code == _SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL:
             return Irrecoverable(
                 what, code="disk_full", where=where, cure="free space on that disk, then start again; nothing was registered"
             )
-        if code in (_SQLITE_BUSY, _SQLITE_LOCKED):
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Retryable(what, code="registry_busy", where=where, cure="another process holds the file; it is tried again")
         return Retryable(what, code="registry_down", where=where, cure="check that the database is there and answers")

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.errors import Irrecoverable
 from millstream.topics.contract import Block
+from millstream.topics.local.rows import damaged
 
 CODEC = "zstd"
 _LEVEL = 1
@@ -71,9 +71,9 @@ def packed(block: Block) -> Iterator[Stored]:
 def unpacked(stored: Stored, topic: str, first: int, after: int, checksum: int) -> Records:
     """Raises Irrecoverable("topic_damaged") where the bytes are not those that were written."""
     if stored.checksum(topic, first, after) != checksum:
-        raise damaged(topic, first, "the stored bytes do not match their checksum")
+        raise damaged(f"{topic}@{first}", "the stored bytes do not match their checksum")
     if stored.codec != CODEC:
-        raise damaged(topic, first, f"the block is compressed with {stored.codec!r}, which this version does not know")
+        raise damaged(f"{topic}@{first}", f"the block is compressed with {stored.codec!r}, which this version does not know")
     raw = pa.Codec(stored.codec).decompress(stored.payload, stored.raw_bytes, asbytes=True)
     lengths = np.frombuffer(raw, "<i4", 2 * stored.records).astype(np.int64)
     key_bytes = int(lengths[: stored.records].sum())
@@ -93,15 +93,6 @@ def joined(parts: Sequence[Records], offset: int) -> tuple[bytes, Ints, Ints, In
     offsets = np.concatenate([np.arange(part.first, part.first + len(part.ends), dtype=np.int64) for part in parts])
     wanted = (ends > starts) & (offsets >= offset)
     return data, starts[wanted], ends[wanted], offsets[wanted]
-
-
-def damaged(topic: str, offset: int, what: str) -> Irrecoverable:
-    return Irrecoverable(
-        what,
-        code="topic_damaged",
-        where=f"{topic}@{offset}",
-        cure="put a sound copy of the topics' file back (with its -wal), or make the topic anew and backfill it from its source",
-    )
 
 
 def _ends(data: bytes) -> Ints:

@@ -60,7 +60,7 @@ class LocalProducer:
             places = [_append(connection, block.topic, part) for block, part in zip(blocks, pieces, strict=True)]
             ends = {**stored.ends, **{topic: after for topic, _, after in places}}
             record = replace(stored, sequence=sequence, state=state, ends=ends)
-            rows.replace_record(connection, record)
+            rows.put_writer(connection, record)
             settle = self._joins(connection)
             faultpoints.reached("topics.appended")
         faultpoints.reached("topics.committed")

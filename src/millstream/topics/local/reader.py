@@ -15,8 +15,8 @@ from millstream.events.types import RowSchema
 from millstream.schemas.registry import Registry
 from millstream.topics import records
 from millstream.topics.contract import Topic
-from millstream.topics.local.blocks import Records, Stored, damaged, joined, unpacked
-from millstream.topics.local.rows import place
+from millstream.topics.local.blocks import Records, Stored, joined, unpacked
+from millstream.topics.local.rows import damaged, place
 from millstream.topics.local.store import Store
 from millstream.topics.local.tail import Tail
 
@@ -98,7 +98,7 @@ class Reader:
                     if bytes_max <= 0:
                         break
         if not parts:
-            raise damaged(name, offset, f"no block holds this offset, although the topic ends at {end}")
+            raise damaged(f"{name}@{offset}", f"no block holds this offset, although the topic ends at {end}")
         return parts
 
     def _decoded(self, topic: Topic, parts: Sequence[Records], offset: int) -> Iterator[Batch]:
@@ -132,4 +132,4 @@ def _check_inside(name: str, offset: int, end: int) -> None:
 def _check_follows(name: str, first: int, after: int, wanted: int) -> None:
     """Blocks cover every offset: one that is missing is damage, not a gap."""
     if not first <= wanted < after:
-        raise damaged(name, wanted, f"no block holds this offset; the next one begins at {first}")
+        raise damaged(f"{name}@{wanted}", f"no block holds this offset; the next one begins at {first}")

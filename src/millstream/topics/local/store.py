@@ -25,7 +25,7 @@ FORMAT = 1
 _TABLES = """
 CREATE TABLE topics (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, key TEXT NOT NULL, key_schema_id INTEGER NOT NULL,
-  grade TEXT NOT NULL, origin TEXT NOT NULL, incarnation INTEGER NOT NULL, next_offset INTEGER NOT NULL);
+  grade TEXT NOT NULL, origin TEXT NOT NULL, incarnation INTEGER NOT NULL, next_offset INTEGER NOT NULL, checksum INTEGER NOT NULL);
 -- A block says where it begins and where the next one does, so that compaction may leave fewer records than offsets.
 -- The payload stands last: a scan over the other columns does not walk through it.
 CREATE TABLE blocks (
@@ -33,7 +33,8 @@ CREATE TABLE blocks (
   records INTEGER NOT NULL, events INTEGER NOT NULL, schema_id INTEGER NOT NULL, codec TEXT NOT NULL,
   raw_bytes INTEGER NOT NULL, checksum INTEGER NOT NULL, payload BLOB NOT NULL, UNIQUE (topic_id, first_offset));
 CREATE TABLE producers (
-  name TEXT PRIMARY KEY, fence INTEGER NOT NULL, sequence INTEGER NOT NULL, state TEXT NOT NULL, ends TEXT NOT NULL);
+  name TEXT PRIMARY KEY, fence INTEGER NOT NULL, sequence INTEGER NOT NULL, state TEXT NOT NULL, ends TEXT NOT NULL,
+  checksum INTEGER NOT NULL);
 CREATE TABLE readers (
   reader TEXT NOT NULL, topic TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (reader, topic)) WITHOUT ROWID;
 """

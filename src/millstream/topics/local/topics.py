@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import millstream
@@ -55,7 +56,7 @@ class LocalTopics:
         with self._store.writing(topic.name) as connection:
             there = rows.find_topic(connection, topic.name)
             if there is None:
-                rows.add_topic(connection, topic)
+                rows.put_topic(connection, topic)
                 return topic
         for part in ("key", "grade", "origin"):
             if getattr(there, part) != getattr(topic, part):
@@ -79,10 +80,11 @@ class LocalTopics:
     def raise_incarnation(self, name: str) -> Topic:
         """The source's order starts afresh: later events have the next incarnation; offsets go on."""
         with self._store.writing(name) as connection:
-            connection.execute("UPDATE topics SET incarnation = incarnation + 1 WHERE name = ?", (name,))
             topic = rows.find_topic(connection, name)
-        if topic is None:
-            raise rows.unknown(name)
+            if topic is None:
+                raise rows.unknown(name)
+            topic = replace(topic, incarnation=topic.incarnation + 1)
+            rows.put_topic(connection, topic)
         return topic
 
     def open_producer(self, name: str) -> Producer:
