@@ -111,6 +111,9 @@ def _read(value: Any, kind: pa.DataType) -> Any:
         return Decimal(str(value))
     if pa.types.is_timestamp(kind):
         return datetime.fromisoformat(value)
+    # Arrow would cut 1.5 down to 1.
+    if pa.types.is_integer(kind) and type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
     return value
 
 
