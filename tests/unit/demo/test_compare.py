@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 from demo.compare import arrow_type, compare, from_json
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string()), ("lat", pa.decimal128(10, 7)), ("at", pa.timestamp("us", "UTC"))])
@@ -46,6 +46,7 @@ def test_one_difference_is_one(found: list[dict]) -> None:
     assert compare(table(ROWS), table(found), "id").differing == 1
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.integers(0, 20), st.integers(0, 3)), st.dictionaries(st.integers(0, 20), st.integers(0, 3)))
 def test_the_count_is_of_keys_that_differ(expected: dict[int, int], found: dict[int, int]) -> None:
     def columns(rows: dict[int, int]) -> pa.Table:
