@@ -1,0 +1,158 @@
+"""A source of kind `log` that plays a written history: for tests of what stands behind a source, with no server.
+
+What a database may do, a seed makes it do: a commit is in the stream before a read can see it, a transaction comes in
+pieces, the stream ends anywhere and begins again with a whole transaction that was given in part before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.events.batch import Batch, batch
+from millstream.events.origin import Origin
+from millstream.events.progress import Position
+from millstream.events.types import RowSchema
+from millstream.sources.contract import Admission, Chunk, Delivery, Table
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row's change in one table; before None is an insert, after None a delete."""
+
+    table: str
+    before: Row | None
+    after: Row | None
+
+
+@dataclass
+class ScriptedDatabase:
+    """What outlives a connector. Entry i of `log` (a transaction, or a mark's name) has major 10·(i + 1).
+
+    Reads see the first `visible` entries, which may be fewer than the stream has given.
+    """
+
+    tables: dict[str, RowSchema]
+    rng: random.Random
+    log: list[list[Change] | str] = field(default_factory=list)
+    visible: int = 0
+
+    def commit(self, *changes: Change) -> None:
+        self.log.append(list(changes))
+
+    def rows(self, table: str, entries: int | None = None) -> dict[Key, Row]:
+        """A table as the first entries of the log (all of them) leave it."""
+        names = self.tables[table].key
+        rows: dict[Key, Row] = {}
+        for changes in self.log[:entries]:
+            for c in changes if isinstance(changes, list) else ():
+                if c.table == table and c.before is not None:
+                    rows.pop(tuple(c.before[k] for k in names), None)
+                if c.table == table and c.after is not None:
+                    rows[tuple(c.after[k] for k in names)] = c.after
+        return rows
+
+
+class ScriptedSource:
+    """One opening of the database by one connector."""
+
+    admission: Admission = "log"
+
+    def __init__(self, name: str, database: ScriptedDatabase) -> None:
+        self.name, self._db = name, database
+        self.acknowledged: list[Position] = []
+        self._given = 0
+
+    def check(self) -> None:
+        """A script has nothing to refuse."""
+
+    def tables(self) -> list[Table]:
+        return [Table(n, s, "whole", Origin("scripted", self.name, "script", None, n), 0) for n, s in self._db.tables.items()]
+
+    def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
+        position = resume_after or Position(0, 0)
+        # (10·n, m) lies inside entry n, which comes again whole; (10·n + 1, 0) lies after it.
+        at = (position.major - 1) // 10 if position.minor else position.major // 10
+        self._given = max(self._given, int(position.detail.get("given", 0)) // 10)
+        while True:
+            if at == len(self._db.log):
+                yield Delivery((), self._position(at), idle=True)
+                continue
+            entry = self._db.log[at]
+            at += 1
+            self._given = max(self._given, at)
+            if isinstance(entry, str):
+                yield Delivery((), self._position(at), mark=entry)
+            else:
+                yield from self._transaction(at, entry)
+
+    def _position(self, entries: int) -> Position:
+        return Position(10 * entries + 1, 0, {"given": 10 * entries})
+
+    def _transaction(self, number: int, changes: Sequence[Change]) -> Iterator[Delivery]:
+        numbered = list(enumerate(changes, 1))
+        while numbered:
+            size = self._db.rng.randint(1, len(numbered))
+            part, numbered = numbered[:size], numbered[size:]
+            end = self._position(number) if not numbered else Position(10 * number, part[-1][0], {"given": 10 * number})
+            tables = list(dict.fromkeys(c.table for _, c in part))
+            yield Delivery(tuple(self._batch(t, number, [(m, c) for m, c in part if c.table == t]) for t in tables), end)
+
+    def _batch(self, table: str, number: int, changes: Sequence[tuple[int, Change]]) -> Batch:
+        schema, count = self._db.tables[table], len(changes)
+        minor = np.array([m for m, _ in changes], np.uint32)
+        return batch(
+            table,
+            schema,
+            {
+                "op": ["d" if c.after is None else "c" if c.before is None else "u" for _, c in changes],
+                "before": pa.array([c.before for _, c in changes], schema.arrow),
+                "after": pa.array([c.after for _, c in changes], schema.arrow),
+                "incarnation": np.ones(count, np.uint32),
+                "major": np.full(count, 10 * number, np.uint64),
+                "minor": minor,
+                "ts_us": np.full(count, number, np.int64),
+                "tx_id": [str(number)] * count,
+                "tx_order": minor.astype(np.int64),
+                "position": [f"{number}.{m}" for m, _ in changes],
+            },
+        )
+
+    def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
+        """Reads what is visible by now; None while the stream has given more than that, as the contract asks."""
+        db, rng = self._db, self._db.rng
+        db.visible = rng.randint(db.visible, len(db.log))
+        if self._given > db.visible and any(isinstance(e, list) for e in db.log[db.visible : self._given]):
+            return None
+        rows_max = rng.randint(1, 3)
+        schema = db.tables[table]
+        rows = sorted(db.rows(table, db.visible).items())
+        rows = [(k, r) for k, r in rows if after is None or k > tuple(after)]
+        mark = f"{table} {len(db.log)}"
+        db.log.append(mark)
+        seen = db.visible
+        image = pa.array([r for _, r in rows[:rows_max]], schema.arrow)
+        last = list(rows[:rows_max][-1][0]) if rows else None
+
+        def newer(live: Batch) -> npt.NDArray[np.bool_]:
+            return np.asarray(live.column("major")) > 10 * seen
+
+        return Chunk(table, schema, pa.RecordBatch.from_struct_array(image), mark, newer, last, len(rows) <= rows_max, 0)
+
+    def acknowledge(self, position: Position) -> None:
+        self.acknowledged.append(position)
+
+    def head(self) -> tuple[int, int]:
+        return 10 * len(self._db.log) + 1, 0
+
+    def close(self) -> None:
+        """Nothing is held."""
