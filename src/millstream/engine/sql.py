@@ -22,7 +22,7 @@ def quoted(name: str) -> str:
 class Sql:
     """Runs SELECTs over relations given with each call."""
 
-    def __init__(self, memory_mib: int = 128) -> None:
+    def __init__(self, memory_mib: int = 64) -> None:
         self._con = duckdb.connect(":memory:")
         for setting in (
             f"memory_limit = '{memory_mib}MiB'",

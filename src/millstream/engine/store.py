@@ -47,7 +47,7 @@ def duckdb_type(type_: Type) -> str:
 class Store:
     """One state file. Not for two threads at once. Raises Refused("state_in_use") where another process has it open."""
 
-    def __init__(self, path: Path, *, memory_mib: int = 192) -> None:
+    def __init__(self, path: Path, *, memory_mib: int = 160) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         try:
