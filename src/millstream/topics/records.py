@@ -28,23 +28,25 @@ def encoded(batch: Batch, topic: Topic, version_tag: str) -> Block:
     """
     if batch.schema_id is None:
         raise ValueError(f"a batch of {batch.topic} has no schema id: register its schema first")
+    if len(batch) == 0:
+        return Block(batch.topic, batch.schema_id, 0, 0, b"", b"", b"", b"")
     keys = envelope.encode_keys(batch, batch.topic, topic.key_schema_id)
     values = envelope.encode_values(batch, topic.origin, version_tag)
     if max(len(keys.data), len(values.data)) > _BYTES_MAX:
         raise ValueError(f"a batch of {batch.topic} is {len(values.data)} bytes when encoded; slice it below 2 GiB")
-    key_data, key_ends, value_ends = keys.data, keys.ends, values.ends
+    value_ends = values.ends
     deletes = is_delete(batch)
     if deletes.any():
         copies = 1 + deletes.astype(np.int64)
-        key_data, key_ends = _repeated(keys, copies)
+        keys = _repeated(keys, copies)
         value_ends = np.repeat(values.ends, copies)  # an end said twice: an empty record after the delete
     return Block(
         topic=batch.topic,
         schema_id=batch.schema_id,
         records=len(value_ends),
         events=len(batch),
-        keys=bytes(key_data),
-        key_ends=np.asarray(key_ends, "<i4").tobytes(),
+        keys=bytes(keys.data),
+        key_ends=np.asarray(keys.ends, "<i4").tobytes(),
         values=bytes(values.data),
         value_ends=np.asarray(value_ends, "<i4").tobytes(),
     )
@@ -70,11 +72,11 @@ def read_end(batches: Sequence[Batch]) -> int:
     return int(last.offsets[-1]) + (2 if deleted else 1)
 
 
-def _repeated(datums: Datums, copies: npt.NDArray[np.int64]) -> tuple[bytes, npt.NDArray[np.int32]]:
-    """Each datum as often as `copies` says, back to back, and where each ends."""
+def _repeated(datums: Datums, copies: npt.NDArray[np.int64]) -> Datums:
+    """Each datum as often as `copies` says."""
     starts = np.zeros(len(datums.ends) + 1, np.int32)
     starts[1:] = datums.ends
     given = pa.BinaryArray.from_buffers(pa.binary(), len(datums.ends), [None, pa.py_buffer(starts), pa.py_buffer(datums.data)])
     taken = given.take(pa.array(np.repeat(np.arange(len(copies)), copies)))
     ends = np.frombuffer(taken.buffers()[1], np.int32, len(taken) + 1, taken.offset * 4)
-    return taken.buffers()[2].to_pybytes()[ends[0] : ends[-1]], ends[1:] - ends[0]
+    return Datums(taken.buffers()[2].to_pybytes()[ends[0] : ends[-1]], (ends[1:] - ends[0]).astype(np.int64))

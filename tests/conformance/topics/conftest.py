@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from topics_mesh import IMPLEMENTATIONS, Mesh, opened  # noqa: E402
+from topics_mesh import IMPLEMENTATIONS, Mesh, opened
 
 
 @pytest.fixture(scope="session", params=sorted(IMPLEMENTATIONS))

@@ -19,6 +19,7 @@ import pytest
 from topics_mesh import Mesh, expected, flat, opened, read_all
 from topics_worker import commit_parts
 
+from millstream.errors import Retryable
 from millstream.schemas.registry import SchemaVersion
 
 WORKER = Path(__file__).with_name("topics_worker.py")
@@ -29,13 +30,14 @@ TOPICS = ("movie", "credit")
 def worker(implementation: str, folder: Path, *args: str, fault: str | None = None) -> Iterator[subprocess.Popen[str]]:
     environment = os.environ | ({"MILLSTREAM_FAULT": fault} if fault else {})
     command = [sys.executable, "-W", "error", str(WORKER), implementation, str(folder), *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+        process.stderr.close()
 
 
 def check_whole(mesh: Mesh, writers: list[str]) -> None:
@@ -125,7 +127,7 @@ def test_killed_at_a_named_moment_a_commit_is_whole_or_absent(implementation: st
 def test_killed_at_random_moments_every_commit_is_whole_or_absent(implementation: str, tmp_path: Path) -> None:
     """Two writers at once, one of them killed after some commits and a chance delay; what it said was durable must be there."""
     chance = random.Random(20240817)
-    with opened(implementation, tmp_path) as mesh, worker(implementation, tmp_path, "write", "w2", "400"):
+    with opened(implementation, tmp_path) as mesh, worker(implementation, tmp_path, "write", "w2", "150"):
         for _ in range(5):
             with worker(implementation, tmp_path, "write", "w1", "100000") as process:
                 said = [int(process.stdout.readline()) for _ in range(chance.randrange(1, 12))]
@@ -139,6 +141,37 @@ def test_killed_at_random_moments_every_commit_is_whole_or_absent(implementation
             assert process.wait(60) == 0
     with opened(implementation, tmp_path) as mesh:
         check_whole(mesh, ["w1", "w2"])
+
+
+def test_a_stopped_writer_is_waited_for_and_then_said_to_be_busy(implementation: str, tmp_path: Path) -> None:
+    with (
+        opened(implementation, tmp_path, busy_timeout_s=0.05) as mesh,
+        worker(implementation, tmp_path, "write", "w1", "3", fault="topics.appended:2:STOP") as process,
+    ):
+        other = mesh.topics.open_producer("w2")
+        os.waitpid(process.pid, os.WUNTRACED)
+        with pytest.raises(Retryable) as caught:
+            mesh.commit(other, *commit_parts(mesh, "w2", 1))
+        assert caught.value.code == "topics_busy"
+        assert flat(read_all(mesh.topics, "movie"))  # reading goes on
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0
+        mesh.commit(other, *commit_parts(mesh, "w2", 1))
+        check_whole(mesh, ["w1", "w2"])
+
+
+def test_a_writer_that_was_stopped_while_another_took_over_writes_nothing_more(implementation: str, tmp_path: Path) -> None:
+    with opened(implementation, tmp_path) as mesh:
+        with worker(implementation, tmp_path, "write", "w1", "9", fault="topics.committed:3:STOP") as zombie:
+            os.waitpid(zombie.pid, os.WUNTRACED)
+            mine = mesh.topics.open_producer("w1")
+            assert mine.record.sequence == 3
+            mesh.commit(mine, *commit_parts(mesh, "w1", 4))
+            zombie.send_signal(signal.SIGCONT)
+            assert zombie.wait(60) != 0
+            assert "fenced" in zombie.stderr.read()
+        check_whole(mesh, ["w1"])
+        assert mesh.topics.producer_record("w1").sequence == 4
 
 
 def test_threads_write_and_read_the_same_topics(mesh: Mesh) -> None:

@@ -7,7 +7,6 @@ times at 1.0 GB/s; the smaller write wins, because every commit waits for the di
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,8 +38,8 @@ class Stored:
 
     def checksum(self, topic: str, first: int, after: int) -> int:
         """crc32 over the payload and all that gives it meaning: a block in the wrong place is noticed too."""
-        header = struct.pack("<qqqqqq", first, after, self.records, self.events, self.schema_id, self.raw_bytes)
-        return zlib.crc32(f"{topic}\0{self.codec}".encode() + header, zlib.crc32(self.payload))
+        header = (topic, first, after, self.records, self.events, self.schema_id, self.codec, self.raw_bytes)
+        return zlib.crc32("\0".join(map(str, header)).encode(errors="surrogatepass"), zlib.crc32(self.payload))
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def packed(block: Block) -> Iterator[Stored]:
 
 def unpacked(stored: Stored, topic: str, first: int, after: int, checksum: int) -> Records:
     """Raises Irrecoverable("topic_damaged") where the bytes are not those that were written."""
-    if stored.checksum(topic, first, after) != checksum:
+    # Damage may also have changed a value's type: SQLite stores that per value.
+    if not isinstance(stored.payload, bytes) or stored.checksum(topic, first, after) != checksum:
         raise damaged(f"{topic}@{first}", "the stored bytes do not match their checksum")
     if stored.codec != CODEC:
         raise damaged(f"{topic}@{first}", f"the block is compressed with {stored.codec!r}, which this version does not know")

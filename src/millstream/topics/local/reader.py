@@ -92,8 +92,9 @@ class Reader:
             given = {"id": topic_id, "offset": offset, "before": end if before is None else before}
             with closing(connection.execute(_BLOCKS, given)) as rows:
                 for *stored, first, after, checksum in rows:
-                    _check_follows(name, first, after, parts[-1].after if parts else offset)
-                    parts.append(unpacked(Stored(*stored), name, first, after, checksum))
+                    part = unpacked(Stored(*stored), name, first, after, checksum)
+                    _check_follows(part, name, parts[-1].after if parts else offset)
+                    parts.append(part)
                     bytes_max -= len(parts[-1].values)
                     if bytes_max <= 0:
                         break
@@ -129,7 +130,7 @@ def _check_inside(name: str, offset: int, end: int) -> None:
         )
 
 
-def _check_follows(name: str, first: int, after: int, wanted: int) -> None:
+def _check_follows(part: Records, name: str, wanted: int) -> None:
     """Blocks cover every offset: one that is missing is damage, not a gap."""
-    if not first <= wanted < after:
-        raise damaged(f"{name}@{wanted}", f"no block holds this offset; the next one begins at {first}")
+    if not part.first <= wanted < part.after:
+        raise damaged(f"{name}@{wanted}", f"no block holds this offset; the next one begins at {part.first}")

@@ -43,6 +43,7 @@ _CHECKPOINT_PAGES = 4096  # 16 MiB of log before it is copied into the file
 _LOG_BYTES_KEPT = 64 << 20
 _IDLE_READERS_MAX = 16
 _FULL_BYTES = 1 << 20
+_UNUSABLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 
 class StoreClosed(RuntimeError):
@@ -133,13 +134,14 @@ class Store:
         connection = self._connected()
         try:
             self._check_ours(connection)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-            connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES_KEPT}")
-            if not _pragma(connection, "application_id"):
+            if not _pragma(connection, "application_id"):  # before there is a log, which could be lost apart from the file
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT"
                 )
+            self._check_small_tables(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES_KEPT}")
         except BaseException:
             connection.close()
             raise
@@ -164,6 +166,13 @@ class Store:
                 where=str(self.path),
                 cure="run it with the version of Millstream that wrote it, or a later one",
             )
+
+    def _check_small_tables(self, connection: sqlite3.Connection) -> None:
+        """A topic or a writer that damage hides would be made anew, from offset or sequence 0. Blocks are checked when read."""
+        for table in ("topics", "producers"):
+            ((finding, *_), *_) = connection.execute(f"PRAGMA integrity_check('{table}')").fetchall()
+            if finding != "ok":
+                raise _damaged(finding, self.path, str(self.path))
 
     @contextmanager
     def _lock_in_process(self) -> Iterator[None]:
@@ -212,6 +221,8 @@ def _explained(path: Path, where: str) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+    except UnicodeDecodeError as error:  # in a text, or in SQLite's complaint about one
+        raise _damaged(error, path, where) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(path) from error
@@ -226,21 +237,26 @@ def _known(error: sqlite3.Error, path: Path, where: str) -> MillstreamError | No
         return _busy(path, "something else holds SQLite's lock", None)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return _disk_full(path)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Irrecoverable(
-            f"the file is damaged: {error}",
-            code="topic_damaged",
-            where=where,
-            cure=f"stop every process that uses {path}, put a sound copy back (the file with its -wal), or move it away and backfill",
-        )
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+    if code in _UNUSABLE:
         return Irrecoverable(
             f"the file cannot be used: {error}",
             code="topics_unusable",
             where=str(path),
             cure="mend the disk or the permissions, then start again",
         )
-    return None
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
+        return None
+    # Our statements never change, so whatever else SQLite finds wrong with them is wrong with the file.
+    return _damaged(error, path, where)
+
+
+def _damaged(error: Exception | str, path: Path, where: str) -> Irrecoverable:
+    return Irrecoverable(
+        f"the file is damaged: {error}",
+        code="topic_damaged",
+        where=where,
+        cure=f"stop every process that uses {path}, put a sound copy back (the file with its -wal), or move it away and backfill",
+    )
 
 
 def _is_full(path: Path) -> bool:
