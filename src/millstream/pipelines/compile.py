@@ -1,0 +1,252 @@
+"""Definition → plan: what each step reads, its key and schema, the join tree, what is published and where it goes.
+
+Pure: `known` says which topics there are. Reading files is `project.py`'s, running plans the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlglot import exp
+
+from millstream.events.types import RowSchema
+from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.keys import evolved, key_of
+from millstream.pipelines.plan import Input, Node, Occurrence, Output, Plan, Projection, SinkPlan, Stateful, Stateless
+from millstream.pipelines.sql.dialect import parse
+from millstream.pipelines.sql.joins import edges, prove_unique
+from millstream.pipelines.sql.mistakes import Mistakes, suggestion
+from millstream.pipelines.sql.query import Query, bind
+from millstream.pipelines.sql.relations import table_name
+
+History = Mapping[str, Sequence[RowSchema]]
+"""Topic → the versions of its schema so far, oldest first: a column keeps its id by name, and no id is used again."""
+
+
+def compile_pipeline(
+    definition: PipelineDefinition, known: Mapping[str, Input], history: History | None = None, published: Collection[str] = ()
+) -> Plan:
+    """The plan over the topics of `known`. Steps in `published` (read by other pipelines), those that a sink reads and those
+    that nothing reads become topics. Raises InvalidProject with every mistake.
+    """
+    return _Compile(definition, known, history or {}, published, broken=()).plan()
+
+
+def compile_all(project: Project, known: Mapping[str, Input], history: History | None = None) -> list[Plan]:
+    """The plans of all pipelines, each after those it reads. `known` holds the source topics, and the pipelines' own as far as
+    they are registered: a topic that is not yet, or whose schema changes, is read with schema id 0, which `apply` replaces.
+
+    Raises InvalidProject with every mistake of every pipeline.
+    """
+    by_name = {p.name: p for p in project.pipelines}
+    reads = {p.name: _reads(p, by_name) for p in project.pipelines}
+    diagnostics: list[Diagnostic] = []
+    order = _order(project.pipelines, reads, diagnostics)
+    published = {name: {s for other in reads.values() for q, s, _ in other if q == name} for name in by_name}
+    topics = {name: i for name, i in known.items() if name.partition(".")[0] not in by_name}
+    plans: list[Plan] = []
+    broken = set(by_name) - set(order)
+    for name in order:
+        compiling = _Compile(by_name[name], topics, history or {}, published[name], broken)
+        try:
+            plan = compiling.plan()
+        except InvalidProject as e:
+            diagnostics.extend(e.diagnostics)
+            broken.add(name)
+            continue
+        plans.append(plan)
+        topics.update({o.topic: _as_input(plan, o, known) for o in plan.outputs})
+    if diagnostics:
+        raise InvalidProject(diagnostics)
+    return plans
+
+
+def _as_input(plan: Plan, output: Output, known: Mapping[str, Input]) -> Input:
+    schema = next(n.schema for n in plan.nodes if n.name == output.node)
+    registered = known.get(output.topic)
+    return Input(output.topic, schema, registered.schema_id if registered and registered.schema == schema else 0, output.grade)
+
+
+class _Compile:
+    def __init__(
+        self,
+        definition: PipelineDefinition,
+        known: Mapping[str, Input],
+        history: History,
+        published: Collection[str],
+        broken: Collection[str],
+    ) -> None:
+        self._definition, self._known, self._history, self._published = definition, known, history, published
+        self._broken = set(broken)  # pipelines and steps that do not compile: what reads them is not complained of
+        self._diagnostics: list[Diagnostic] = []
+        self._nodes: dict[str, Node] = {}
+
+    def plan(self) -> Plan:
+        d = self._definition
+        for step in d.steps:
+            node = self._step(step)
+            if node is None:
+                self._broken.add(step.name)
+            else:
+                self._nodes[step.name] = node
+        sinks = self._sinks()
+        if self._diagnostics:
+            raise InvalidProject(self._diagnostics)
+        outputs = self._outputs({s.topic for s in sinks})
+        read = {i for n in self._nodes.values() for i in _inputs(n)}
+        inputs = tuple(self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes)
+        return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks)
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+    def _step(self, step: StepDefinition) -> Node | None:
+        mistakes = Mistakes()
+        before = len(self._diagnostics)
+        select = parse(step.sql, mistakes)
+        if select is not None:
+            self._own_steps(step, select, mistakes)
+        if select is not None and any(_head(name) in self._broken for name, _ in _tables(select)):
+            return None  # what it reads does not compile: nothing can be said of it
+        query = bind(select, self._schemas(), mistakes) if select is not None and not mistakes else None
+        node = self._node(step, query, mistakes) if query is not None else None
+        for m in mistakes.found:
+            self._sql_mistake(step, m.offset, m.code, m.message, m.cure)
+        return node if len(self._diagnostics) == before else None
+
+    def _node(self, step: StepDefinition, query: Query, mistakes: Mistakes) -> Node | None:
+        if query.joins:
+            prove_unique(query, mistakes)
+        self._grade(query, mistakes)
+        key = key_of(step, query, self._definition, self._diagnostics, mistakes)
+        if key is None:
+            return None
+        topic = f"{self._definition.name}.{step.name}"
+        schema = evolved(query.columns, key, self._history.get(topic, ()))
+        if not query.joins:
+            projections = tuple(Projection(c.name, c.sql) for c in query.columns)
+            return Stateless(step.name, query.root.input, query.where, projections, schema)
+        relations = [query.root, *(j.relation for j in query.joins)]
+        sources = {c.name: c.source[1] for c in query.columns if c.source}
+        return Stateful(
+            name=step.name,
+            sql=query.sql,
+            root=query.root.alias,
+            root_key=tuple(sources[k] for k in key),
+            occurrences=tuple(Occurrence(r.alias, r.input) for r in relations),
+            edges=edges(query),
+            schema=schema,
+        )
+
+    def _grade(self, query: Query, mistakes: Mistakes) -> None:
+        """A filter compares a row's images: a stateless step needs whole ones. A join keeps its own copies."""
+        source = self._known.get(query.root.input)
+        if query.joins or query.root.input in self._nodes or source is None or source.grade == "whole":
+            return
+        message = f"{source.topic} has before images of grade {source.grade}; a step over it needs whole ones"
+        mistakes.add(query.offset, "before_not_whole", message, "make them whole at the source (Postgres: REPLICA IDENTITY FULL)")
+
+    def _own_steps(self, step: StepDefinition, select: exp.Select, mistakes: Mistakes) -> None:
+        """Notes steps that are read before they are there, or by their topic's name."""
+        all_steps, name = {s.name for s in self._definition.steps}, self._definition.name
+        for table, node in _tables(select):
+            if table == step.name:
+                mistakes.add(node, "reads_itself", f"step {table} reads itself", "name a topic or an earlier step")
+            elif table in all_steps and table not in self._nodes and table not in self._broken:
+                mistakes.add(node, "step_later", f"step {table} comes later", f"put {table} before {step.name}")
+            elif table.startswith(name + ".") and table[len(name) + 1 :] in all_steps:
+                mistakes.add(
+                    node,
+                    "own_topic",
+                    f"{table} is a step of this pipeline",
+                    f"write {table[len(name) + 1 :]}, which is read without a topic",
+                )
+
+    def _schemas(self) -> dict[str, RowSchema]:
+        return {i.topic: i.schema for i in self._known.values()} | {n.name: n.schema for n in self._nodes.values()}
+
+    def _sql_mistake(self, step: StepDefinition, offset: int, code: str, message: str, cure: str) -> None:
+        path = f"{step.path}.sql"
+        line, column = step.marks[min(offset, len(step.marks) - 1)]
+        file = self._definition.place(path).file
+        self._diagnostics.append(Diagnostic(file, line, column, path, code, message, cure))
+
+    # ---- what leaves the pipeline ------------------------------------------------------------------------------------
+    def _sinks(self) -> tuple[SinkPlan, ...]:
+        name, plans = self._definition.name, []
+        counts: dict[str, int] = {}
+        for sink in self._definition.sinks:
+            own = sink.input.removeprefix(name + ".")
+            if own in self._broken or _head(sink.input) in self._broken:
+                continue
+            if own not in self._nodes and sink.input not in self._known:
+                steps = list(self._nodes)
+                cure = suggestion(sink.input, [*steps, *self._known], "steps and topics")
+                path = f"{sink.path}.from"
+                self._diagnostics.append(self._definition.mistake(path, "unknown_input", f"there is no step or topic {sink.input}", cure))
+                continue
+            topic = f"{name}.{own}" if own in self._nodes else sink.input
+            called = f"{name}.{own if own in self._nodes else sink.input}.{sink.kind}"
+            counts[called] = counts.get(called, 0) + 1
+            plans.append(SinkPlan(called if counts[called] == 1 else f"{called}.{counts[called]}", sink.kind, topic, sink.options))
+        return tuple(plans)
+
+    def _outputs(self, sunk: Collection[str]) -> tuple[Output, ...]:
+        read = {i for n in self._nodes.values() for i in _inputs(n)}
+        topics = {n: f"{self._definition.name}.{n}" for n in self._nodes}
+        return tuple(Output(n, topic, "whole") for n, topic in topics.items() if topic in sunk or n in self._published or n not in read)
+
+
+def _inputs(node: Node) -> tuple[str, ...]:
+    return (node.input,) if isinstance(node, Stateless) else tuple(o.input for o in node.occurrences)
+
+
+def _tables(select: exp.Select) -> list[tuple[str, exp.Table]]:
+    return [(table_name(t), t) for t in select.find_all(exp.Table)]
+
+
+def _head(name: str) -> str:
+    return name.partition(".")[0]
+
+
+# ---- pipelines that read each other -----------------------------------------------------------------------------------
+_Read = tuple[str, str, str]  # pipeline, step, path of the definition that reads it
+
+
+def _reads(definition: PipelineDefinition, pipelines: Mapping[str, PipelineDefinition]) -> list[_Read]:
+    found: list[tuple[str, str]] = []
+    for step in definition.steps:
+        select = parse(step.sql, Mistakes())
+        found += [(name, f"{step.path}.sql") for name, _ in _tables(select)] if select is not None else []
+    found += [(sink.input, f"{sink.path}.from") for sink in definition.sinks]
+    heads = ((name.partition("."), path) for name, path in found)
+    return [(head, step, path) for (head, dot, step), path in heads if dot and head in pipelines and head != definition.name]
+
+
+def _order(definitions: Sequence[PipelineDefinition], reads: Mapping[str, list[_Read]], diagnostics: list[Diagnostic]) -> list[str]:
+    """The pipelines' names, each after those it reads; those on or behind a cycle are left out and noted."""
+    order: list[str] = []
+    left = {d.name: d for d in definitions}
+    while ready := [n for n in left if all(q not in left for q, _, _ in reads[n])]:
+        order += ready
+        for name in ready:
+            del left[name]
+    seen: set[str] = set()
+    for start in left:
+        cycle = _cycle(start, reads, left)
+        if not cycle or seen & set(cycle):
+            continue
+        seen |= set(cycle)
+        path = next(p for q, _, p in reads[cycle[0]] if q == cycle[1 % len(cycle)])
+        shown = " → ".join([*cycle, cycle[0]])
+        cure = "let one of them read a source instead, or make them one pipeline"
+        diagnostics.append(left[cycle[0]].mistake(path, "cycle", f"pipelines read each other: {shown}", cure))
+    return order
+
+
+def _cycle(start: str, reads: Mapping[str, list[_Read]], left: Collection[str]) -> list[str]:
+    """The cycle that following the first unmet read from `start` comes into."""
+    path: list[str] = []
+    while start not in path:
+        path.append(start)
+        start = next(q for q, _, _ in reads[start] if q in left)
+    return path[path.index(start) :]

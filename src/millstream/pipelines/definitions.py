@@ -1,0 +1,119 @@
+"""What a project's files say, typed: the mesh, its sources and its pipelines. Nothing here reads a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from millstream.errors import without_secrets
+from millstream.pipelines.diagnostics import Diagnostic, Place
+
+Places = Mapping[str, Place]
+"""Definition path ("pipelines.rated.steps[0].sql") → where it stands."""
+
+
+class Options(Mapping[str, Any]):
+    """A component's options. As a mapping they are what they mean; shown, they are as written, with ${NAME} left in.
+
+    Invariant 10: values from the environment do not get into a repr, an explanation or a plan's text.
+    """
+
+    def __init__(self, resolved: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+        self._resolved, self.written = dict(resolved), dict(written)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._resolved[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._resolved)
+
+    def __len__(self) -> int:
+        return len(self._resolved)
+
+    def __repr__(self) -> str:
+        return without_secrets(repr(self.written))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and (self._resolved, self.written) == (other._resolved, other.written)
+
+    def __hash__(self) -> int:
+        return hash(repr(self.written))
+
+
+@dataclass(frozen=True)
+class MeshDefinition:
+    """`state` is the folder for everything that the mesh keeps, relative to the project."""
+
+    name: str
+    topics: str
+    runner: str
+    state: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SourceDefinition:
+    """`tables` as written ("public.movie"); a table's topic is `{name}.{table}`."""
+
+    name: str
+    connector: str
+    options: Options
+    tables: tuple[str, ...]
+    owner: str
+    places: Places = field(repr=False, compare=False)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}.{table}" for table in self.tables)
+
+
+@dataclass(frozen=True)
+class StepDefinition:
+    """`key` None: the step takes its input's. `marks`: the (line, column) of each character of `sql`, and of its end."""
+
+    name: str
+    sql: str
+    key: tuple[str, ...] | None
+    path: str
+    marks: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class SinkDefinition:
+    """`input` is a step's or a topic's name, `kind` a row of the list of sinks."""
+
+    input: str
+    kind: str
+    options: Options
+    path: str
+
+
+@dataclass(frozen=True)
+class PipelineDefinition:
+    name: str
+    owner: str
+    steps: tuple[StepDefinition, ...]
+    sinks: tuple[SinkDefinition, ...]
+    places: Places = field(repr=False, compare=False)
+
+    def place(self, path: str) -> Place:
+        """Where `path` stands, or the nearest part of the definition around it."""
+        while path not in self.places and "." in path:
+            path = path.rpartition(".")[0]
+        return self.places[path]
+
+    def mistake(self, path: str, code: str, message: str, cure: str) -> Diagnostic:
+        at = self.place(path)
+        return Diagnostic(at.file, at.line, at.column, path, code, message, cure)
+
+
+@dataclass(frozen=True)
+class Project:
+    """`secrets` are the values that came from the environment (4 characters or more): no output may hold them."""
+
+    root: Path
+    mesh: MeshDefinition
+    sources: tuple[SourceDefinition, ...]
+    pipelines: tuple[PipelineDefinition, ...]
+    secrets: frozenset[str] = field(repr=False, default=frozenset())

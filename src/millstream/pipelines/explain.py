@@ -1,0 +1,99 @@
+"""A plan as text for people: what it reads, what each step makes and by which key, how changes travel, what leaves.
+
+Invariant 10: options are shown as written, with ${NAME} left in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from millstream.errors import without_secrets
+from millstream.events.types import RowSchema
+from millstream.pipelines.plan import Plan, SinkPlan, Stateful, Stateless
+from millstream.pipelines.sql.relations import RESERVED
+
+
+def explain(plan: Plan) -> str:
+    """Several lines, without a newline at the end."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield f"pipeline {plan.pipeline} (owner {plan.owner})"
+    if plan.inputs:
+        yield "reads"
+        yield from _table(
+            [
+                (
+                    i.topic,
+                    f"schema {i.schema_id}" if i.schema_id else "schema not registered yet",
+                    _key(i.schema),
+                    f"before images {i.grade}",
+                )
+                for i in plan.inputs
+            ]
+        )
+    for node in plan.nodes:
+        yield f"step {node.name}"
+        yield from (f"  {line}" for line in (_stateless(node) if isinstance(node, Stateless) else _stateful(node)))
+        yield from _table([(f"  {f.name}", str(f.type), "key" if f.name in node.schema.key else "") for f in node.schema.fields])
+    if plan.outputs:
+        yield "publishes"
+        yield from _table([(o.topic, f"from step {o.node}", _key(_schema(plan, o.node)), f"before images {o.grade}") for o in plan.outputs])
+    if plan.sinks:
+        yield "sinks"
+        yield from _table([(s.name, f"reads {s.topic}", _options(s)) for s in plan.sinks])
+
+
+def _stateless(node: Stateless) -> Iterator[str]:
+    yield f"reads {node.input}, row by row"
+    if node.where:
+        yield f"keeps where {node.where}"
+    for p in node.projections:
+        if p.sql != f'"{p.name}"':
+            yield f"{p.name} = {p.sql}"
+
+
+def _stateful(node: Stateful) -> Iterator[str]:
+    inputs = {o.alias: o.input for o in node.occurrences}
+    yield f"joins {len(inputs)} tables, kept as copies; one row per row of {_named(node.root, inputs)}"
+    children: dict[str, list[str]] = {}
+    for e in node.edges:
+        pairs = ", ".join(f"{_shown(e.child)}.{c} = {_shown(e.parent)}.{p}" for p, c in zip(e.parent_columns, e.child_columns, strict=True))
+        children.setdefault(e.parent, []).append(e.child)
+        inputs[e.child] = f"{inputs[e.child]} by {pairs}"
+    yield "a change leads upwards, from each table to the one above it:"
+    yield from _tree(node.root, inputs, children, "  ")
+    yield f"sql {node.sql}"
+
+
+def _tree(alias: str, inputs: Mapping[str, str], children: Mapping[str, Sequence[str]], indent: str) -> Iterator[str]:
+    yield f"{indent}{_named(alias, inputs)}"
+    for child in children.get(alias, ()):
+        yield from _tree(child, inputs, children, indent + "  ")
+
+
+def _named(alias: str, inputs: Mapping[str, str]) -> str:
+    return f"{_shown(alias)}: {inputs[alias]}"
+
+
+def _shown(alias: str) -> str:
+    return alias.removeprefix(RESERVED)
+
+
+def _key(schema: RowSchema) -> str:
+    return f"key ({', '.join(schema.key)})"
+
+
+def _schema(plan: Plan, name: str) -> RowSchema:
+    return next(n.schema for n in plan.nodes if n.name == name)
+
+
+def _options(sink: SinkPlan) -> str:
+    return without_secrets(f"{sink.kind} {sink.options!r}")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    for row in rows:
+        yield ("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))).rstrip()

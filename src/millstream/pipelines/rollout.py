@@ -1,0 +1,163 @@
+"""Wanted and actual → the steps that turn one into the other: the list that `plan` prints and `apply` does.
+
+Pure. The same list every time for the same two sides; nothing to do is an empty list, and doing the list leaves nothing to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from millstream.events.types import RowSchema, difference
+from millstream.pipelines.plan import Plan
+
+Kind = Literal[
+    "create_topic", "register_schema", "raise_incarnation",
+    "start_connector", "restart_connector", "stop_pipeline", "stop_sink", "deploy_pipeline", "rebuild_pipeline", "accept_schema",
+    "start_sink", "restart_sink", "stop_connector",
+]  # fmt: skip
+
+_WORDS: Mapping[Kind, str] = {
+    "create_topic": "create topic", "register_schema": "register schema of", "raise_incarnation": "begin anew topic",
+    "start_connector": "start connector", "restart_connector": "restart connector", "stop_connector": "stop connector",
+    "stop_pipeline": "stop pipeline", "deploy_pipeline": "deploy pipeline", "rebuild_pipeline": "rebuild pipeline",
+    "accept_schema": "accept schema for", "start_sink": "start sink", "restart_sink": "restart sink", "stop_sink": "stop sink",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do. `subject` is a topic, connector, pipeline or sink by name; `detail` says why or what, for people."""
+
+    kind: Kind
+    subject: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{_WORDS[self.kind]} {self.subject}{f': {self.detail}' if self.detail else ''}"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """`schema_id` None: not registered yet (only on the wanted side)."""
+
+    schema: RowSchema
+    schema_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`fingerprint` changes where its rows may; `accepts` are topic → schema id; `sinks` are name → fingerprint."""
+
+    fingerprint: str
+    accepts: Mapping[str, int] = field(default_factory=dict)
+    sinks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the project's files ask for. `connectors` are name → fingerprint; pipelines stand in their order of compilation."""
+
+    topics: Mapping[str, Topic]
+    pipelines: Mapping[str, Pipeline]
+    connectors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What runs. Topics of things that are gone stay until a person removes them."""
+
+    topics: Mapping[str, Topic] = field(default_factory=dict)
+    pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
+    connectors: Mapping[str, str] = field(default_factory=dict)
+
+
+def rollout(wanted: Wanted, actual: Actual) -> tuple[Step, ...]:
+    """The steps, in the order in which they are done: topics, connectors, then each pipeline after those it reads, removals last."""
+    begun = {s.subject for s in _topics(wanted, actual) if s.kind == "raise_incarnation"}
+    return (
+        *_topics(wanted, actual),
+        *_changed("connector", wanted.connectors, actual.connectors),
+        *_pipelines(wanted, actual, begun),
+        *_removed(wanted, actual),
+    )
+
+
+def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
+    for name, topic in wanted.topics.items():
+        now = actual.topics.get(name)
+        if now is None:
+            yield Step("create_topic", name, f"key ({', '.join(topic.schema.key)})")
+            yield Step("register_schema", name, f"{len(topic.schema.fields)} columns")
+            continue
+        changes = difference(now.schema, topic.schema)
+        if any(c.kind in ("rekeyed", "retyped") for c in changes):
+            # Design §3: a key or a type that no reader schema covers starts the order afresh.
+            yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
+        if changes or now.schema != topic.schema:
+            yield Step("register_schema", name, "; ".join(map(str, changes)) or "columns in another order")
+
+
+def _pipelines(wanted: Wanted, actual: Actual, begun: set[str]) -> Iterator[Step]:
+    for name, pipeline in wanted.pipelines.items():
+        now = actual.pipelines.get(name)
+        anew = sorted(begun & (set(pipeline.accepts) | {t for t in wanted.topics if t.startswith(name + ".")}))
+        if now is None:
+            yield Step("deploy_pipeline", name, _reading(pipeline))
+        elif now.fingerprint != pipeline.fingerprint:
+            yield Step(
+                "rebuild_pipeline", name, "its definition changed: its output is compared with what is published, the difference follows"
+            )
+        elif anew:
+            yield Step("rebuild_pipeline", name, f"{', '.join(anew)} begins anew")
+        if now is not None:
+            for topic, schema_id in sorted(pipeline.accepts.items()):
+                was = now.accepts.get(topic)
+                if was != schema_id:
+                    yield Step("accept_schema", name, f"{topic} at {_id(schema_id)}" + (f", was {_id(was)}" if was is not None else ""))
+        yield from _changed("sink", pipeline.sinks, now.sinks if now else {})
+
+
+def _changed(what: Literal["connector", "sink"], wanted: Mapping[str, str], actual: Mapping[str, str]) -> Iterator[Step]:
+    start: Kind = "start_connector" if what == "connector" else "start_sink"
+    again: Kind = "restart_connector" if what == "connector" else "restart_sink"
+    for name, fingerprint in wanted.items():
+        if name not in actual:
+            yield Step(start, name)
+        elif actual[name] != fingerprint:
+            yield Step(again, name, "its options changed")
+
+
+def _removed(wanted: Wanted, actual: Actual) -> Iterator[Step]:
+    for name, pipeline in actual.pipelines.items():
+        kept = wanted.pipelines[name].sinks if name in wanted.pipelines else {}
+        yield from (Step("stop_sink", s, "no longer defined; its target stays as it is") for s in pipeline.sinks if s not in kept)
+        if name not in wanted.pipelines:
+            yield Step("stop_pipeline", name, "no longer defined; its topics stay")
+    for name in actual.connectors:
+        if name not in wanted.connectors:
+            yield Step("stop_connector", name, "no longer defined; its topics stay")
+
+
+def _reading(pipeline: Pipeline) -> str:
+    return f"reads {', '.join(sorted(pipeline.accepts))}" if pipeline.accepts else ""
+
+
+def _id(schema_id: int) -> str:
+    return f"schema {schema_id}" if schema_id else "a schema not registered yet"
+
+
+def wanted_pipeline(plan: Plan) -> Pipeline:
+    """A plan's side of the comparison."""
+    return Pipeline(
+        fingerprint=fingerprint(repr((plan.nodes, plan.outputs))),
+        accepts={i.topic: i.schema_id for i in plan.inputs},
+        sinks={s.name: fingerprint(f"{s.kind} {s.topic} {s.options!r}") for s in plan.sinks},
+    )
+
+
+def fingerprint(text: str) -> str:
+    """Sixteen hex digits that differ where the text does."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

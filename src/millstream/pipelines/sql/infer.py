@@ -1,0 +1,411 @@
+"""Expression → its type, whether it can be null, and its DuckDB text.
+
+Every value is cast to what `subset.py` asks for before DuckDB sees it, so DuckDB's own conversions never decide a
+meaning. A mistake is noted once; what is built on it is unknown and complains no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from sqlglot import exp
+
+from millstream.events.types import Type
+from millstream.pipelines.sql import subset
+from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.mistakes import Mistakes, suggestion
+from millstream.pipelines.sql.shape import Argument, Function, Operator
+from millstream.pipelines.sql.subset import BY_NODE, UNITS
+
+
+@dataclass(frozen=True)
+class Typed:
+    """`type` None: the NULL literal (`null`), or unknown after a mistake. `literal`: a quoted literal's text.
+
+    `constant`: a whole number written out. `column`: (alias, column) where it is just a column.
+    """
+
+    sql: str
+    type: Type | None
+    nullable: bool = False
+    null: bool = False
+    literal: str | None = None
+    constant: int | None = None
+    column: tuple[str, str] | None = None
+
+
+UNKNOWN = Typed("NULL", None, nullable=True)
+_NULL = Typed("NULL", None, nullable=True, null=True)
+_CAST_KINDS: Mapping[str, Type] = {
+    "BOOLEAN": t.BOOLEAN, "INT": t.INT32, "BIGINT": t.INT64, "FLOAT": t.FLOAT32, "DOUBLE": t.FLOAT64, "TEXT": t.TEXT, "VARCHAR": t.TEXT,
+    "DATE": t.DATE, "TIME": t.TIME, "TIMESTAMP": t.TIMESTAMP, "TIMESTAMPNTZ": t.TIMESTAMP, "TIMESTAMPTZ": t.TIMESTAMPTZ,
+    "UUID": t.UUID_TEXT,
+}  # fmt: skip
+_CAST_NAMES = "BOOLEAN, INTEGER, BIGINT, FLOAT, DOUBLE, DECIMAL(p,s), TEXT, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, UUID"
+_NOT_HERE: Mapping[type, tuple[str, str]] = {
+    exp.Subquery: ("a subquery", "make it a step of its own and join it"),
+    exp.Exists: ("EXISTS", "join the other table on its key"),
+    exp.Window: ("a window function", "windows come later; compute it behind the sink for now"),
+    exp.Interval: ("INTERVAL", "add whole days to a date: d + 7"),
+    exp.Tuple: ("a row of values", "compare the columns one by one"),
+    exp.Placeholder: ("a parameter", "write the value"),
+    exp.Parameter: ("a parameter", "write the value"),
+    exp.JSONExtract: ("reading inside JSON", "CAST(x AS TEXT) gives its text"),
+    exp.JSONExtractScalar: ("reading inside JSON", "CAST(x AS TEXT) gives its text"),
+    exp.Pow: ("^ and **", "write power(x, y)"),
+    exp.AtTimeZone: ("AT TIME ZONE", "timestamps with a zone are read in UTC: CAST(x AS TIMESTAMP)"),
+    exp.Escape: ("LIKE … ESCAPE", "use contains, starts_with or ends_with"),
+    exp.Star: ("* inside an expression", "name the columns"),
+}
+
+
+class Scope(Protocol):
+    def column(self, node: exp.Column, mistakes: Mistakes) -> Typed:
+        """The column that is meant, or UNKNOWN and a mistake."""
+
+
+class Inference:
+    """Types expressions of one query. `scope` knows its columns; what is wrong goes to `mistakes`."""
+
+    def __init__(self, scope: Scope, mistakes: Mistakes) -> None:
+        self._scope, self._mistakes = scope, mistakes
+        self._forms: Mapping[type, Callable[[Any], Typed]] = {
+            exp.Column: lambda n: scope.column(n, mistakes),
+            exp.Paren: lambda n: self.typed(n.this),
+            exp.Literal: self._literal,
+            exp.Boolean: lambda n: Typed("TRUE" if n.this else "FALSE", t.BOOLEAN),
+            exp.Null: lambda n: _NULL,
+            exp.Neg: self._negative,
+            exp.And: lambda n: self._logic(n, "AND"),
+            exp.Or: lambda n: self._logic(n, "OR"),
+            exp.Not: self._not,
+            exp.Is: self._is,
+            exp.In: self._in,
+            exp.Between: self._between,
+            exp.Case: self._case,
+            exp.Cast: lambda n: self._cast(n, attempt=False),
+            exp.TryCast: lambda n: self._cast(n, attempt=True),
+            exp.Extract: self._extract,
+            exp.Anonymous: self._call,
+        }
+
+    def typed(self, node: exp.Expression) -> Typed:
+        """The expression's type and text. Never raises for a mistake in it."""
+        form = self._forms.get(type(node))
+        if form is not None:
+            return form(node)
+        operator = BY_NODE.get(type(node).__name__)
+        return self._binary(node, operator) if operator else self._refuse(node)
+
+    def condition(self, node: exp.Expression, where: str) -> Typed:
+        """An expression that must be boolean."""
+        value = self.typed(node)
+        if value.null or (value.type and value.type.kind != "boolean"):
+            shown = "NULL" if value.null else str(value.type)
+            self._clash(node, f"{where} needs a boolean, this is {shown}", "compare it with something: x = …, x IS NOT NULL")
+            return UNKNOWN
+        return value
+
+    # ---- leaves -------------------------------------------------------------------------------------------------
+    def _literal(self, node: exp.Literal) -> Typed:
+        text = str(node.this)
+        if node.is_string:
+            return Typed("'" + text.replace("'", "''") + "'", t.TEXT, literal=text)
+        return self._number(node, text)
+
+    def _number(self, node: exp.Expression, text: str, sign: str = "") -> Typed:
+        if "e" in text.lower():
+            return Typed(f"CAST({sign}{text} AS DOUBLE)", t.FLOAT64)
+        whole, _, fraction = text.partition(".")
+        if "." not in text:
+            value = int(sign + whole)
+            for type_, bits in ((t.INT32, 31), (t.INT64, 63)):
+                if -(1 << bits) <= value < 1 << bits:
+                    return Typed(f"CAST({value} AS {t.duckdb_name(type_)})", type_, constant=value)
+            self._mistakes.add(node, "number_too_large", f"{value} is outside int64", f"write CAST('{value}' AS DECIMAL(38,0))")
+            return UNKNOWN
+        scale = len(fraction)
+        precision = max(len(whole.lstrip("0")) + scale, 1)
+        if precision > t.PRECISION_MAX:
+            self._mistakes.add(
+                node,
+                "number_too_large",
+                f"{sign}{text} has more than {t.PRECISION_MAX} digits",
+                "shorten it, or write it as a float: 1.5e0",
+            )
+            return UNKNOWN
+        type_ = t.decimal(precision, scale)
+        return Typed(f"CAST({sign}{whole or '0'}.{fraction or '0'} AS {t.duckdb_name(type_)})", type_)
+
+    def _negative(self, node: exp.Neg) -> Typed:
+        if isinstance(node.this, exp.Literal) and not node.this.is_string:
+            return self._number(node, str(node.this.this), "-")
+        value = self.typed(node.this)
+        if value.null or (value.type and value.type.kind not in t.NUMBERS):
+            return self._clash(node, f"- needs a number, this is {_shown(value)}", "CAST it to a number")
+        return UNKNOWN if value.type is None else Typed(f"(-{value.sql})", value.type, value.nullable)
+
+    # ---- logic ----------------------------------------------------------------------------------------------------
+    def _logic(self, node: exp.Binary, word: str) -> Typed:
+        # AND and OR chains lean left as deep as they are long: taken in a loop, not by recursion.
+        parts = list(node.flatten()) if word in ("AND", "OR") else [node.left, node.right]
+        values = [self.condition(part, word) for part in parts]
+        if any(v.type is None for v in values):
+            return UNKNOWN
+        return Typed("(" + f" {word} ".join(v.sql for v in values) + ")", t.BOOLEAN, any(v.nullable for v in values))
+
+    def _not(self, node: exp.Not) -> Typed:
+        inner = node.this
+        if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
+            value = self.typed(inner.this)
+            return Typed(f"({value.sql} IS NOT NULL)", t.BOOLEAN)
+        value = self.condition(inner, "NOT")
+        return UNKNOWN if value.type is None else Typed(f"(NOT {value.sql})", t.BOOLEAN, value.nullable)
+
+    def _is(self, node: exp.Is) -> Typed:
+        if isinstance(node.expression, exp.Null):
+            return Typed(f"({self.typed(node.this).sql} IS NULL)", t.BOOLEAN)
+        if isinstance(node.expression, exp.Boolean):
+            value = self.condition(node.this, "IS TRUE and IS FALSE")
+            return UNKNOWN if value.type is None else Typed(f"({value.sql} IS {'TRUE' if node.expression.this else 'FALSE'})", t.BOOLEAN)
+        return self._refuse(node)
+
+    # ---- comparisons ------------------------------------------------------------------------------------------------
+    def _binary(self, node: exp.Expression, operator: Operator) -> Typed:
+        result = self._apply(node, operator, self.typed(node.this), self.typed(node.expression))
+        return _negated(result) if node.args.get("negate") else result
+
+    def _apply(self, node: exp.Expression, operator: Operator, left: Typed, right: Typed) -> Typed:
+        if left.null or right.null:
+            return self._null_operand(node, operator)
+        left, right = self._as_literal(left, right), self._as_literal(right, left)
+        if left.type is None or right.type is None:
+            return UNKNOWN
+        signature = operator.rule(left.type, right.type)
+        if signature is None:
+            return self._clash(node, f"{operator.symbol} between {left.type} and {right.type}", _cure(operator, left.type, right.type))
+        args = [t.cast(v.sql, v.type, to) for v, to in zip((left, right), signature.arguments, strict=True) if v.type]
+        sql = operator.duckdb.format(*args)
+        if signature.result.kind == "decimal":
+            sql = f"CAST({sql} AS {t.duckdb_name(signature.result)})"
+        return Typed(sql, signature.result, operator.nulls != "own" and (left.nullable or right.nullable))
+
+    def _null_operand(self, node: exp.Expression, operator: Operator) -> Typed:
+        self._mistakes.add(node, "null_literal", f"{operator.symbol} with NULL is never true, it is null", "use IS NULL or IS NOT NULL")
+        return UNKNOWN
+
+    def _as_literal(self, value: Typed, beside: Typed) -> Typed:
+        """A quoted literal beside a date, time, timestamp or uuid is one, if it can be read so."""
+        if value.literal is None or beside.type is None or beside.literal is not None:
+            return value
+        sql = t.literal(value.literal, beside.type)
+        return replace(value, sql=sql, type=beside.type, literal=None) if sql else value
+
+    def _in(self, node: exp.In) -> Typed:
+        if node.args.get("query") or node.args.get("field") or node.args.get("unnest"):
+            self._mistakes.add(
+                node, "not_in_subset", "IN (subquery) is not part of Millstream SQL", "join the other table on its key, as a step"
+            )
+            return UNKNOWN
+        value, equal = self.typed(node.this), BY_NODE["EQ"]
+        parts = [self._apply(item, equal, value, self.typed(item)) for item in node.expressions]
+        if not parts or any(p.type is None for p in parts):
+            return UNKNOWN
+        result = Typed("(" + " OR ".join(p.sql for p in parts) + ")", t.BOOLEAN, any(p.nullable for p in parts))
+        return _negated(result) if node.args.get("negate") else result
+
+    def _between(self, node: exp.Between) -> Typed:
+        if node.args.get("symmetric"):
+            return self._refuse(node)
+        value = self.typed(node.this)
+        low = self._apply(node.args["low"], BY_NODE["GTE"], value, self.typed(node.args["low"]))
+        high = self._apply(node.args["high"], BY_NODE["LTE"], value, self.typed(node.args["high"]))
+        if low.type is None or high.type is None:
+            return UNKNOWN
+        result = Typed(f"({low.sql} AND {high.sql})", t.BOOLEAN, low.nullable or high.nullable)
+        return _negated(result) if node.args.get("negate") else result
+
+    # ---- choices, casts, functions ------------------------------------------------------------------------------
+    def _case(self, node: exp.Case) -> Typed:
+        operand = self.typed(node.this) if node.this else None
+        conditions = []
+        for branch in node.args["ifs"]:
+            if operand is None:
+                conditions.append(self.condition(branch.this, "CASE WHEN"))
+            else:
+                conditions.append(self._apply(branch.this, BY_NODE["EQ"], operand, self.typed(branch.this)))
+        default = node.args.get("default")
+        nodes = [branch.args["true"] for branch in node.args["ifs"]] + ([default] if default is not None else [])
+        values = self._together(node, nodes, "the branches of CASE")
+        if values is None or any(c.type is None for c in conditions):
+            return UNKNOWN
+        whens = " ".join(f"WHEN {c.sql} THEN {v.sql}" for c, v in zip(conditions, values, strict=False))
+        end = f" ELSE {values[-1].sql}" if default is not None else ""
+        return Typed(f"(CASE {whens}{end} END)", values[0].type, default is None or any(v.nullable for v in values))
+
+    def _together(self, node: exp.Expression, nodes: Sequence[exp.Expression], what: str) -> list[Typed] | None:
+        """The values cast to the type they share; None and a mistake where they share none."""
+        values = [self.typed(n) for n in nodes]
+        if any(v.type is None and not v.null for v in values):
+            return None
+        model = next((v for v in values if v.type and v.literal is None), None)
+        if model is not None:
+            values = [self._as_literal(v, model) for v in values]
+        types = [v.type for v in values if v.type]
+        if not types:
+            self._mistakes.add(node, "null_literal", f"{what} are all NULL, which has no type", "give one a type: CAST(NULL AS TEXT)")
+            return None
+        shared = t.common_of(types)
+        if shared is None:
+            names = " and ".join(dict.fromkeys(str(x) for x in types))
+            self._clash(node, f"{what} have different types: {names}", "CAST them to one type")
+            return None
+        return [replace(v, sql=t.cast(v.sql, v.type, shared) if v.type else _null_sql(shared), type=shared) for v in values]
+
+    def _cast(self, node: exp.Cast, attempt: bool) -> Typed:
+        value, target = self.typed(node.this), self._target(node)
+        if target is None or (value.type is None and not value.null):
+            return UNKNOWN
+        if value.type is None:
+            return Typed(_null_sql(target), target, nullable=True)
+        if value.literal is not None and not attempt and target.kind in {"date", "time", "timestamp", "timestamptz", "uuid"}:
+            sql = t.literal(value.literal, target)
+            if sql is None:
+                return self._clash(node, f"{value.literal!r} is no {target}", "write it as 2024-01-31, 13:45:00 or 2024-01-31 13:45:00")
+            return Typed(sql, target)
+        if not t.castable(value.type, target):
+            way = ", ".join(t.cast_targets(value.type)) or "nothing"
+            return self._clash(node, f"a {value.type} cannot be cast to {target}", f"{value.type} can become: {way}")
+        return Typed(t.cast(value.sql, value.type, target, attempt), target, value.nullable or attempt)
+
+    def _target(self, node: exp.Cast) -> Type | None:
+        to, kind = node.args["to"], getattr(node.args["to"], "this", None)
+        name = str(getattr(kind, "value", kind))
+        params = [int(p.name) for p in to.expressions if isinstance(p, exp.DataTypeParam) and p.name.isdigit()]
+        if name == "DECIMAL":
+            precision, scale = [*params, 0][:2] if params else (18, 3)
+            if 1 <= precision <= t.PRECISION_MAX and scale <= precision:
+                return t.decimal(precision, scale)
+            self._mistakes.add(
+                node, "bad_type", f"DECIMAL({precision},{scale}) is no type", f"precision is 1 to {t.PRECISION_MAX}, scale 0 to precision"
+            )
+            return None
+        target = None if to.args.get("nested") else _CAST_KINDS.get(name.upper())
+        if target is None or node.args.get("format"):
+            self._mistakes.add(node, "bad_type", f"Millstream SQL has no type {to.sql('duckdb')}", f"it has {_CAST_NAMES}")
+            return None
+        return target
+
+    def _extract(self, node: exp.Extract) -> Typed:
+        name = str(node.this.name).lower()
+        found = subset.function(name) if name in UNITS else None
+        if found is None:
+            self._mistakes.add(node, "unknown_function", f"EXTRACT has no part {name}", suggestion(name, UNITS, "parts"))
+            return UNKNOWN
+        return self._function(node, found, [node.expression])
+
+    def _call(self, node: exp.Anonymous) -> Typed:
+        name = str(node.this).casefold()
+        found = subset.function(name)
+        if found is not None:
+            return self._function(node, found, list(node.expressions))
+        if name == "if" and len(node.expressions) == 3:
+            condition, yes, no = node.expressions
+            return self._case(exp.Case(ifs=[exp.If(this=condition.copy(), true=yes.copy())], default=no.copy()))
+        if name in subset.VOLATILE:
+            cure = "use a column of the data: a time must come from the event, or the same row would differ each time"
+            self._mistakes.add(node, "volatile", f"{name}() gives another value each time", cure)
+        elif name in subset.AGGREGATES:
+            self._mistakes.add(
+                node, "aggregate", f"{name}() is an aggregate, which this subset does not have", "aggregate behind the sink for now"
+            )
+        else:
+            self._mistakes.add(node, "unknown_function", f"there is no function {name}", suggestion(name, _names(), "functions"))
+        return UNKNOWN
+
+    def _function(self, node: exp.Expression, found: Function, args: list[exp.Expression]) -> Typed:
+        least, most = len(found.arguments) - found.optional, None if found.variadic else len(found.arguments)
+        if len(args) < least or (most is not None and len(args) > most):
+            self._clash(node, f"{found.name} has {len(args)} arguments", f"it is {found.signature}")
+            return UNKNOWN
+        values = self._together(node, args, f"the arguments of {found.name}") if found.common else [self.typed(a) for a in args]
+        if values is None:
+            return UNKNOWN
+        expected = [found.arguments[min(i, len(found.arguments) - 1)] for i in range(len(args))]
+        fitted = [self._argument(found, a, v, e) for a, v, e in zip(args, values, expected, strict=True)]
+        if any(v.type is None for v in fitted):
+            return UNKNOWN
+        result = found.result([v.type for v in fitted if v.type], [v.constant for v in values])
+        assert result is not None, found.name  # types that share none were refused above
+        sql = found.duckdb.format(*(v.sql for v in fitted), all=", ".join(v.sql for v in fitted), type=t.duckdb_name(result))
+        return Typed(sql, result, _nullable(found, fitted))
+
+    def _argument(self, found: Function, node: exp.Expression, value: Typed, expected: Argument) -> Typed:
+        if value.null:
+            self._mistakes.add(node, "null_literal", f"{found.name} of NULL is null", "leave it out, or CAST(NULL AS …) where it is meant")
+            return UNKNOWN
+        if value.type is None:
+            return UNKNOWN
+        if expected.form == "unit" and (value.literal or "").lower() not in UNITS:
+            return self._clash(node, f"{found.name} needs a quoted unit", f"one of {', '.join(UNITS)}")
+        if expected.form == "constant" and (value.constant is None or not 0 <= value.constant <= t.PRECISION_MAX):
+            return self._clash(
+                node, f"{found.name}: {expected.name} must be a whole number from 0 to {t.PRECISION_MAX}", "write the number out"
+            )
+        if value.type.kind not in expected.kinds:
+            kinds = "any type" if expected.kinds == t.EVERY else " or ".join(sorted(expected.kinds))
+            return self._clash(
+                node, f"{found.name}: {expected.name} is {value.type}, it must be {kinds}", f"CAST it; the function is {found.signature}"
+            )
+        if expected.to is None:
+            return value
+        return replace(value, sql=t.cast(value.sql, value.type, expected.to), type=expected.to)
+
+    # ---- refusals -------------------------------------------------------------------------------------------------
+    def _clash(self, node: exp.Expression, message: str, cure: str) -> Typed:
+        self._mistakes.add(node, "type_clash", message, cure)
+        return UNKNOWN
+
+    def _refuse(self, node: exp.Expression) -> Typed:
+        name = type(node).__name__
+        if name.startswith(("Current", "Localtime", "Session")):
+            self._mistakes.add(node, "volatile", f"{node.sql('duckdb')} gives another value each time", "use a column of the data")
+            return UNKNOWN
+        what, cure = _NOT_HERE.get(type(node), (f"{name}", "see the table of operators and functions of Millstream SQL"))
+        self._mistakes.add(node, "not_in_subset", f"{what} is not part of Millstream SQL", cure)
+        return UNKNOWN
+
+
+def _names() -> list[str]:
+    return [f.name for f in subset.FUNCTIONS] + list(subset.SAME_AS)
+
+
+def _shown(value: Typed) -> str:
+    return "NULL" if value.null else str(value.type)
+
+
+def _negated(value: Typed) -> Typed:
+    return value if value.type is None else Typed(f"(NOT {value.sql})", t.BOOLEAN, value.nullable)
+
+
+def _null_sql(type_: Type) -> str:
+    return f"CAST(NULL AS {t.duckdb_name(type_)})"
+
+
+def _nullable(found: Function, values: Sequence[Typed]) -> bool:
+    if found.nulls == "own":
+        return True
+    if found.nulls == "skipped":
+        return found.name != "concat" and all(v.nullable for v in values)
+    return any(v.nullable for v in values)
+
+
+def _cure(operator: Operator, left: Type, right: Type) -> str:
+    kinds = {left.kind, right.kind}
+    if "numeric" in kinds:
+        return "a numeric without bounds travels as text: CAST it AS DECIMAL(38,10) or DOUBLE first"
+    if "json" in kinds:
+        return "CAST it AS TEXT to work with its text"
+    return operator.cure

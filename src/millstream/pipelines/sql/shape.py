@@ -1,0 +1,73 @@
+"""The shape of a row of the tables of Millstream SQL: what is said of an operator, and of a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from millstream.events.types import Kind, Type
+
+Nulls = Literal["any", "skipped", "own"]
+"""Null if any argument is null; nulls are passed over; as the doc says."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an operator's or function's arguments are cast to, and what comes out."""
+
+    arguments: tuple[Type, ...]
+    result: Type
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`node` is sqlglot's name of it. `rule` gives None where the two types clash."""
+
+    symbol: str
+    node: str
+    rule: Callable[[Type, Type], Signature | None]
+    duckdb: str
+    doc: str
+    cure: str
+    nulls: Nulls = "any"
+    fails: str = "never"
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """`unit`: a quoted name of UNITS; `constant`: a whole number written out, 0 or more."""
+
+    name: str
+    kinds: frozenset[Kind]
+    to: Type | None = None
+    form: Literal["any", "unit", "constant"] = "any"
+
+
+@dataclass(frozen=True)
+class Function:
+    """`optional` counts the arguments at the end that may be left out; `variadic`: the last may be repeated.
+
+    `common`: all arguments are cast to the type they share. `duckdb` has {0}, {1}… or {all} for the arguments and
+    {type} for the result's type.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...]
+    result: Callable[[Sequence[Type], Sequence[int | None]], Type | None]
+    duckdb: str
+    doc: str
+    examples: tuple[tuple[str, str], ...]
+    nulls: Nulls = "any"
+    fails: str = "never"
+    optional: int = 0
+    variadic: bool = False
+    common: bool = False
+
+    @property
+    def signature(self) -> str:
+        words = [a.name for a in self.arguments]
+        first = len(words) - self.optional
+        shown = ", ".join(words[:first]) + "".join(f" [, {w}]" for w in words[first:])
+        return f"{self.name}({shown}{', …' if self.variadic else ''})"
