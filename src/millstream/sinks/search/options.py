@@ -1,0 +1,21 @@
+"""What a definition may say of an embedded search index."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Treatment = Literal["text", "exact", "stored"]
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$", description="The index's name: letters, digits, - and _.")
+    fields: dict[str, Treatment] = Field(
+        default_factory=dict,
+        description="How columns are found: text (by words, and whole), exact (by the whole value), stored (not at all). "
+        "Unnamed columns: text and json by words, bytes only stored, all others by value and range.",
+    )
+    heap_mb: int = Field(default=64, ge=15, le=4096, description="Memory for documents that are not committed yet.")
