@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+WIDTH = 140
+
 
 class Screen:
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        # Without a terminal nobody has said how wide a line may be.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
         self.started = time.monotonic()
         self.steps = 0
 

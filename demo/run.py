@@ -1,0 +1,170 @@
+"""The demo, step by step: a real PostgreSQL, a year of flights, Millstream as a user runs it, and Postgres as the judge."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psycopg
+import yaml
+
+from demo import changes, data, results
+from demo.commands import Failed, Millstream
+from demo.compare import Verdict, compare, from_json, truth
+from demo.screen import Screen
+from millstream.testing.postgres_server import PostgresServer
+
+PROJECT = Path(__file__).parent / "project"
+
+
+class Demo:
+    """One run. `step` methods stand in the order in which they happen."""
+
+    def __init__(self, server: PostgresServer, project: Path, rows: int, screen: Screen) -> None:
+        self.server, self.project, self.rows, self.screen = server, project, rows, screen
+        self.millstream = Millstream(project, {f"{d.upper()}_URL": server.url(d) for d in data.DATABASES}, screen)
+
+    def run(self) -> dict[str, Any]:
+        self.load()
+        self.apply()
+        self.catch_up()
+        self.change()
+        self.ask()
+        return self.judge()
+
+    def load(self) -> None:
+        self.screen.step("Load a year of flights into two databases of one PostgreSQL 18")
+        for database in data.DATABASES:
+            self.server.create_database(database)
+        totals: dict[str, int] = {}
+        with self.screen.bar("rows by COPY", self.rows) as done:
+
+            def on_rows(table: str, rows: int) -> None:
+                totals[table] = rows
+                done(totals.get("flights", 0))
+
+            loaded = data.load(self.server.url, self.rows, on_rows)
+        self.screen.rows([{"database": d.database, "table": d.name, "rows": f"{loaded[d.name]:,}"} for d in data.DATASETS])
+
+    def apply(self) -> None:
+        self.screen.step("Check the project's files, see what they would do, do it")
+        self.screen.say(f"the project: {PROJECT.relative_to(PROJECT.parents[1])}")
+        for command in ("validate", "plan", "apply"):
+            self.millstream.run(command)
+
+    def catch_up(self) -> None:
+        self.screen.step("Load everything through the topics into the index, the Iceberg table and the file")
+        self.millstream.run("run", "--until-caught-up")
+
+    def change(self) -> None:
+        self.screen.step("Change both databases while Millstream runs")
+        with psycopg.connect(self.server.url("operations")) as operations, psycopg.connect(self.server.url("reference")) as reference:
+            cast = changes.choose(operations, reference)
+        before = self.document(cast.shown)
+        with self.millstream.live():
+            done = []
+            for change in changes.script(cast):
+                touched = changes.apply(change, self.server.url)
+                done.append({"committed": change.title, "in": change.database, "documents": f"{touched:,}"})
+            self.screen.rows(done)
+            seconds = results.wait_until_caught_up(self.millstream, self.server.url("operations"))
+            self.screen.say(f"everything is in the index, the table and the file; {seconds:.1f} s after the last change")
+            self.screen.say(f"the document of flight {cast.shown}, before and after:")
+            self.screen.document(before, self.document(cast.shown))
+        self.screen.say("stopped by SIGINT, with everything committed")
+
+    def document(self, key: int) -> dict[str, Any]:
+        """The document of one flight, asked of the index."""
+        hits = self.millstream.json("search", "flights", f"id:{key}", "--limit", "1")
+        if not hits:
+            raise Failed(f"the index has no document of flight {key}")
+        return hits[0]["document"]
+
+    def ask(self) -> None:
+        self.screen.step("Ask the index and the Iceberg table")
+        self.millstream.run("search", "flights", "Zephyr")
+        self.screen.say("DuckDB over the Iceberg table:")
+        self.screen.rows(results.busiest_routes(self.project))
+
+    def judge(self) -> dict[str, Any]:
+        self.screen.step("Compare every document, row and column with the same queries computed by Postgres")
+        joined = truth(self.server.url, step_sql("flight_documents"))
+        delays = truth(self.server.url, step_sql("long_delays"))
+        documents = compare(joined, from_json(results.documents(self.project), joined.schema), "id")
+        iceberg = compare(joined, results.current_rows(self.project), "id")
+        file = compare(delays, from_json(results.last_lines(self.project), delays.schema), "id")
+        self.report(
+            {
+                f"search index flights, {len(joined.schema)} columns": documents,
+                f"Iceberg table lake.flights, {len(joined.schema)} columns": iceberg,
+                f"file long_delays.jsonl, {len(delays.schema)} columns": file,
+            }
+        )
+        counted = results.events(self.project)
+        self.screen.rows([{"topic": name, "events": f"{n:,}"} for name, n in counted.items()])
+        return {
+            "events": sum(counted.values()),
+            "documents": documents.rows,
+            "iceberg_rows": iceberg.rows,
+            "seconds": round(self.screen.seconds, 1),
+            "mismatches": documents.differing + iceberg.differing + file.differing,
+        }
+
+    def report(self, verdicts: dict[str, Verdict]) -> None:
+        self.screen.rows([{"in": name, "rows": f"{v.rows:,}", "that differ": f"{v.differing:,}"} for name, v in verdicts.items()])
+        for name, verdict in verdicts.items():
+            for example in verdict.examples:
+                self.screen.say(f"{name}: {example}", "bold red")
+
+
+def step_sql(pipeline: str) -> str:
+    """The SQL that a user wrote: the judge answers to the same text."""
+    return yaml.safe_load((PROJECT / "pipelines" / f"{pipeline}.yaml").read_text())["steps"][0]["sql"]
+
+
+@contextmanager
+def workplace(keep: bool, screen: Screen) -> Iterator[Path]:
+    """A folder outside the checkout, removed at the end whatever happens."""
+    folder = Path(tempfile.mkdtemp(prefix="millstream-demo-"))
+    try:
+        yield folder
+    finally:
+        if keep:
+            screen.say(f"kept: {folder}")
+            screen.say("look around (PostgreSQL is stopped; topics, index, table and file are all there):")
+            screen.say(f"  export OPERATIONS_URL=postgresql:/// REFERENCE_URL=postgresql:///; cd {folder / 'project'}")
+            screen.say("  millstream search flights Boston     millstream topics list     millstream topics read operations.public.flights")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(rows: int = data.FLIGHTS_TOTAL, keep: bool = False) -> int:
+    """Gives the exit code: 0 all equal, 1 something differs, 2 a step failed, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _stop)
+    screen = Screen()
+    try:
+        with workplace(keep, screen) as folder:
+            shutil.copytree(PROJECT, folder / "project")
+            with PostgresServer(folder / "postgres", password=secrets.token_hex(8)) as server:
+                verdict = Demo(server, folder / "project", rows, screen).run()
+    except KeyboardInterrupt:
+        print("stopped; everything it started is stopped and removed", file=sys.stderr)
+        return 130
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 2
+    print(json.dumps(verdict), flush=True)
+    return 1 if verdict["mismatches"] else 0
