@@ -1,0 +1,177 @@
+"""A project on disk and the `millstream` command on it, called as a user calls it: a process of its own, URLs in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).parent / "millstream"
+FINISHES_WITHIN_S = 120.0
+
+RECENT = "SELECT id, title, year, rating, changed, director_id FROM catalogue.public.movie WHERE year >= 2000 AND released"
+DOCUMENT = """SELECT m.id, m.title, m.year, m.rating, m.released, m.changed, m.director_id, m.studio_id,
+             p.name AS director, p.born, s.name AS studio, s.country
+      FROM catalogue.public.movie m
+      LEFT JOIN people.public.person p ON p.id = m.director_id
+      LEFT JOIN catalogue.public.studio s ON s.id = m.studio_id"""
+
+FILES = {
+    "mesh.yaml": "mesh: faults\n",
+    "sources/catalogue.yaml": """\
+source: catalogue
+connector: postgres
+url: ${CATALOGUE_URL}
+tables: [public.movie, public.studio]
+owner: team-catalogue
+""",
+    "sources/people.yaml": """\
+source: people
+connector: postgres
+url: ${PEOPLE_URL}
+tables: [public.person]
+owner: team-people
+""",
+    "pipelines/recents.yaml": f"""\
+pipeline: recents
+owner: team-recent
+steps:
+  - name: recent
+    sql: {RECENT}
+sinks:
+  - {{from: recent, jsonl: {{file: recent.jsonl}}}}
+""",
+    "pipelines/documents.yaml": f"""\
+pipeline: documents
+owner: team-documents
+steps:
+  - name: document
+    sql: |
+      {DOCUMENT}
+    key: [id]
+sinks:
+  - {{from: document, search: {{index: documents}}}}
+  - {{from: document, iceberg: {{table: lake.documents, mode: changelog}}}}
+  - {{from: document, jsonl: {{file: documents.jsonl}}}}
+""",
+}
+
+
+class Process:
+    """One running command. What it prints goes to `log`."""
+
+    def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self.arguments = arguments
+        with log.open("wb") as output:
+            self._popen = subprocess.Popen(
+                [str(PROGRAM), *arguments],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def words(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout_s: float = FINISHES_WITHIN_S) -> int:
+        """Its exit code; minus the signal's number where one ended it. Raises AssertionError if it goes on too long."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"millstream {' '.join(self.arguments)} still runs after {timeout_s} s:\n{self.words[-3000:]}") from None
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+
+    def stopped(self) -> bool:
+        """Whether a SIGSTOP holds it."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] in ("T", "t")
+
+    def end(self) -> int:
+        """Ask it to stop, as Ctrl-C does not but a service manager does; its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(60)
+
+
+class Project:
+    """The mesh's files in `folder`. `state` is where it keeps what it knows."""
+
+    def __init__(self, folder: Path, urls: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.state = folder / ".millstream"
+        self.environment = {k: v for k, v in os.environ.items() if k != "MILLSTREAM_FAULT"} | urls | {"PYTHONUNBUFFERED": "1"}
+        self._logs = 0
+        self._processes: list[Process] = []
+        for name, text in FILES.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def start(self, *arguments: str, fault: str | None = None, environment: Mapping[str, str] | None = None) -> Process:
+        self._logs += 1
+        settings = self.environment | (environment or {}) | ({"MILLSTREAM_FAULT": fault} if fault else {})
+        process = Process(list(arguments), self.folder, settings, self.folder / f"{self._logs:03}.log")
+        self._processes.append(process)
+        return process
+
+    @contextmanager
+    def running(self, *arguments: str, fault: str | None = None) -> Iterator[Process]:
+        """`millstream run` beside us; killed at the end if it is still there."""
+        process = self.start("run", *arguments, fault=fault)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+    def command(self, *arguments: str, code: int = 0) -> str:
+        """Run a command to its end; what it printed. Raises AssertionError on any other exit code."""
+        process = self.start(*arguments)
+        found = process.wait()
+        assert found == code, f"millstream {' '.join(arguments)} ended with {found}, not {code}:\n{process.words[-4000:]}"
+        return process.words
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.command("--json", *arguments))
+
+    def catch_up(self) -> None:
+        """Everything that is committed now goes through everything."""
+        self.command("run", "--until-caught-up")
+
+    def close(self) -> None:
+        for process in self._processes:
+            if process.running:
+                process.kill()
+
+
+def until(what: str, true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for another process to have done something. Raises AssertionError at the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"after {timeout_s} s still not: {what}"
+        threading.Event().wait(0.02)
