@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -114,7 +115,7 @@ class _Load:
             self._note(_place(section, "connector"), f"{path}.connector", "unknown_connector", f"there is no connector {kind}", cure)
         own = ("source", "connector", "tables", "owner")
         rest = Section({k: v for k, v in section.entries.items() if k not in own}, section.keys, section.place)
-        options = self._options(rest, component, path, own)
+        options = self._options(rest, component, path, own, {"tables": tables} if tables else {})
         return SourceDefinition(name, kind, options, tables, owner, self._part(path)) if name and kind else None
 
     def _pipeline(self, section: Section) -> PipelineDefinition | None:
@@ -173,18 +174,26 @@ class _Load:
             self._note(options.place, f"{path}.{kind}", "bad_value", f"{kind} takes a list of options", f"write {kind}: {{option: value}}")
             return None
         self._enter(options, f"{path}.{kind}")
-        checked = self._options(options, component, f"{path}.{kind}", ())
+        checked = self._options(options, component, f"{path}.{kind}")
         return SinkDefinition(source, kind, checked, path) if source else None
 
     # ---- values ---------------------------------------------------------------------------------------------------
-    def _options(self, section: Section, component: Component | None, path: str, beside: tuple[str, ...]) -> Options:
+    def _options(
+        self,
+        section: Section,
+        component: Component | None,
+        path: str,
+        beside: tuple[str, ...] = (),
+        also: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Options:
+        """The options, checked by their component. `beside` are keys that are not options; `also` is checked with them."""
         resolved = {k: self._resolved(v, f"{path}.{k}") for k, v in section.entries.items()}
         options = Options(resolved, {k: _written(v) for k, v in section.entries.items()})
         if component is None:
             return options
-        known = [*beside, *_option_names(component)]
-        self._keys(section, path, known)
-        given = {k: v for k, v in resolved.items() if k in known}
+        names = [f.alias or name for name, f in component.options.model_fields.items()]
+        self._keys(section, path, [*beside, *names])
+        given = {k: v for k, v in {**resolved, **also}.items() if k in names}
         try:
             component.options.model_validate(given)
         except ValidationError as e:
@@ -333,11 +342,6 @@ class _Load:
 
     def _note(self, place: Place, path: str, code: str, message: str, cure: str) -> None:
         self._mistakes.append(Diagnostic(place.file, place.line, place.column, path, code, message, cure))
-
-
-def _option_names(component: Component) -> list[str]:
-    fields = component.options.model_fields.items()
-    return [f.alias or name for name, f in fields]
 
 
 def _written(node: Node) -> Any:

@@ -145,7 +145,10 @@ class Inference:
         value = self.typed(node.this)
         if value.null or (value.type and value.type.kind not in t.NUMBERS):
             return self._clash(node, f"- needs a number, this is {_shown(value)}", "CAST it to a number")
-        return UNKNOWN if value.type is None else Typed(f"(-{value.sql})", value.type, value.nullable)
+        if value.type is None:
+            return UNKNOWN
+        # DuckDB widens the negative of a constant least integer: the type must not depend on what a value happens to be.
+        return Typed(f"CAST((-{value.sql}) AS {t.duckdb_name(value.type)})", value.type, value.nullable)
 
     # ---- logic ----------------------------------------------------------------------------------------------------
     def _logic(self, node: exp.Binary, word: str) -> Typed:
@@ -262,7 +265,7 @@ class Inference:
             names = " and ".join(dict.fromkeys(str(x) for x in types))
             self._clash(node, f"{what} have different types: {names}", "CAST them to one type")
             return None
-        return [replace(v, sql=t.cast(v.sql, v.type, shared) if v.type else _null_sql(shared), type=shared) for v in values]
+        return [replace(v, sql=t.cast(v.sql, v.type, shared) if v.type else _null_sql(shared), type=shared, null=False) for v in values]
 
     def _cast(self, node: exp.Cast, attempt: bool) -> Typed:
         value, target = self.typed(node.this), self._target(node)

@@ -23,12 +23,17 @@ SAME_AS = {
 }
 """Other spellings of functions in the table."""
 
-VOLATILE = frozenset(
-    ["now", "today", "random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval", "current_date", "current_timestamp", "current_time", "setseed", "get_current_timestamp", "get_current_time", "transaction_timestamp", "localtime", "localtimestamp", "txid_current"]
-)
-AGGREGATES = frozenset(
-    ["count", "count_star", "sum", "avg", "mean", "min", "max", "list", "array_agg", "string_agg", "group_concat", "listagg", "bool_and", "bool_or", "any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "median", "mode", "stddev", "variance", "var_pop", "var_samp", "approx_count_distinct", "quantile", "quantile_cont", "histogram", "product", "bit_and", "bit_or"]
-)
+_VOLATILE = """
+now today random uuid gen_random_uuid uuidv4 uuidv7 nextval currval current_date current_timestamp current_time setseed
+get_current_timestamp get_current_time transaction_timestamp localtime localtimestamp txid_current
+"""
+_AGGREGATES = """
+count count_star sum avg mean min max list array_agg string_agg group_concat listagg bool_and bool_or any_value first last
+arg_min arg_max min_by max_by median mode stddev variance var_pop var_samp approx_count_distinct quantile quantile_cont
+histogram product bit_and bit_or
+"""
+VOLATILE = frozenset(_VOLATILE.split())
+AGGREGATES = frozenset(_AGGREGATES.split())
 
 BY_NODE = {o.node: o for o in OPERATORS}
 BY_NAME = {f.name: f for f in FUNCTIONS}
