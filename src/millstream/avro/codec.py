@@ -14,8 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.avro import schema
-from millstream.avro.reader import Cursor, Wanted, malformed, read, selected
-from millstream.avro.writer import Column, Pieces, write
+from millstream.avro.cursor import Cursor, malformed
+from millstream.avro.pieces import Pieces
+from millstream.avro.reader import Wanted, read, selected
+from millstream.avro.writer import Column, write
 
 # Work goes through in pieces that stay in the processor's cache and, in bytes, far below Arrow's 2 GiB a column.
 _CHUNK_ROWS = 16_384
@@ -162,7 +164,7 @@ def _require_ranges(size: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[
 
 
 def _require_rows(column: Column, rows: int, path: str) -> None:
-    if isinstance(column, Mapping):
+    if _is_nested(column):
         for name, child in column.items():
             _require_rows(child, rows, f"{path}.{name}" if path else name)
     elif isinstance(column, pa.Array):
@@ -172,13 +174,18 @@ def _require_rows(column: Column, rows: int, path: str) -> None:
         raise TypeError(f"column {path} is neither an Arrow array nor a scalar nor a mapping of them but a {type(column).__name__}")
 
 
+def _is_nested(column: Column) -> bool:
+    # Arrow's struct scalars are mappings too.
+    return isinstance(column, Mapping) and not isinstance(column, pa.Scalar)
+
+
 def _nbytes(column: Column) -> int:
-    if isinstance(column, Mapping):
+    if _is_nested(column):
         return sum(_nbytes(child) for child in column.values())
     return int(column.nbytes) if isinstance(column, pa.Array) else 0
 
 
 def _slice(column: Any, start: int, size: int) -> Any:
-    if isinstance(column, Mapping):
+    if _is_nested(column):
         return {name: _slice(child, start, size) for name, child in column.items()}
     return column.slice(start, size) if isinstance(column, pa.Array) else column

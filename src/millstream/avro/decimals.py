@@ -35,6 +35,18 @@ def encode(words: npt.NDArray[np.uint64]) -> tuple[Octets, npt.NDArray[np.uint8]
     return octets[:, octets.shape[1] - width :], lengths
 
 
+def encode_fixed(words: npt.NDArray[np.uint64], size: int) -> tuple[Octets, Mask]:
+    """The bytes of decimals in `size` bytes, and which of them have room there."""
+    octets = np.ascontiguousarray(words[:, ::-1].astype(">u8")).view(np.uint8).reshape(len(words), -1)
+    sign = np.where(octets[:, :1] & 0x80, np.uint8(255), np.uint8(0))
+    missing = size - octets.shape[1]
+    if missing >= 0:
+        return np.concatenate([np.repeat(sign, missing, axis=1), octets], axis=1), np.ones(len(words), np.bool_)
+    kept = octets[:, -missing:]
+    same_sign = np.where(kept[:, :1] & 0x80, np.uint8(255), np.uint8(0)) == sign if size else sign == 0
+    return kept, (octets[:, :-missing] == sign).all(axis=1) & same_sign[:, 0]
+
+
 def _lengths_of_word(magnitude: Words) -> npt.NDArray[np.uint8]:
     lengths = np.ones(len(magnitude), np.uint8)
     largest = magnitude.max()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from millstream.errors import Refused
 
-LeafKind = Literal["null", "boolean", "int", "long", "float", "double", "string", "bytes", "decimal"]
+LeafKind = Literal["null", "boolean", "int", "long", "float", "double", "string", "bytes", "decimal", "enum", "fixed"]
 
 _LEAST_BYTES = {"null": 0, "float": 4, "double": 8}
 _PLAIN: dict[str, pa.DataType] = {
@@ -41,14 +41,19 @@ DECIMAL_DIGITS_MAX = 76
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value: `kind` is how it lies in the bytes, `arrow` what it is in a column."""
+    """One value: `kind` is how it lies in the bytes, `arrow` what it is in a column.
+
+    An enum (`symbols`) is text. A fixed (`size`) is binary or, with that logical type, decimal.
+    """
 
     kind: LeafKind
     arrow: pa.DataType
+    size: int = 0
+    symbols: tuple[str, ...] = ()
 
     @property
     def least_bytes(self) -> int:
-        return _LEAST_BYTES.get(self.kind, 1)
+        return self.size if self.kind == "fixed" else _LEAST_BYTES.get(self.kind, 1)
 
 
 @dataclass(frozen=True)
@@ -82,47 +87,47 @@ class Record:
 
 @dataclass(frozen=True)
 class Items:
-    """An Avro array."""
+    """An Avro array, or a map: an array of records of key and value."""
 
     item: Node
+    is_map: bool = False
     least_bytes = 1
 
     @property
-    def arrow(self) -> pa.ListType:
+    def arrow(self) -> pa.DataType:
+        if self.is_map:
+            key, value = self.item.arrow
+            return pa.map_(key, value)
         return pa.list_(pa.field("item", self.item.arrow, isinstance(self.item, Nullable)))
 
 
 @dataclass(frozen=True)
-class Other:
-    """A shape that only the fallback reads. `parts` are its inner nodes, named as in the fallback's Python values.
+class Union:
+    """Any other union: a struct with a child per branch that is not null, of which one is set. A null struct is null."""
 
-    map: parts ("value",) · enum, fixed: none · union: one part a branch (a struct with one child not null) ·
-    recursive: none, carried as Avro's JSON encoding, since no Arrow type has itself inside.
-    """
+    branches: tuple[tuple[str, Node], ...]
+    least_bytes = 1
 
-    shape: Literal["map", "enum", "fixed", "union", "recursive"]
-    arrow: pa.DataType
-    parts: tuple[tuple[str, Node], ...] = ()
-    text: str = ""
-    least_bytes = 0
+    @property
+    def arrow(self) -> pa.StructType:
+        return pa.struct([pa.field(name, node.arrow) for name, node in self.branches if node.arrow != pa.null()])
 
 
-Node = Leaf | Nullable | Record | Items | Other
+@dataclass(frozen=True, eq=False)
+class Recursive:
+    """A record inside itself, which no Arrow type can be: carried as the Avro bytes of the inner record."""
+
+    name: str
+    named: dict[str, Node]
+    arrow = pa.binary()
+    least_bytes = 1  # what holds it takes a byte at least: a union's branch, a block's count
+
+    @property
+    def record(self) -> Node:
+        return self.named[self.name]
 
 
-def covered(node: Node) -> bool:
-    """Whether the vectorised codec reads and writes it. Arrays only of records: elsewhere they may be long."""
-    match node:
-        case Leaf():
-            return node.kind != "null"
-        case Nullable():
-            return covered(node.item)
-        case Record():
-            return all(covered(child) for _, child in node.fields)
-        case Items():
-            return isinstance(node.item, Record) and node.item.least_bytes > 0 and covered(node.item)
-        case Other():
-            return False
+Node = Leaf | Nullable | Record | Items | Union | Recursive
 
 
 def parse(text: str) -> Record:
@@ -146,7 +151,6 @@ def _refused(what: str) -> Refused:
 class _Parser:
     def __init__(self) -> None:
         self.named: dict[str, Node] = {}
-        self.documents: dict[str, Any] = {}
         self.open: set[str] = set()
 
     def node(self, document: Any, namespace: str) -> Node:
@@ -164,8 +168,8 @@ class _Parser:
         if kind == "array":
             return self._items(document, namespace)
         if kind == "map":
-            value = self.node(document.get("values"), namespace)
-            return Other("map", pa.map_(pa.string(), pa.field("value", value.arrow, isinstance(value, Nullable))), (("value", value),))
+            entry = Record((("key", Leaf("string", pa.string())), ("value", self.node(document.get("values"), namespace))))
+            return Items(entry, is_map=True)
         if kind in ("enum", "fixed"):
             return self._named(document, namespace)
         return _leaf(document) if kind in _PLAIN else self._reference(kind, namespace)
@@ -175,7 +179,7 @@ class _Parser:
             return _leaf({"type": name})
         full = name if "." in name or not namespace else f"{namespace}.{name}"
         if full in self.open:
-            return Other("recursive", pa.string(), text=full)
+            return Recursive(full, self.named)
         if full not in self.named:
             raise _refused(f"the type {name!r} is not defined before it is used")
         return self.named[full]
@@ -185,10 +189,10 @@ class _Parser:
         nulls = [i for i, n in enumerate(nodes) if isinstance(n, Leaf) and n.kind == "null"]
         if len(nodes) == 2 and len(nulls) == 1:
             return Nullable(nodes[1 - nulls[0]], nulls[0])
-        if any(isinstance(n, Other) and n.shape == "recursive" for n in nodes):
-            raise _refused("a union of more than null and a recursive type cannot be a column")
-        parts = tuple((f"branch_{i}", n) for i, n in enumerate(nodes))
-        return Other("union", pa.struct([pa.field(name, n.arrow) for name, n in parts]), parts)
+        names = [_branch_name(branch) for branch in branches]
+        if len(set(names)) != len(names) or any(isinstance(n, (Nullable, Union)) for n in nodes):
+            raise _refused(f"a union of {', '.join(names)}: each type may stand in it once, another union not at all")
+        return Union(tuple(zip(names, nodes, strict=True)))
 
     def _name(self, document: dict[str, Any], namespace: str) -> tuple[str, str]:
         name = document.get("name")
@@ -220,7 +224,7 @@ class _Parser:
 
     def _items(self, document: dict[str, Any], namespace: str) -> Node:
         item = self.node(document.get("items"), namespace)
-        if item.least_bytes == 0 and not isinstance(item, Other):
+        if item.least_bytes == 0:
             # A few bytes could ask for 2^60 of them.
             raise _refused("an array of items that take no bytes")
         return Items(item)
@@ -228,14 +232,25 @@ class _Parser:
     def _named(self, document: dict[str, Any], namespace: str) -> Node:
         full, _ = self._name(document, namespace)
         if document["type"] == "enum":
-            node: Node = Other("enum", pa.string())
+            symbols = document.get("symbols")
+            if not isinstance(symbols, list) or not symbols or not all(isinstance(symbol, str) for symbol in symbols):
+                raise _refused(f"the enum {full} has no symbols")
+            node = Leaf("enum", pa.string(), symbols=tuple(symbols))
         else:
             size = document.get("size")
             if not isinstance(size, int) or size < 0:
                 raise _refused(f"the fixed type {full} has no size")
-            node = Other("fixed", _decimal(document) or pa.binary(size))
+            node = Leaf("fixed", _decimal(document) or pa.binary(), size=size)
         self.named[full] = node
         return node
+
+
+def _branch_name(document: Any) -> str:
+    if isinstance(document, str):
+        return document
+    if isinstance(document, dict):
+        return str(document["name"] if document["type"] in ("record", "error", "enum", "fixed") else document["type"])
+    return "union"
 
 
 def _leaf(document: dict[str, Any]) -> Leaf:

@@ -6,7 +6,6 @@ What is short or of a number's width is gathered in a byte matrix first, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,136 +15,14 @@ import pyarrow.compute as pc
 
 from millstream.avro import decimals, varint
 from millstream.avro.columns import Mask, binary, booleans, fixed, offsets, valid_rows
-from millstream.avro.schema import Items, Leaf, Node, Nullable, Record
+from millstream.avro.cursor import Cursor
+from millstream.avro.pieces import INLINE_BYTES_MAX, Pieces, ends_of
+from millstream.avro.reader import skip
+from millstream.avro.schema import Items, Leaf, Node, Nullable, Record, Recursive, Union
 from millstream.errors import BadRecord
 
 # pa.Array (one value a row), pa.Scalar (the same in every row) or a mapping of them (a nested record, null nowhere).
 Column = Any
-
-# Constants up to this length ride in a matrix that exists anyway; a longer one is a piece of its own.
-_INLINE_BYTES_MAX = 8
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """Some byte columns of the matrix. `rows_present` None: in every row; `lengths` None: all bytes of the width.
-
-    With `lengths`, the bytes of a row stand at the left of the width, or at its right end (`right`).
-    """
-
-    octets: npt.NDArray[np.uint8]
-    lengths: npt.NDArray[np.uint8] | None = None
-    present: Mask | None = None
-    right: bool = False
-
-    @property
-    def width(self) -> int:
-        return int(self.octets.shape[-1])
-
-    def mask(self, into: npt.NDArray[np.bool_]) -> None:
-        if self.lengths is None:
-            into[:] = True if self.present is None else self.present.reshape(-1, 1)
-            return
-        taken = (
-            varint.present_bytes(self.lengths, self.width)
-            if self.width <= varint.BYTES_MAX
-            else np.arange(self.width) < self.lengths.reshape(-1, 1)
-        )
-        if self.right:
-            taken = taken[:, ::-1]
-        into[:] = taken if self.present is None else taken & self.present.reshape(-1, 1)
-
-    def sizes(self) -> npt.NDArray[Any] | int:
-        sizes: npt.NDArray[Any] | int = self.width if self.lengths is None else self.lengths
-        return sizes if self.present is None else np.where(self.present, sizes, 0)
-
-
-class Pieces:
-    """What a row is made of so far, in order."""
-
-    def __init__(self, rows: int, first_row: int = 0) -> None:
-        """`first_row` is the number of the first row in the batch, for errors."""
-        self.rows = rows
-        self.first_row = first_row
-        self._parts: list[pa.Array | pa.Scalar] = []
-        self._run: list[_Cells] = []
-        self._constant = b""
-
-    def constant(self, value: bytes, present: Mask | None = None) -> None:
-        """The same bytes in every (present) row."""
-        if present is None:
-            self._constant += value
-        elif value:
-            self._cells(_Cells(np.broadcast_to(np.frombuffer(value, np.uint8), (self.rows, len(value))), None, present))
-
-    def cells(
-        self, octets: npt.NDArray[np.uint8], lengths: npt.NDArray[np.uint8] | None = None, present: Mask | None = None, right: bool = False
-    ) -> None:
-        self._cells(_Cells(octets, lengths, present, right))
-
-    def ragged(self, array: pa.Array) -> None:
-        """A binary array; nulls are no bytes."""
-        self._end_run()
-        self._parts.append(array)
-
-    def join(self) -> tuple[bytes, npt.NDArray[np.int64]]:
-        """The rows' bytes, back to back, and where each ends."""
-        self._end_run()
-        if all(isinstance(part, pa.Scalar) for part in self._parts):
-            row = b"".join(part.as_py() for part in self._parts)
-            return row * self.rows, np.arange(1, self.rows + 1, dtype=np.int64) * len(row)
-        joined = pc.binary_join_element_wise(*self._parts, pa.scalar(b""), null_handling="replace", null_replacement=b"")
-        ends = offsets(joined)
-        data = joined.buffers()[2]
-        return b"" if data is None else data.slice(int(ends[0]), int(ends[-1] - ends[0])).to_pybytes(), (ends[1:] - ends[0]).astype(
-            np.int64
-        )
-
-    def _cells(self, cells: _Cells) -> None:
-        self._end_constant()
-        self._run.append(cells)
-
-    def _end_constant(self) -> None:
-        value, self._constant = self._constant, b""
-        if not value:
-            return
-        if len(value) <= _INLINE_BYTES_MAX:
-            self._run.append(_Cells(np.broadcast_to(np.frombuffer(value, np.uint8), (self.rows, len(value)))))
-        else:
-            self._end_cells()
-            self._parts.append(pa.scalar(value))
-
-    def _end_run(self) -> None:
-        if not self._run:  # a constant alone needs no matrix
-            value, self._constant = self._constant, b""
-            if value:
-                self._parts.append(pa.scalar(value))
-            return
-        self._end_constant()
-        self._end_cells()
-
-    def _end_cells(self) -> None:
-        run, self._run = self._run, []
-        if not run:
-            return
-        width = sum(cells.width for cells in run)
-        octets = np.empty((self.rows, width), np.uint8)
-        at = 0
-        for cells in run:
-            octets[:, at : at + cells.width] = cells.octets
-            at += cells.width
-        if all(cells.lengths is None and cells.present is None for cells in run):
-            ends = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32)
-            self._parts.append(binary(pa.py_buffer(octets), ends))
-            return
-        mask = np.empty((self.rows, width), np.bool_)
-        sizes = np.zeros(self.rows, np.int32)
-        at = 0
-        for cells in run:
-            cells.mask(mask[:, at : at + cells.width])
-            sizes += cells.sizes()
-            at += cells.width
-        self._parts.append(binary(pa.py_buffer(octets[mask]), _ends(sizes)))
 
 
 def write(node: Node, column: Column, pieces: Pieces, present: Mask | None, path: str) -> None:
@@ -159,12 +36,15 @@ def write(node: Node, column: Column, pieces: Pieces, present: Mask | None, path
             _write_scalar(node, column, pieces, present, path)
         case Leaf():
             _require_values(column, pieces, present, path)
-            _write_leaf(node, _as_type(column, node.arrow, path), pieces, present)
+            _write_leaf(node, _as_type(column, node.arrow, path), pieces, present, path)
         case Items():
             _require_values(column, pieces, present, path)
             _write_items(node, column, pieces, present, path)
-        case _:
-            raise AssertionError(f"{path}: {node} is for the fallback")
+        case Union():
+            _write_union(node, column, pieces, present, path)
+        case Recursive():
+            _require_values(column, pieces, present, path)
+            _write_recursive(node, _as_type(column, node.arrow, path), pieces, present, path)
 
 
 def _write_nullable(node: Nullable, column: Column, pieces: Pieces, present: Mask | None, path: str) -> None:
@@ -188,7 +68,7 @@ def _write_nullable(node: Nullable, column: Column, pieces: Pieces, present: Mas
 
 
 def _write_record(node: Record, column: Column, pieces: Pieces, present: Mask | None, path: str) -> None:
-    if not isinstance(column, Mapping):
+    if isinstance(column, pa.Scalar) or not isinstance(column, Mapping):
         if isinstance(column, pa.Array):
             _require_values(column, pieces, present, path)
         elif not column.is_valid:
@@ -216,7 +96,7 @@ def _write_scalar(node: Node, column: pa.Scalar, pieces: Pieces, present: Mask |
     pieces.constant(single.join()[0], present)
 
 
-def _write_leaf(leaf: Leaf, array: pa.Array, pieces: Pieces, present: Mask | None) -> None:
+def _write_leaf(leaf: Leaf, array: pa.Array, pieces: Pieces, present: Mask | None, path: str) -> None:
     match leaf.kind:
         case "boolean":
             pieces.cells(booleans(array).view(np.uint8).reshape(-1, 1), None, present)
@@ -228,7 +108,20 @@ def _write_leaf(leaf: Leaf, array: pa.Array, pieces: Pieces, present: Mask | Non
         case "string" | "bytes":
             _write_text(array, pieces, present)
         case "decimal":
-            _write_decimals(array, pieces, present)
+            octets, lengths = decimals.encode(_decimal_words(array, present))
+            pieces.cells(np.left_shift(lengths, 1, dtype=np.uint8).reshape(-1, 1), None, present)
+            pieces.cells(octets, None if int(lengths.min()) == octets.shape[1] else lengths, present, right=True)
+        case "enum":
+            places = pc.index_in(array, pa.array(leaf.symbols, pa.string()))
+            _require(np.asarray(places.is_valid()), pieces, present, path, "is none of the enum's symbols")
+            _write_longs(np.asarray(places.fill_null(0)).astype(np.int64), pieces, present)
+        case "fixed" if pa.types.is_decimal(array.type):
+            octets, fits = decimals.encode_fixed(_decimal_words(array, present), leaf.size)
+            _require(fits, pieces, present, path, f"has no room in {leaf.size} bytes")
+            pieces.cells(octets, None, present)
+        case "fixed":
+            _require(np.diff(offsets(array)) == leaf.size, pieces, present, path, f"has not the {leaf.size} bytes of its fixed type")
+            pieces.ragged(binary(array.buffers()[2], offsets(array), present))
 
 
 def _write_longs(values: npt.NDArray[np.int64], pieces: Pieces, present: Mask | None) -> None:
@@ -248,7 +141,7 @@ def _write_text(array: pa.Array, pieces: Pieces, present: Mask | None) -> None:
     sizes = np.diff(ends).astype(np.int64)
     _write_longs(sizes, pieces, present)
     width = int(sizes[0])
-    if present is None and width <= _INLINE_BYTES_MAX and (sizes == width).all():
+    if present is None and width <= INLINE_BYTES_MAX and (sizes == width).all():
         if width:
             octets = np.frombuffer(array.buffers()[2], np.uint8, len(array) * width, int(ends[0]))
             pieces.cells(octets.reshape(-1, width))
@@ -256,31 +149,28 @@ def _write_text(array: pa.Array, pieces: Pieces, present: Mask | None) -> None:
     pieces.ragged(binary(array.buffers()[2], ends, present))
 
 
-def _write_decimals(array: pa.Array, pieces: Pieces, present: Mask | None) -> None:
+def _decimal_words(array: pa.Array, present: Mask | None) -> npt.NDArray[np.uint64]:
     count = array.type.bit_width // 64
     words = fixed(array, f"V{count * 8}").view("<u8").reshape(-1, count)
-    if present is not None:
-        words = np.where(present.reshape(-1, 1), words, np.uint64(0))
-    octets, lengths = decimals.encode(words)
-    pieces.cells(np.left_shift(lengths, 1, dtype=np.uint8).reshape(-1, 1), None, present)
-    pieces.cells(octets, None if int(lengths.min()) == octets.shape[1] else lengths, present, right=True)
+    return words if present is None else np.where(present.reshape(-1, 1), words, np.uint64(0))
 
 
 def _write_items(node: Items, array: pa.Array, pieces: Pieces, present: Mask | None, path: str) -> None:
     """A block of the items, if there are any, then the end. The items are written as rows of their own: those of one
     array lie side by side, so that it is one piece, without a copy."""
     lists = array if present is None else array.filter(pa.array(present))
-    counts = np.diff(offsets(lists)).astype(np.int64)
-    items = lists.flatten()
+    bounds = offsets(lists).astype(np.int64)
+    counts = np.diff(bounds)
+    items = lists.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
     single = Pieces(len(items))
     data, item_ends = b"", np.zeros(0, np.int64)
     if len(items):
         write(node.item, items, single, None, f"{path}[]")
         data, item_ends = single.join()
-    bounds = np.concatenate([np.zeros(1, np.int64), item_ends])[_ends(counts)]
+    bounds = np.concatenate([np.zeros(1, np.int64), item_ends])[ends_of(counts)]
     if present is not None:
         counts, sizes = _scatter(counts, present), _scatter(np.diff(bounds), present)
-        bounds = _ends(sizes).astype(np.int64)
+        bounds = ends_of(sizes).astype(np.int64)
     filled = counts > 0
     _write_longs(counts, pieces, filled if present is None else filled & present)
     pieces.ragged(binary(pa.py_buffer(data), bounds.astype(np.int32)))
@@ -293,10 +183,42 @@ def _scatter(values: npt.NDArray[Any], present: Mask) -> npt.NDArray[Any]:
     return spread
 
 
-def _ends(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    ends = np.zeros(len(sizes) + 1, np.int32)
-    np.cumsum(sizes, out=ends[1:])
-    return ends
+def _write_union(node: Union, column: Any, pieces: Pieces, present: Mask | None, path: str) -> None:
+    if not isinstance(column, pa.StructArray):
+        raise _unsuitable(path, getattr(column, "type", type(column)), "a union's struct")
+    inside = valid_rows(column)
+    chosen = np.full(len(column), -1, np.int64)
+    count = np.zeros(len(column), np.int64)
+    holders: list[tuple[str, Node, pa.Array, Mask]] = []
+    for number, (name, child) in enumerate(node.branches):
+        if child.arrow == pa.null():
+            continue
+        values = _child(column, name, path)
+        valid = np.asarray(values.is_valid())
+        here = valid if inside is None else valid & inside
+        chosen[here] = number
+        count += here
+        holders.append((name, child, values, here if present is None else here & present))
+    nulls = [number for number, (_, child) in enumerate(node.branches) if child.arrow == pa.null()]
+    if nulls:
+        chosen[count == 0] = nulls[0]
+    _require((chosen >= 0) & (count <= 1), pieces, present, path, "is not exactly one of its union's types")
+    _write_longs(chosen, pieces, present)
+    for name, child, values, here in holders:
+        if here.any():
+            write(child, values, pieces, here, f"{path}<{name}>")
+
+
+def _write_recursive(node: Recursive, array: pa.Array, pieces: Pieces, present: Mask | None, path: str) -> None:
+    """The inner record's bytes as they are, once they have shown to be exactly one."""
+    inner = array if present is None else array.filter(pa.array(present))
+    if len(inner):
+        bounds = offsets(inner).astype(np.int64)
+        cursor = Cursor.over(inner.buffers()[2] or b"", bounds[:-1], bounds[1:], 0)
+        skip(node, cursor, path)
+        if (cursor.at != cursor.end).any():
+            raise cursor.bad(path, cursor.at != cursor.end, "more bytes than one record")
+    pieces.ragged(binary(array.buffers()[2], offsets(array), present))
 
 
 def _as_type(array: pa.Array, arrow: pa.DataType, path: str) -> pa.Array:
@@ -306,6 +228,12 @@ def _as_type(array: pa.Array, arrow: pa.DataType, path: str) -> pa.Array:
         return array.cast(arrow)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise _unsuitable(path, array.type, str(arrow)) from None
+
+
+def _require(fine: Mask, pieces: Pieces, present: Mask | None, path: str, what: str) -> None:
+    wrong = ~fine if present is None else present & ~fine
+    if wrong.any():
+        raise BadRecord(f"{path} {what} in row {pieces.first_row + int(np.argmax(wrong))}", code="avro_unwritable")
 
 
 def _require_values(column: pa.Array, pieces: Pieces, present: Mask | None, path: str) -> None:
