@@ -1,0 +1,226 @@
+"""Wanted against actual, and the carrying out of what lies between: the one list of steps that `plan` shows and `apply` does.
+
+Every step is safe to do again: an apply that was killed half way is finished by the next. What runs is not touched
+here; the runner reads from the catalogue what it may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from millstream.catalogue.known import Known
+from millstream.catalogue.store import AppliedPipeline, AppliedSink, AppliedSource, Catalogue
+from millstream.errors import Refused
+from millstream.events import envelope
+from millstream.events.origin import Grade, Origin
+from millstream.events.types import RowSchema, difference
+from millstream.pipelines import rollout
+from millstream.pipelines.compile import compile_all
+from millstream.pipelines.definitions import Project, SourceDefinition
+from millstream.pipelines.explain import explain
+from millstream.pipelines.plan import Plan
+from millstream.pipelines.rollout import Actual, Step, Wanted
+from millstream.schemas.registry import Registry
+from millstream.sources.contract import Source
+from millstream.topics.contract import Topic, Topics
+
+Opened = Callable[[str], AbstractContextManager[Source]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a project asks for beside what there is. `steps` is the whole list, in order; empty where nothing is to do."""
+
+    project: Project
+    known: Known
+    plans: tuple[Plan, ...]
+    wanted: Wanted
+    steps: tuple[Step, ...]
+
+    @property
+    def sources_to_check(self) -> list[str]:
+        """Sources that begin, or begin anew with other options: their servers must be ready for it."""
+        return [s.subject for s in self.steps if s.kind in ("start_connector", "restart_connector")]
+
+
+def change(project: Project, known: Known, catalogue: Catalogue) -> Change:
+    """Compile everything and compare. Changes nothing. Raises InvalidProject with every mistake, Refused("key_changed")."""
+    plans = tuple(compile_all(project, known.inputs, known.history))
+    wanted = Wanted(
+        topics=_wanted_topics(project, known, plans),
+        pipelines={p.pipeline: _wanted_pipeline(p, known) for p in plans},
+        connectors={s.name: source_fingerprint(s) for s in project.sources},
+    )
+    _keys_stay(wanted, known)
+    return Change(project, known, plans, wanted, rollout.rollout(wanted, _actual(known, catalogue)))
+
+
+def source_fingerprint(source: SourceDefinition) -> str:
+    """Differs where the definition does, as written: a new password behind ${NAME} is not a change."""
+    return rollout.fingerprint(f"{source.connector} {source.options!r} {source.tables!r}")
+
+
+def foreign_topics(plan: Plan) -> list[str]:
+    """The topics that the pipeline or a sink of it reads and others write."""
+    own = {o.topic for o in plan.outputs}
+    return sorted({i.topic for i in plan.inputs} | {s.topic for s in plan.sinks if s.topic not in own})
+
+
+def _wanted_topics(project: Project, known: Known, plans: tuple[Plan, ...]) -> dict[str, rollout.Topic]:
+    sources = {t: rollout.Topic(known.inputs[t].schema) for s in project.sources for t in s.topics if t in known.inputs}
+    return sources | {o.topic: rollout.Topic(_schema(p, o.node)) for p in plans for o in p.outputs}
+
+
+def _wanted_pipeline(plan: Plan, known: Known) -> rollout.Pipeline:
+    """A plan's side, with the topics that only its sinks read: their schemas are accepted too."""
+    ids = {i.topic: i.schema_id for i in plan.inputs}
+    accepts = {t: ids[t] if t in ids else known.inputs[t].schema_id if t in known.inputs else 0 for t in foreign_topics(plan)}
+    return replace(rollout.wanted_pipeline(plan), accepts=accepts)
+
+
+def _actual(known: Known, catalogue: Catalogue) -> Actual:
+    return Actual(
+        topics=known.topics,
+        pipelines={
+            p.name: rollout.Pipeline(p.fingerprint, p.inputs, {name: s.fingerprint for name, s in p.sinks.items()})
+            for p in catalogue.pipelines().values()
+        },
+        connectors={s.name: s.fingerprint for s in catalogue.sources().values()},
+    )
+
+
+def _keys_stay(wanted: Wanted, known: Known) -> None:
+    """The key is pinned for the life of a topic: its bytes decide where a record belongs."""
+    for name, topic in wanted.topics.items():
+        now = known.topics.get(name)
+        if now is None:
+            continue
+        retyped = {c.field for c in difference(now.schema, topic.schema) if c.kind == "retyped"} & set(topic.schema.key)
+        if now.schema.key != topic.schema.key or retyped:
+            raise Refused(
+                f"the key of a topic cannot change: it is ({_key(now.schema)}), the definition now says ({_key(topic.schema)})",
+                code="key_changed",
+                where=name,
+                cure="give the step another name, which makes a new topic, or put the key back",
+            )
+
+
+def _key(schema: RowSchema) -> str:
+    return ", ".join(f"{f.name} {f.type}" for f in schema.key_fields)
+
+
+def _schema(plan: Plan, node: str) -> RowSchema:
+    return next(n.schema for n in plan.nodes if n.name == node)
+
+
+class Controller:
+    """Carries a change out. `opened` opens a source by name."""
+
+    def __init__(self, change: Change, topics: Topics, registry: Registry, catalogue: Catalogue, opened: Opened) -> None:
+        self._change, self._project = change, change.project
+        self._topics, self._registry, self._catalogue, self._opened = topics, registry, catalogue, opened
+        self._plans = {p.pipeline: p for p in change.plans}
+        self._pipeline_of_sink = {s.name: p.pipeline for p in change.plans for s in p.sinks}
+
+    def check_sources(self) -> Iterator[str]:
+        """Before anything is done: every server that begins is ready, or Refused says what is missing. Gives each name when checked."""
+        for name in self._change.sources_to_check:
+            with self._opened(name) as source:
+                source.check()
+            yield name
+
+    def carry_out(self) -> Iterator[Step]:
+        """Do the steps in order; gives each when it is done and durable."""
+        for step in self._change.steps:
+            self._do(step)
+            yield step
+
+    def _do(self, step: Step) -> None:
+        match step.kind:
+            case "create_topic":
+                self._create_topic(step.subject)
+            case "register_schema":
+                self._registry.register(f"{step.subject}-value", envelope.value_schema(step.subject, self._wanted(step.subject)))
+            case "raise_incarnation":
+                self._topics.raise_incarnation(step.subject)
+            case "start_connector" | "restart_connector":
+                self._put_source(step.subject)
+            case "stop_connector":
+                self._catalogue.forget_source(step.subject)
+            case "deploy_pipeline" | "rebuild_pipeline" | "accept_schema":
+                self._put_pipeline(step.subject)
+            case "start_sink" | "restart_sink":
+                self._put_sink(step.subject)
+            case "stop_sink":
+                self._take_sink(step.subject)
+            case "stop_pipeline":
+                self._catalogue.forget_pipeline(step.subject)
+
+    def _wanted(self, topic: str) -> RowSchema:
+        return self._change.wanted.topics[topic].schema
+
+    def _create_topic(self, name: str) -> None:
+        schema = self._wanted(name)
+        grade, origin = self._nature(name)
+        key_id = self._registry.register(f"{name}-key", envelope.key_schema(name, schema)).id
+        self._topics.create(Topic(name, schema.key, key_id, grade, origin))
+
+    def _nature(self, name: str) -> tuple[Grade, Origin]:
+        """How whole a topic's before images are, and where its events come from."""
+        table = self._change.known.discovered.get(name)
+        if table is not None:
+            return table.grade, table.origin
+        plan, output = next((p, o) for p in self._change.plans for o in p.outputs if o.topic == name)
+        return output.grade, Origin("millstream", plan.pipeline, self._project.mesh.name, None, output.node)
+
+    def _put_source(self, name: str) -> None:
+        source = next(s for s in self._project.sources if s.name == name)
+        fingerprint = self._change.wanted.connectors[name]
+        self._catalogue.put_source(AppliedSource(name, fingerprint, source.connector, source.owner, source.tables))
+
+    def _put_pipeline(self, name: str) -> None:
+        """As it is now wanted, with the ids that its schemas have by now, and with the sinks that it has."""
+        plan, now = self._plans[name], self._catalogue.pipelines().get(name)
+        self._catalogue.put_pipeline(
+            AppliedPipeline(
+                name=name,
+                fingerprint=self._change.wanted.pipelines[name].fingerprint,
+                owner=plan.owner,
+                definition=explain(plan),
+                inputs={t: self._id(t) for t in foreign_topics(plan)},
+                outputs={o.topic: self._id(o.topic) for o in plan.outputs},
+                sinks=now.sinks if now else {},
+            )
+        )
+
+    def _id(self, topic: str) -> int:
+        """The accepted schema's id: the known one, or where the topic's schema is new, the one that was just registered for it."""
+        now, wanted = self._change.known.topics.get(topic), self._change.wanted.topics.get(topic)
+        if now is not None and now.schema_id and (wanted is None or wanted.schema == now.schema):
+            return now.schema_id
+        return self._registry.register(f"{topic}-value", envelope.value_schema(topic, self._wanted(topic))).id
+
+    def _put_sink(self, name: str) -> None:
+        pipeline = self._pipeline_of_sink[name]
+        sink = next(s for s in self._plans[pipeline].sinks if s.name == name)
+        fingerprint = self._change.wanted.pipelines[pipeline].sinks[name]
+        applied = self._catalogue.pipelines()[pipeline]
+        self._catalogue.put_pipeline(replace(applied, sinks={**applied.sinks, name: AppliedSink(sink.topic, fingerprint)}))
+
+    def _take_sink(self, name: str) -> None:
+        for applied in self._catalogue.pipelines().values():
+            if name in applied.sinks:
+                left = {n: s for n, s in applied.sinks.items() if n != name}
+                self._catalogue.put_pipeline(replace(applied, sinks=left))
+
+
+def published(pipelines: Mapping[str, AppliedPipeline]) -> dict[str, int]:
+    """Output topic → the id of the schema that it was last applied with. It may be an earlier version that came back."""
+    return {topic: schema_id for p in pipelines.values() for topic, schema_id in p.outputs.items()}
+
+
+def accepted(pipelines: Mapping[str, AppliedPipeline]) -> dict[str, int]:
+    """Topic → the schema id that the applied pipelines have accepted (invariant 6)."""
+    return {topic: schema_id for p in pipelines.values() for topic, schema_id in p.inputs.items()} | published(pipelines)

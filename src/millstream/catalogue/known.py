@@ -1,0 +1,53 @@
+"""What topics there are, as the compiler and the rollout want to know them: from topics and registry, or from a discovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from millstream.events import envelope
+from millstream.events.types import RowSchema
+from millstream.pipelines import rollout
+from millstream.pipelines.definitions import SourceDefinition
+from millstream.pipelines.plan import Input
+from millstream.schemas.registry import Registry
+from millstream.sources.contract import Table
+from millstream.topics.contract import Topics
+
+
+@dataclass(frozen=True)
+class Known:
+    """`inputs` for the compiler, `history` the schema versions of each topic, oldest first, `topics` what really exists;
+    `discovered` the tables, by topic, that are not topics yet."""
+
+    inputs: Mapping[str, Input]
+    history: Mapping[str, Sequence[RowSchema]]
+    topics: Mapping[str, rollout.Topic]
+    discovered: Mapping[str, Table] = field(default_factory=dict)
+
+    def missing(self, definition: SourceDefinition) -> list[str]:
+        """The topics of a source whose columns are not known."""
+        return [t for t in definition.topics if t not in self.inputs]
+
+    def and_discovered(self, source: str, tables: Iterable[Table]) -> Known:
+        """With the tables of a source that are not topics yet; of those that are, the registry knows better than the present
+        moment of the server: its order of versions is the stream's."""
+        found = {f"{source}.{t.name}": t for t in tables}
+        fresh = {name: table for name, table in found.items() if name not in self.inputs}
+        inputs = {name: Input(name, table.schema, 0, table.grade) for name, table in fresh.items()}
+        return Known({**self.inputs, **inputs}, self.history, self.topics, {**self.discovered, **fresh})
+
+
+def known(topics: Topics, registry: Registry, accepted: Mapping[str, int] | None = None) -> Known:
+    """Every topic that has a registered schema: in its newest version, or in the one that `accepted` names by its id."""
+    inputs: dict[str, Input] = {}
+    history: dict[str, list[RowSchema]] = {}
+    for topic in topics.topics():
+        versions = registry.versions(f"{topic.name}-value")
+        if not versions:
+            continue  # made by an apply that did not come further: it is done again
+        schemas = {v.id: envelope.row_schema(v.text, topic.key) for v in versions}
+        history[topic.name] = list(schemas.values())
+        chosen = (accepted or {}).get(topic.name, versions[-1].id)
+        inputs[topic.name] = Input(topic.name, schemas[chosen], chosen, topic.grade)
+    return Known(inputs, history, {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()})

@@ -1,0 +1,217 @@
+"""What was applied, and what each part says of itself: the catalogue's tables on an engine that wiring hands in.
+
+SQLite on one machine, Postgres for a mesh. Topics and schemas are not here: topics and the registry know them. Texts
+that come in must be free of secrets (invariant 10); the store blots what looks like one all the same.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import sqlalchemy as sa
+
+from millstream.errors import Irrecoverable, MillstreamError, Retryable, without_secrets
+
+PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
+
+T = TypeVar("T")
+
+_METADATA = sa.MetaData()
+_SOURCES = sa.Table(
+    "catalogue_sources",
+    _METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("connector", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(255), nullable=False),
+    sa.Column("tables", sa.JSON, nullable=False),
+    sa.Column("applied_at", sa.Float, nullable=False),
+)
+_PIPELINES = sa.Table(
+    "catalogue_pipelines",
+    _METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(255), nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("inputs", sa.JSON, nullable=False),
+    sa.Column("outputs", sa.JSON, nullable=False),
+    sa.Column("sinks", sa.JSON, nullable=False),
+    sa.Column("applied_at", sa.Float, nullable=False),
+)
+_STATES = sa.Table(
+    "catalogue_states",
+    _METADATA,
+    sa.Column("part", sa.String(255), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("cure", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class AppliedSource:
+    """A source as applied: `tables` by their names in the definition; `applied_at` in seconds since 1970."""
+
+    name: str
+    fingerprint: str
+    connector: str
+    owner: str
+    tables: tuple[str, ...]
+    applied_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class AppliedSink:
+    """A sink as applied: the topic it reads, and the fingerprint of its kind and options."""
+
+    topic: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class AppliedPipeline:
+    """A pipeline as applied. `inputs` maps each topic that it or a sink of it reads, but does not publish, to the schema id
+    that was accepted (invariant 6), `outputs` each topic it publishes to its schema id, `sinks` each sink's name to what it
+    is. `definition` is its explanation, without secrets."""
+
+    name: str
+    fingerprint: str
+    owner: str
+    definition: str
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    sinks: Mapping[str, AppliedSink]
+    applied_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What a part (source.x, pipeline.y, sink.z) last said of itself, and when (seconds since 1970)."""
+
+    part: str
+    state: str
+    reason: str
+    cure: str
+    at: float
+
+
+class Catalogue:
+    """The catalogue on one engine. Safe for several threads and processes.
+
+    Every call may raise Retryable("catalogue_busy") or ("catalogue_down") where the database does not answer,
+    Irrecoverable("disk_full") where it has no room; nothing is half written.
+    """
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+        self._engine, self._clock = engine, clock
+        self._explained(lambda: _METADATA.create_all(engine))
+
+    # ---- what was applied
+
+    def put_source(self, source: AppliedSource) -> None:
+        """Remember it as applied now, over what stood under its name."""
+        self._put(_SOURCES, "name", {**vars(source), "tables": list(source.tables), "applied_at": self._clock()})
+
+    def put_pipeline(self, pipeline: AppliedPipeline) -> None:
+        """Remember it as applied now, over what stood under its name."""
+        row = {
+            **vars(pipeline),
+            "definition": without_secrets(pipeline.definition),
+            "inputs": dict(pipeline.inputs),
+            "outputs": dict(pipeline.outputs),
+            "sinks": {name: vars(sink) for name, sink in pipeline.sinks.items()},
+            "applied_at": self._clock(),
+        }
+        self._put(_PIPELINES, "name", row)
+
+    def forget_source(self, name: str) -> None:
+        """It is no longer applied; its topics stay. A name that is not known changes nothing."""
+        self._delete(_SOURCES, _SOURCES.c.name == name)
+        self._delete(_STATES, _STATES.c.part == f"source.{name}")
+
+    def forget_pipeline(self, name: str) -> None:
+        """It is no longer applied; its topics stay. A name that is not known changes nothing."""
+        known = self.pipelines().get(name)
+        sinks = [] if known is None else [f"sink.{s}" for s in known.sinks]
+        self._delete(_PIPELINES, _PIPELINES.c.name == name)
+        self._delete(_STATES, _STATES.c.part.in_([f"pipeline.{name}", *sinks]))
+
+    def sources(self) -> dict[str, AppliedSource]:
+        """By name."""
+        rows = self._rows(sa.select(_SOURCES).order_by(_SOURCES.c.name))
+        return {r["name"]: AppliedSource(**{**r, "tables": tuple(r["tables"])}) for r in rows}
+
+    def pipelines(self) -> dict[str, AppliedPipeline]:
+        """By name."""
+        rows = self._rows(sa.select(_PIPELINES).order_by(_PIPELINES.c.name))
+        return {r["name"]: AppliedPipeline(**{**r, "sinks": {n: AppliedSink(**s) for n, s in r["sinks"].items()}}) for r in rows}
+
+    # ---- what parts say of themselves
+
+    def report(self, part: str, state: str, reason: str = "", cure: str = "") -> None:
+        """Keep the part's present state. Raises ValueError for a state that is not in `PartState`."""
+        if state not in get_args(PartState):
+            raise ValueError(f"{state!r} is not a state of a part")
+        texts = {"reason": without_secrets(reason), "cure": without_secrets(cure)}
+        self._put(_STATES, "part", {"part": part, "state": state, **texts, "at": self._clock()})
+
+    def states(self) -> dict[str, State]:
+        """Part → its last state, by name."""
+        return {r["part"]: State(**r) for r in self._rows(sa.select(_STATES).order_by(_STATES.c.part))}
+
+    # ---- how
+
+    def _put(self, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
+        """Change the row or add it; of two that add at once the second finds the first's and changes it."""
+
+        def put() -> None:
+            changed = table.update().where(table.c[key] == row[key]).values(**row)
+            with self._engine.begin() as connection:
+                if connection.execute(changed).rowcount:
+                    return
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(table.insert().values(**row))
+            except sa.exc.IntegrityError:
+                with self._engine.begin() as connection:
+                    connection.execute(changed)
+
+        self._explained(put)
+
+    def _delete(self, table: sa.Table, which: sa.ColumnElement[bool]) -> None:
+        def delete() -> None:
+            with self._engine.begin() as connection:
+                connection.execute(table.delete().where(which))
+
+        self._explained(delete)
+
+    def _rows(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        def rows() -> list[dict[str, Any]]:
+            with self._engine.connect() as connection:
+                return [dict(r) for r in connection.execute(query).mappings()]
+
+        return self._explained(rows)
+
+    def _explained(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+            if "already exists" in str(error.orig):  # two processes made the tables at once: they are there
+                return work()
+            raise self._fault(error) from error
+
+    def _fault(self, error: sa.exc.DBAPIError) -> MillstreamError:
+        where = f"catalogue {self._engine.url.render_as_string(hide_password=True)}"
+        what = without_secrets(str(error.orig).strip())
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return Irrecoverable(what, code="disk_full", where=where, cure="free space on that disk and try again")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Retryable(what, code="catalogue_busy", where=where, cure="another process holds the file; try again")
+        return Retryable(what, code="catalogue_down", where=where, cure="check that the database is there and answers")

@@ -1,0 +1,76 @@
+"""The parts of one opened mesh, as the commands use them. Wiring opens them; nothing here knows how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from millstream.catalogue.controller import Change
+from millstream.catalogue.store import Catalogue
+from millstream.engine.runner import Report, Runner
+from millstream.events import envelope
+from millstream.events.types import RowSchema
+from millstream.pipelines.definitions import Project
+from millstream.schemas.registry import Registry
+from millstream.sources.contract import Source
+from millstream.topics.contract import Topics
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a mesh keeps what it knows: `home`, the definition's state folder. Nothing is made by asking."""
+
+    home: Path
+
+    @classmethod
+    def of(cls, project: Project) -> Place:
+        return cls(project.root / project.mesh.state)
+
+    @property
+    def topics(self) -> Path:
+        return self.home / "topics.db"
+
+    @property
+    def catalogue(self) -> Path:
+        return self.home / "mesh.db"
+
+    @property
+    def running(self) -> Path:
+        """Locked by every process that runs the mesh."""
+        return self.home / "running.lock"
+
+    def state(self, pipeline: str) -> Path:
+        return self.home / "state" / f"{pipeline}.duckdb"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One opened mesh. `source` opens a source of the project by name; the caller closes it. `runner` builds the
+    connectors, pipelines and sinks of what is applied. `find` asks a search index: index, query, limit → hits (key, score,
+    document), best first."""
+
+    project: Project
+    place: Place
+    catalogue: Catalogue
+    registry: Registry
+    topics: Topics
+    source: Callable[[str], Source]
+    runner: Callable[[Change, Report], Runner]
+    find: Callable[[str, str, int], list[dict[str, Any]]]
+
+    def schema(self, topic: str) -> RowSchema | None:
+        """The newest registered row schema of a topic; None where it is not made yet."""
+        known, versions = self.topics.topic(topic), self.registry.versions(f"{topic}-value")
+        return envelope.row_schema(versions[-1].text, known.key) if known and versions else None
+
+    @contextmanager
+    def opened(self, source: str) -> Iterator[Source]:
+        """A source, closed at the end."""
+        there = self.source(source)
+        try:
+            yield there
+        finally:
+            there.close()

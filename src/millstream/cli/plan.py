@@ -1,0 +1,48 @@
+"""`millstream plan`: what `apply` would do, step by step; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from millstream.catalogue.controller import change
+from millstream.cli.discover import discovered
+from millstream.cli.exits import OK
+from millstream.cli.session import Here
+from millstream.pipelines.explain import explain as explanation
+
+NOTHING_TO_DO = "nothing to do: what is applied is what the files say"
+
+
+def plan(*, explain: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+    """Show what `apply` would do: topics, schemas, pipelines and sinks, in the order in which it does them.
+
+    Nothing is changed. Tables that are not topics yet are looked up in their databases.
+
+    Example: `millstream plan`
+
+    Example: `millstream plan --explain` shows also how each pipeline computes its rows
+
+    Parameters
+    ----------
+    explain
+        Explain each pipeline: what it reads, its steps, how changes travel, what leaves.
+    """
+    with session.mesh() as mesh:
+        todo = change(session.project, discovered(mesh), mesh.catalogue)
+    out = session.output
+    if explain:
+        for p in todo.plans:
+            out.say(explanation(p))
+            out.say()
+    for number, step in enumerate(todo.steps, 1):
+        out.say(f"{number:3}  {step}")
+    out.say(f"\n{len(todo.steps)} steps; `millstream apply` does them" if todo.steps else NOTHING_TO_DO)
+    out.document(
+        {
+            "steps": [{**vars(step), "text": str(step)} for step in todo.steps],
+            "explanations": {p.pipeline: out.secrets.blot(explanation(p)) for p in todo.plans} if explain else {},
+        }
+    )
+    return OK

@@ -1,0 +1,113 @@
+"""`millstream run`: everything that is applied, in one process, until it is caught up or told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from millstream.catalogue.controller import Change, change
+from millstream.cli import discover, live, running
+from millstream.cli.exits import FAILED, INTERRUPTED, OK
+from millstream.cli.mesh import Mesh
+from millstream.cli.session import Here, Session, not_applied
+from millstream.engine.runner import PartStatus
+from millstream.errors import MillstreamError, Refused
+
+log = logging.getLogger("millstream.run")
+
+
+def run(*, until_caught_up: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+    """Run everything that is applied, in this process: connectors, pipelines and sinks.
+
+    Ctrl-C and SIGTERM let every part finish what it commits and stop: nothing is lost, the next run goes on from there. A second
+    Ctrl-C ends at once, which is safe too. Refuses to run if the files differ from what was applied.
+
+    Ends with 0 when caught up or stopped by SIGTERM, 130 after Ctrl-C, 1 if a part has failed, 3 if not applied.
+
+    Example: `millstream run`
+
+    Example: `millstream run --until-caught-up` in a script, before reading what it made
+
+    Parameters
+    ----------
+    until_caught_up
+        End when all that was committed at the sources when it began is in every topic and sink.
+    """
+    with session.mesh() as mesh:
+        todo = as_applied(mesh)
+        runner = mesh.runner(todo, _reporting(mesh, session))
+        view = live.view(session.output)
+        with running.held(mesh.place.running), _signals(runner.stop, session) as caught, view.shown():
+            parts = runner.run(until_caught_up=until_caught_up, watch=view.watch)
+    return _ended(parts, caught, session)
+
+
+def as_applied(mesh: Mesh) -> Change:
+    """The plans in the schemas that were accepted. Raises Refused where the files say other than what was applied."""
+    if not mesh.catalogue.sources() and not mesh.catalogue.pipelines():
+        raise not_applied("nothing is applied yet")
+    there = discover.applied(mesh)
+    missing = [t for s in mesh.project.sources for t in there.missing(s)]
+    if missing:
+        raise not_applied(f"{', '.join(missing)}: in the files, but not applied")
+    todo = change(mesh.project, there, mesh.catalogue)
+    if todo.steps:
+        raise Refused(
+            "the files differ from what was applied: " + "; ".join(map(str, todo.steps)),
+            code="differs_from_applied",
+            cure="`millstream plan` shows the difference; `millstream apply` it, or put the files back",
+        )
+    return todo
+
+
+def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], None]:
+    def report(part: str, state: str, reason: str, cure: str) -> None:
+        blot = session.output.secrets.blot
+        try:
+            mesh.catalogue.report(part, state, blot(reason), blot(cure))
+        except MillstreamError as error:  # the part goes on: only who looks from outside is told late
+            log.warning("the state of %s could not be kept: %s", part, error)
+
+    return report
+
+
+@contextmanager
+def _signals(stop: Callable[[], None], session: Session) -> Iterator[list[int]]:
+    """While this lasts, SIGINT and SIGTERM stop the run; a second SIGINT ends the process. Gives the list of those caught."""
+    caught: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in caught:
+            os._exit(INTERRUPTED)  # every commit is whole or not there: nothing is lost by ending here
+        caught.append(number)
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+        yield caught
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ended(parts: list[PartStatus], caught: list[int], session: Session) -> int:
+    out = session.output
+    failed = [p for p in parts if p.state == "failed"]
+    how = "interrupted" if signal.SIGINT in caught else "stopped" if caught else "failed" if failed else "caught up"
+    code = INTERRUPTED if signal.SIGINT in caught else FAILED if failed else OK
+    out.say({"caught up": "caught up: all that was committed is through"}.get(how, f"{how}: everything is committed"))
+    for p in failed if not out.out.is_terminal else ():
+        out.say(f"{p.name} failed: {p.reason}", "red")
+    out.line({"ended": how, "exit_code": code, "parts": [live.document(p, out) for p in parts]})
+    return code

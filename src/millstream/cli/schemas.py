@@ -1,0 +1,97 @@
+"""`millstream schemas`: the registry's subjects, and what changed from version to version."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cyclopts import App
+
+from millstream.cli.exits import OK
+from millstream.cli.session import Here
+from millstream.errors import Refused
+from millstream.events import envelope
+from millstream.events.types import RowSchema, difference
+from millstream.pipelines.sql.mistakes import suggestion
+from millstream.schemas.registry import SchemaVersion
+from millstream.topics.contract import Topics
+
+app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show SUBJECT`.")
+
+
+@app.command(name="list")
+def list_subjects(*, session: Here) -> int:
+    """List every subject: a topic's values (TOPIC-value) and keys (TOPIC-key).
+
+    Example: `millstream schemas list`
+    """
+    with session.mesh() as mesh:
+        rows = [(s, versions[-1].version, versions[-1].id) for s in mesh.registry.subjects() if (versions := mesh.registry.versions(s))]
+    session.output.table(("subject", "version", "id"), rows, "no schema is registered yet: `millstream apply` registers the first")
+    session.output.document([{"subject": s, "version": v, "id": i} for s, v, i in rows])
+    return OK
+
+
+@app.command
+def show(subject: str, *, version: int | None = None, session: Here) -> int:
+    """Show a subject's newest version: its columns, and how it differs from the version before.
+
+    Example: `millstream schemas show shop.public.orders-value --version 2`
+
+    Parameters
+    ----------
+    subject
+        As `millstream schemas list` names it.
+    version
+        Another version than the newest.
+    """
+    with session.mesh() as mesh:
+        versions = mesh.registry.versions(subject)
+        if not versions:
+            raise Refused(
+                f"there is no subject {subject}", code="unknown_subject", cure=suggestion(subject, mesh.registry.subjects(), "subject")
+            )
+        chosen = versions[-1] if version is None else _chosen(versions, version)
+        rows = _row_schemas(mesh.topics, versions[: chosen.version])
+    out = session.output
+    out.say(f"{subject}, version {chosen.version} of {versions[-1].version}, id {chosen.id}", "bold")
+    if rows:
+        out.table(("column", "type", "key"), [(f.name, f.type, "key" if f.name in rows[-1].key else "") for f in rows[-1].fields], "")
+        changes = [str(c) for c in difference(rows[-2], rows[-1])] if len(rows) > 1 else []
+        for change in changes:
+            out.say(f"since version {chosen.version - 1}: {change}")
+    else:
+        changes = []
+        out.say(json.dumps(json.loads(chosen.text), indent=2))
+    out.document(_document(chosen, changes, rows[-1] if rows else None))
+    return OK
+
+
+def _chosen(versions: list[SchemaVersion], number: int) -> SchemaVersion:
+    for version in versions:
+        if version.version == number:
+            return version
+    raise Refused(
+        f"{versions[0].subject} has no version {number}", code="unknown_version", cure=f"its versions are 1 to {versions[-1].version}"
+    )
+
+
+def _row_schemas(topics: Topics, versions: list[SchemaVersion]) -> list[RowSchema]:
+    """The last two versions as row schemas; empty for a subject that is not a topic's values."""
+    name, _, kind = versions[0].subject.rpartition("-")
+    topic = topics.topic(name)
+    if kind != "value" or topic is None:
+        return []
+    return [envelope.row_schema(v.text, topic.key) for v in versions[-2:]]
+
+
+def _document(version: SchemaVersion, changes: list[str], schema: RowSchema | None) -> dict[str, Any]:
+    columns = [] if schema is None else [{"name": f.name, "type": str(f.type), "key": f.name in schema.key} for f in schema.fields]
+    return {
+        "subject": version.subject,
+        "version": version.version,
+        "id": version.id,
+        "columns": columns,
+        "changes": changes,
+        "schema": json.loads(version.text),
+    }

@@ -1,0 +1,160 @@
+"""`millstream status`: what each part is doing, read from what it left in topics and catalogue; no part is asked or disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from millstream.catalogue.store import AppliedPipeline, AppliedSource, State
+from millstream.cli import running
+from millstream.cli.exits import FAILED, OK
+from millstream.cli.mesh import Mesh
+from millstream.cli.output import Output
+from millstream.cli.session import Here, not_applied
+from millstream.topics.contract import ProducerRecord, Topics
+
+
+@dataclass(frozen=True)
+class PartView:
+    """One part as it is seen from outside. `lag` counts records of its topics that it has not read; None for a source, whose
+    server is not asked. `loading` is what is left of a source's initial loads."""
+
+    part: str
+    state: str
+    reason: str
+    cure: str
+    since: float | None
+    position: Mapping[str, Any] | None
+    lag: int | None
+    fence: int
+    sequence: int
+    progress: Mapping[str, str]
+    loading: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        return {**vars(self), "since": when(self.since)}
+
+
+def status(*, session: Here) -> int:
+    """Show what each part is doing: its state, why and what to do, how far it is behind.
+
+    Works beside a running `millstream run` and without one. Ends with 1 if a part has failed.
+
+    Example: `millstream status`
+
+    Example: `millstream status --json | jq '.parts[] | select(.lag > 0)'`
+    """
+    with session.mesh() as mesh:
+        sources, pipelines = mesh.catalogue.sources(), mesh.catalogue.pipelines()
+        if not sources and not pipelines:
+            raise not_applied("nothing is applied yet")
+        is_running = running.is_held(mesh.place.running)
+        parts = list(views(mesh, sources, pipelines, is_running))
+    _show(parts, is_running, session.output)
+    lags = [p.lag for p in parts if p.lag is not None]
+    session.output.document(
+        {
+            "mesh": session.project.mesh.name,
+            "running": is_running,
+            "lag": sum(lags),
+            "loading": any(p.loading for p in parts),
+            "parts": [p.document() for p in parts],
+        }
+    )
+    return FAILED if any(p.state == "failed" for p in parts) else OK
+
+
+def views(
+    mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool
+) -> Iterator[PartView]:
+    """Every applied part: sources, pipelines, then sinks."""
+    states, readers = mesh.catalogue.states(), mesh.topics.readers()
+
+    def view(part: str, reads: Mapping[str, int] | None) -> PartView:
+        record = mesh.topics.producer_record(part)
+        state = _state(states.get(part), is_running)
+        lag = None if reads is None else sum(max(0, mesh.topics.end(topic) - offset) for topic, offset in reads.items())
+        return PartView(
+            part,
+            state.state,
+            state.reason,
+            state.cure,
+            state.at or None,
+            _position(record) if reads is None else reads,
+            lag,
+            record.fence if record else 0,
+            record.sequence if record else 0,
+            dict(record.state.get("progress", {})) if record else {},
+            _loading(record),
+        )
+
+    for name in sources:
+        yield view(f"source.{name}", None)
+    for name, pipeline in pipelines.items():
+        if pipeline.outputs:  # one without steps only has sinks
+            yield view(f"pipeline.{name}", _reads(mesh.topics, f"pipeline.{name}", pipeline, readers))
+    for pipeline in pipelines.values():
+        for name, sink in pipeline.sinks.items():
+            yield view(f"sink.{name}", {sink.topic: readers.get(f"sink.{name}", {}).get(sink.topic, 0)})
+
+
+def _state(said: State | None, is_running: bool) -> State:
+    """What a part said last; a process that was killed had no time to say that it stopped."""
+    if said is None:
+        return State("", "not running", "never started", "", 0)
+    if is_running or said.state in ("stopped", "failed"):
+        return said
+    return State(said.part, "not running", f"the process ended while this was {said.state}", "start `millstream run` again", said.at)
+
+
+def _reads(topics: Topics, part: str, pipeline: AppliedPipeline, readers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Topic → where the pipeline reads next. Invariant 3: the positions that count are those in its own commit; what it noted
+    may be ahead, where a round published nothing."""
+    record = topics.producer_record(part)
+    committed = dict(record.state.get("positions", {})) if record else {}
+    noted = readers.get(part, {})
+    only_sinks = {s.topic for s in pipeline.sinks.values()} - {*committed, *noted}
+    inputs = [t for t in pipeline.inputs if t not in only_sinks]
+    return {topic: max(committed.get(topic, 0), noted.get(topic, 0)) for topic in inputs}
+
+
+def _position(record: ProducerRecord | None) -> dict[str, Any] | None:
+    return None if record is None else record.state.get("position")
+
+
+def _loading(record: ProducerRecord | None) -> dict[str, Any]:
+    """Table → rows done and estimated, of the loads that are not done."""
+    loads = record.state.get("backfills", {}) if record else {}
+    return {
+        table: {"backfill": b["name"], "rows": b["rows"], "estimate": max(b["estimate"], b["rows"])}
+        for table, b in loads.items()
+        if not b["done"]
+    }
+
+
+def _show(parts: list[PartView], is_running: bool, output: Output) -> None:
+    output.say("a process runs this mesh" if is_running else "no process runs this mesh: `millstream run` starts one", "bold")
+    rows = [(p.part, p.state, p.lag, _place(p), f"{p.fence}/{p.sequence}", when(p.since)) for p in parts]
+    output.table(("part", "state", "lag", "position", "fence/sequence", "since"), rows, "")
+    for p in parts:
+        if p.reason:
+            output.say(f"{p.part}: {p.reason}", "red" if p.state == "failed" else "yellow")
+        if p.cure:
+            output.say(f"  cure: {p.cure}", "green")
+
+
+def _place(part: PartView) -> str | None:
+    if part.loading:
+        return ", ".join(f"loading {table}: {b['rows']:,} of about {b['estimate']:,}" for table, b in part.loading.items())
+    if part.position is None:
+        return None
+    if part.lag is None:
+        return f"{part.position['major']:016x}.{part.position['minor']:08x}"
+    return ", ".join(f"{topic}@{offset}" for topic, offset in part.position.items())
+
+
+def when(seconds: float | None) -> str | None:
+    """A moment as ISO 8601, UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,173 @@
+"""`millstream topics`: what topics there are, and the events they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pyarrow as pa
+from cyclopts import App, Parameter
+
+from millstream.cli.exits import OK
+from millstream.cli.mesh import Mesh
+from millstream.cli.output import Output
+from millstream.cli.session import Here
+from millstream.errors import Refused
+from millstream.events import version
+from millstream.events.batch import Batch
+from millstream.pipelines.sql.mistakes import suggestion
+from millstream.sinks import jsontext
+from millstream.topics.contract import Topic, Topics
+
+READ_BYTES = 4 << 20
+FOLLOW_WAIT_S = 1.0
+
+app = App(name="topics", help="Look at topics and their events: `topics list`, `topics read TOPIC`.")
+
+
+@app.command(name="list")
+def list_topics(*, session: Here) -> int:
+    """List every topic: who writes it, its key, how many records it holds, and who reads it.
+
+    Example: `millstream topics list`
+    """
+    with session.mesh() as mesh:
+        readers = mesh.topics.readers()
+        documents = [_about(mesh, topic, readers) for topic in mesh.topics.topics()]
+    session.output.table(
+        ("topic", "written by", "key", "before images", "version", "records", "read by"),
+        [_cells(d) for d in documents],
+        "there is no topic yet: `millstream apply` makes them",
+    )
+    session.output.document(documents)
+    return OK
+
+
+def _cells(about: dict[str, Any]) -> tuple[object, ...]:
+    named = (about["topic"], about["writer"], ", ".join(about["key"]), about["grade"])
+    return (*named, about["schema_version"], about["end"], ", ".join(about["readers"]))
+
+
+def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict[str, Any]:
+    versions = mesh.registry.versions(f"{topic.name}-value")
+    end = mesh.topics.end(topic.name)
+    kind = "pipeline" if topic.origin.connector == "millstream" else "source"
+    return {
+        "topic": topic.name,
+        "writer": f"{kind}.{topic.origin.name}",
+        "key": list(topic.key),
+        "grade": topic.grade,
+        "incarnation": topic.incarnation,
+        "schema_version": versions[-1].version if versions else None,
+        "schema_id": versions[-1].id if versions else None,
+        "end": end,
+        "readers": {r: {"offset": at[topic.name], "lag": end - at[topic.name]} for r, at in readers.items() if topic.name in at},
+    }
+
+
+@app.command
+def read(
+    topic: str,
+    *,
+    start: Annotated[int | None, Parameter(name="--from")] = None,
+    limit: int = 20,
+    follow: Annotated[bool, Parameter(negative="")] = False,
+    session: Here,
+) -> int:
+    """Show a topic's events, oldest first: a table, or with --json one JSON object a line.
+
+    The values are the ones that the topic holds; decimals are text, bytes base64, times ISO 8601.
+
+    Example: `millstream topics read shop.public.orders --from 1000 --limit 5`
+
+    Example: `millstream --json topics read shop.public.orders --follow | jq .after`
+
+    Parameters
+    ----------
+    topic
+        As `millstream topics list` names it.
+    start
+        The offset of the first event: 0 without it, with --follow the topic's present end.
+    limit
+        How many events at most; 0: all. With --follow there is no limit.
+    follow
+        Wait for new events until Ctrl-C.
+    """
+    with session.mesh() as mesh:
+        known = mesh.topics.topic(topic)
+        if known is None:
+            names = [t.name for t in mesh.topics.topics()]
+            raise Refused(f"there is no topic {topic}", code="topic_unknown", cure=suggestion(topic, names, "topics"))
+        offset = start if start is not None else mesh.topics.end(topic) if follow else 0
+        if offset < 0:
+            raise Refused(f"--from {offset}: offsets count from 0", code="usage", cure="leave --from out to read from the start")
+        show(mesh.topics, known, offset, None if follow or limit == 0 else limit, follow, session.output)
+    return OK
+
+
+def show(topics: Topics, topic: Topic, offset: int, limit: int | None, follow: bool, output: Output) -> None:
+    """Print events from `offset` on, `limit` at most, as they come if `follow`."""
+    shown = 0
+    for batch in _batches(topics, topic.name, offset, follow):
+        part = batch if limit is None else batch.slice(0, limit - shown)
+        _print(part, output)
+        shown += len(part)
+        if limit is not None and shown >= limit:
+            break
+    if not shown and not follow:
+        output.say(f"no event at or after offset {offset}; the topic ends at {topics.end(topic.name)}", "dim")
+
+
+def _batches(topics: Topics, name: str, offset: int, follow: bool) -> Iterator[Batch]:
+    while True:
+        # A reader that asks beyond the end is waiting for what is not there yet; the topic would take it for a lost place.
+        batches = topics.read(name, offset, bytes_max=READ_BYTES) if offset < topics.end(name) else []
+        yield from (b for b in batches if len(b))
+        if batches:
+            offset = topics.read_end(batches)
+        elif not follow:
+            return
+        else:
+            topics.wait({name: offset}, FOLLOW_WAIT_S)
+
+
+def _print(batch: Batch, output: Output) -> None:
+    if output.as_json:
+        for line in json_lines(batch):
+            output.out.file.write(line + "\n")
+        output.out.file.flush()
+        return
+    output.table(("offset", "op", "key", "row", "committed"), list(_rows(batch)), "")
+
+
+def json_lines(batch: Batch) -> list[str]:
+    """Every event as one JSON object. `committed` is the commit time at the source, UTC."""
+    rows = len(batch)
+    assert batch.offsets is not None
+    images = {side: jsontext.objects(batch.column(side), batch.schema.fields) for side in ("before", "after")}
+    members = {
+        "offset": jsontext.values(pa.array(batch.offsets), "int64"),
+        "op": jsontext.values(batch.column("op"), "text"),
+        "key": jsontext.objects(batch.keys(), batch.schema.key_fields),
+        **images,
+        "version": jsontext.values(version.texts(*(batch.column(c) for c in ("incarnation", "major", "minor"))), "text"),
+        "committed": jsontext.values(batch.column("ts_us").cast(pa.timestamp("us", "UTC")), "timestamptz"),
+        "transaction": jsontext.values(batch.column("tx_id"), "text"),
+        "position": jsontext.values(batch.column("position"), "text"),
+        "snapshot": jsontext.values(batch.column("snapshot"), "text"),
+        "backfill": jsontext.values(batch.column("backfill"), "text"),
+        "cause": jsontext.values(batch.column("cause"), "text"),
+        "schema_id": pa.array([str(batch.schema_id)] * rows, pa.string()),
+    }
+    lines: list[str] = jsontext.named(list(members), list(members.values()), rows).to_pylist()
+    return lines
+
+
+def _rows(batch: Batch) -> Iterator[tuple[object, ...]]:
+    """offset, op, key, row, commit time: of a deleted row the image before."""
+    for line in map(json.loads, json_lines(batch)):
+        image = line["after"] if line["after"] is not None else line["before"]
+        key = ", ".join(str(v) for v in line["key"].values())
+        row = " ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in (image or {}).items() if v is not None)
+        yield str(line["offset"]), line["op"], key, row, line["committed"]

@@ -1,0 +1,116 @@
+"""`millstream validate`: every mistake of a project at once. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from millstream.catalogue.known import Known
+from millstream.cli import diagnostics, discover
+from millstream.cli.exits import OK, REFUSED, exit_code
+from millstream.cli.mesh import Mesh
+from millstream.cli.session import Here, Session
+from millstream.errors import MillstreamError
+from millstream.pipelines.compile import compile_all
+from millstream.pipelines.definitions import PipelineDefinition, Project
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Mistakes, sources that do not answer, and what could not be checked (pipeline → why)."""
+
+    mistakes: tuple[Diagnostic, ...] = ()
+    faults: tuple[MillstreamError, ...] = ()
+    unchecked: Mapping[str, str] = field(default_factory=dict)
+
+
+def validate(*, offline: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+    """Check the project's files: every mistake, with file, line and how to mend it. Nothing is changed.
+
+    Columns are those of the registered schemas; tables that are not topics yet are looked up in their databases.
+
+    Example: `millstream validate`
+
+    Example: `millstream validate --offline` asks no database, and says what could not be checked without
+
+    Parameters
+    ----------
+    offline
+        Ask no database.
+    """
+    findings = _findings(session, offline)
+    out = session.output
+    diagnostics.show(findings.mistakes, session.folder, out) if not out.as_json else None
+    for fault in findings.faults:
+        out.error(fault) if not out.as_json else None
+    for pipeline, why in findings.unchecked.items():
+        out.say(f"not checked: pipeline {pipeline}: {why}", "yellow")
+    out.say(_verdict(findings, session))
+    out.document(_document(findings, session))
+    if findings.mistakes:
+        return REFUSED
+    return exit_code(findings.faults[0]) if findings.faults else OK
+
+
+def _findings(session: Session, offline: bool) -> Findings:
+    try:
+        project = session.project
+    except InvalidProject as error:
+        return Findings(error.diagnostics)
+    with session.mesh() as mesh:
+        there, faults = _known(mesh, offline)
+    return replace(checked(project, there), faults=tuple(faults))
+
+
+def _known(mesh: Mesh, offline: bool) -> tuple[Known, list[MillstreamError]]:
+    return (discover.registered(mesh), []) if offline else discover.discovered_as_far_as_possible(mesh)
+
+
+def checked(project: Project, there: Known) -> Findings:
+    """Compile what can be compiled. A pipeline that reads a table whose columns are not known, or one that could not be
+    checked, is not checked; its readers neither."""
+    unknown = [t for s in project.sources for t in there.missing(s)]
+    unchecked: dict[str, str] = {}
+    while True:
+        left = replace(project, pipelines=tuple(p for p in project.pipelines if p.name not in unchecked))
+        held_up = {p.name: t for p in left.pipelines if (t := _read_of(p, unknown))}
+        if not held_up:
+            break
+        unchecked |= {name: f"it reads {topic}, whose columns are not known" for name, topic in held_up.items()}
+        unknown = [*unknown, *(f"{name}." for name in held_up)]
+    try:
+        compile_all(left, there.inputs, there.history)
+    except InvalidProject as error:
+        return Findings(error.diagnostics, unchecked=unchecked)
+    return Findings(unchecked=unchecked)
+
+
+def _read_of(pipeline: PipelineDefinition, topics: Iterable[str]) -> str | None:
+    """The first of the topics (or beginnings of topics) that the pipeline's text names."""
+    texts = [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
+    return next((topic for topic in topics if any(topic in text for text in texts)), None)
+
+
+def _verdict(findings: Findings, session: Session) -> str:
+    if findings.mistakes:
+        count = len(findings.mistakes)
+        return f"{count} mistake{'s' if count > 1 else ''}"
+    if findings.faults:
+        return "no mistake found, but not everything could be asked"
+    project = session.project
+    counts = f"{len(project.sources)} sources, {len(project.pipelines)} pipelines"
+    return f"{counts}: no mistake found" + (f", {len(findings.unchecked)} pipelines not checked" if findings.unchecked else "")
+
+
+def _document(findings: Findings, session: Session) -> dict[str, Any]:
+    out = session.output
+    return {
+        "valid": not findings.mistakes and not findings.faults,
+        "mistakes": [diagnostics.document(d, out) for d in findings.mistakes],
+        "faults": [out.error_document(f) for f in findings.faults],
+        "unchecked": dict(findings.unchecked),
+    }

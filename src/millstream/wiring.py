@@ -1,0 +1,191 @@
+"""The one place that knows all rooms: opens what a project names, and is the `millstream` command.
+
+Nothing is decided here. What a mesh is made of stands in `build_mesh`, one line a part.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from millstream.capture.connector import Connector
+from millstream.catalogue.controller import Change
+from millstream.catalogue.store import Catalogue
+from millstream.cli.app import call
+from millstream.cli.mesh import Mesh, Place
+from millstream.cli.output import DEBUG, Secrets
+from millstream.components import Component, find
+from millstream.engine.pipeline import Pipeline
+from millstream.engine.runner import Report, Runner
+from millstream.engine.sinkrun import SinkRun
+from millstream.errors import Refused, without_secrets
+from millstream.pipelines import project as projects
+from millstream.pipelines.definitions import Project, SourceDefinition
+from millstream.pipelines.plan import SinkPlan
+from millstream.schemas.sql import SqlRegistry, sqlite_engine
+from millstream.sinks import kinds as sink_kinds
+from millstream.sinks.contract import Sink
+from millstream.sinks.search import query as search_query
+from millstream.sources import kinds as source_kinds
+from millstream.sources.contract import Source
+from millstream.topics.local import LocalTopics
+
+LOG = "MILLSTREAM_LOG"
+
+# How long a sink gathers before it writes. An Iceberg commit makes files and a table snapshot: fewer, larger ones.
+LINGER_S: Mapping[str, float] = {"iceberg": 2.0}
+LINGER_OTHERS_S = 0.2
+
+
+def main() -> None:
+    """The console script."""
+    secrets = Secrets()
+    set_up_logging(secrets.blot, os.environ)
+    sys.exit(call(sys.argv[1:], Wiring(os.environ), secrets))
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the commands reach everything. `sources` and `sinks` are the lists of components that a project may name."""
+
+    env: Mapping[str, str]
+    sources: tuple[Component, ...] = source_kinds.KINDS
+    sinks: tuple[Component, ...] = sink_kinds.KINDS
+
+    def load(self, folder: Path) -> Project:
+        return projects.load(folder, self.env, self.sources, self.sinks)
+
+    def open(self, project: Project) -> AbstractContextManager[Mesh]:
+        return build_mesh(project, self.sources, self.sinks)
+
+
+@contextmanager
+def build_mesh(
+    project: Project, sources: tuple[Component, ...] = source_kinds.KINDS, sinks: tuple[Component, ...] = sink_kinds.KINDS
+) -> Iterator[Mesh]:
+    """The parts of a project's mesh, opened and at the end closed. Sources and sinks are opened by those who use them."""
+    place = Place.of(project)
+    with ExitStack() as stack:
+        engine = sqlite_engine(place.catalogue)
+        stack.callback(engine.dispose)
+        registry = SqlRegistry(engine)
+        topics = LocalTopics(place.topics, registry)
+        stack.callback(topics.close)
+        open_source = _source_opener(project, sources)
+        open_sink = _sink_opener(place, sinks)
+
+        def runner(change: Change, report: Report) -> Runner:
+            inputs = change.known.inputs
+            return Runner(
+                topics,
+                [Connector(open_source(s.name), topics, registry) for s in project.sources],
+                [Pipeline(p, topics, registry, place.state(p.pipeline)) for p in change.plans if p.nodes],
+                [
+                    SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
+                    for p in change.plans
+                    for s in p.sinks
+                ],
+                report,
+            )
+
+        yield Mesh(
+            project=project,
+            place=place,
+            catalogue=Catalogue(engine),
+            registry=registry,
+            topics=topics,
+            source=open_source,
+            runner=runner,
+            find=lambda index, query, limit: [vars(hit) for hit in search_query.search(place.home, index, query, limit)],
+        )
+
+
+def linger_s(kind: str) -> float:
+    return LINGER_S.get(kind, LINGER_OTHERS_S)
+
+
+def _source_opener(project: Project, kinds: Sequence[Component]) -> Callable[[str], Source]:
+    definitions = {s.name: s for s in project.sources}
+
+    def open_source(name: str) -> Source:
+        definition = definitions[name]
+        component = _component(kinds, definition.connector)
+        source: Source = component.open(name, _source_options(component, definition))
+        return source
+
+    return open_source
+
+
+def _source_options(component: Component, definition: SourceDefinition) -> Any:
+    return _options(component, {**definition.options, "tables": definition.tables}, f"source {definition.name}")
+
+
+def _sink_opener(place: Place, kinds: Sequence[Component]) -> Callable[[SinkPlan], Sink]:
+    def open_sink(plan: SinkPlan) -> Sink:
+        component = _component(kinds, plan.kind)
+        sink: Sink = component.open(plan.name, _options(component, plan.options, f"sink {plan.name}"), place.home)
+        return sink
+
+    return open_sink
+
+
+def _component(kinds: Sequence[Component], name: str) -> Component:
+    component = find(tuple(kinds), name)
+    if component is None:  # `load` refuses it with file and line
+        raise Refused(f"there is no component {name}", code="unknown_component", cure=f"one of {', '.join(c.name for c in kinds)}")
+    return component
+
+
+def _options(component: Component, given: Mapping[str, Any], where: str) -> Any:
+    try:
+        return component.options.model_validate(dict(given))
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
+        raise Refused(without_secrets(said), code="bad_option", where=where, cure=f"see the options of {component.name}") from None
+
+
+# ---- logging
+
+
+def set_up_logging(blot: Callable[[str], str], env: Mapping[str, str]) -> None:
+    """One handler for every logger of the process: to stderr, without secrets (invariant 10). MILLSTREAM_LOG sets the level."""
+    handler = _ToStderr()
+    handler.setFormatter(_Formatter(blot, with_traces=bool(env.get(DEBUG))))
+    level = env.get(LOG, "warning").upper()
+    logging.basicConfig(handlers=[handler], level=level if level in logging.getLevelNamesMapping() else "WARNING", force=True)
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the moment: a live display puts itself in between."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        raise AttributeError("it is always sys.stderr")
+
+
+class _Formatter(logging.Formatter):
+    """Blots the whole text, arguments and traces included: a filter would see only the message."""
+
+    def __init__(self, blot: Callable[[str], str], *, with_traces: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._blot, self._with_traces = blot, with_traces
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not self._with_traces:
+            record = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
+        return self._blot(super().format(record))
