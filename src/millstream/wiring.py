@@ -125,7 +125,8 @@ def _source_opener(project: Project, kinds: Sequence[Component]) -> Callable[[st
 
 
 def _source_options(component: Component, definition: SourceDefinition) -> Any:
-    return _options(component, {**definition.options, "tables": definition.tables}, f"source {definition.name}")
+    tables = {"tables": definition.tables} if "tables" in component.options.model_fields else {}
+    return _options(component, {**definition.options, **tables}, f"source {definition.name}")
 
 
 def _sink_opener(place: Place, kinds: Sequence[Component]) -> Callable[[SinkPlan], Sink]:
