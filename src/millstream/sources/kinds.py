@@ -1,0 +1,8 @@
+"""The list of source databases: one row each. A new one costs its folder and a line here."""
+
+from __future__ import annotations
+
+from millstream.components import Component
+from millstream.sources.postgres.options import Options as Postgres
+
+KINDS: tuple[Component, ...] = (Component("postgres", Postgres, "millstream.sources.postgres.source:open_source"),)

@@ -1,0 +1,176 @@
+"""Tables as the catalogue shows them now, and as a Relation message shows one at its place in the stream.
+
+The stream says a column's name and type; only the catalogue says which columns make the key, and which column is
+which across a rename (its attribute number). The two may be of different times: `shape_of` brings them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millstream.events.types import Field, RowSchema, Type
+from millstream.sources.postgres.columns import FIRST_UNFIXED_OID, type_of
+from millstream.sources.postgres.messages import Relation
+from millstream.sources.postgres.names import TableName
+from millstream.sources.postgres.session import Session
+
+FRESH_ID_FROM = 100_000  # attribute numbers end at 1600
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A column as the catalogue has it. A dropped one keeps its number; `sql_type` is how SQL writes its type."""
+
+    number: int
+    name: str
+    dropped: bool
+    generated: bool
+    type: Type
+    sql_type: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
+
+    `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full.
+    """
+
+    name: TableName
+    oid: int
+    kind: str
+    persistence: str
+    identity: str
+    attributes: tuple[Attribute, ...]
+    key: tuple[int, ...]
+    rows: int
+    row_bytes: int
+    partial_partitions: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Attribute, ...]:
+        """What is in the stream and in chunks."""
+        return tuple(a for a in self.attributes if not a.dropped and not a.generated)
+
+    @property
+    def schema(self) -> RowSchema:
+        names = {a.number: a.name for a in self.columns}
+        fields = tuple(Field(a.name, a.type, a.number) for a in self.columns)
+        return RowSchema(fields, tuple(names[n] for n in self.key) if set(self.key) <= set(names) else ())
+
+
+class Catalogue:
+    """Asks the database; remembers only what user-made types come to."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._domains: dict[int, tuple[int, int] | None] = {}
+
+    def table(self, name: TableName) -> Described | None:
+        """The table of that name, None if there is none."""
+        return self._table(name, "n.nspname = %s AND c.relname = %s", [name.schema, name.table])
+
+    def table_of_oid(self, name: TableName, oid: int) -> Described | None:
+        """The table of that oid, whatever it is called now."""
+        return self._table(name, "c.oid = %s", [oid])
+
+    def names(self) -> list[str]:
+        """Every table that could be meant, as schema.table."""
+        found = self._session.rows(
+            """SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 1"""
+        )
+        return [row[0] for row in found]
+
+    def type_of(self, oid: int, typmod: int) -> Type:
+        """The type of a column; a domain counts as what it is made from."""
+        while (base := self._base(oid)) is not None:
+            oid, typmod = base
+        return type_of(oid, typmod)
+
+    def _base(self, oid: int) -> tuple[int, int] | None:
+        if oid < FIRST_UNFIXED_OID:
+            return None
+        if oid not in self._domains:
+            found = self._session.rows("SELECT typbasetype, typtypmod FROM pg_type WHERE oid = %s AND typtype = 'd'", [oid])
+            self._domains[oid] = (int(found[0][0]), int(found[0][1])) if found else None
+        return self._domains[oid]
+
+    def _table(self, name: TableName, where: str, parameters: list[object]) -> Described | None:
+        found = self._session.rows(
+            f"""SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+                (SELECT sum(greatest(p.reltuples, 0))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
+                (SELECT sum(pg_table_size(p.oid))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
+                (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p WHERE p.oid IN ({_LEAVES}) AND p.relreplident <> 'f'),
+                (SELECT string_to_array(i.indkey::text, ' ')::int[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {where}""",
+            parameters,
+        )
+        if not found:
+            return None
+        oid, kind, persistence, identity, rows, size, partial, key = found[0]
+        attributes = self._attributes(oid)
+        return Described(
+            name=name,
+            oid=oid,
+            kind=kind,
+            persistence=persistence,
+            identity=identity,
+            attributes=attributes,
+            key=tuple(key or ()),
+            rows=rows or 0,
+            row_bytes=max(1, (size or 0) // rows) if rows else 0,
+            partial_partitions=tuple(partial or ()) if kind == "p" else (),
+        )
+
+    def _attributes(self, oid: int) -> tuple[Attribute, ...]:
+        found = self._session.rows(
+            """SELECT attnum, attname, attisdropped, attgenerated <> '', atttypid, atttypmod,
+                CASE WHEN attisdropped THEN '' ELSE format_type(atttypid, atttypmod) END
+            FROM pg_attribute WHERE attrelid = %s AND attnum > 0 ORDER BY attnum""",
+            [oid],
+        )
+        return tuple(
+            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), sql_type)
+            for number, name, dropped, generated, type_oid, typmod, sql_type in found
+        )
+
+
+# A table itself, or for one that is partitioned the partitions that hold its rows.
+_LEAVES = "SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf UNION SELECT c.oid WHERE c.relkind <> 'p'"
+
+
+def ids_of(names: list[str], attributes: tuple[Attribute, ...], before: dict[str, int]) -> list[int]:
+    """The field ids of a Relation's columns `names`: attribute numbers, also of columns that were renamed or dropped since.
+
+    By name; else as they were `before` in this stream; else by place: columns stand in the order of their numbers, so
+    what lies between two known ones are the numbers between theirs. Where nothing fits, a fresh id.
+    """
+    numbers = {a.name: a.number for a in attributes if not a.dropped}
+    ids: list[int | None] = [numbers.get(name, before.get(name)) for name in names]
+    # A name that was dropped and used again is known by its new number, which breaks the order; the order then says nothing.
+    known = [i for i in ids if i is not None]
+    if known != sorted(set(known)):
+        ids = [numbers.get(name) for name in names]
+    for place, given in enumerate(ids):
+        if given is None:
+            ids[place] = _by_place(ids, place, attributes)
+    fresh = FRESH_ID_FROM + max([0, *(i - FRESH_ID_FROM + 1 for i in before.values() if i >= FRESH_ID_FROM)])
+    return [fresh + place if i is None else i for place, i in enumerate(ids)]
+
+
+def _by_place(ids: list[int | None], place: int, attributes: tuple[Attribute, ...]) -> int | None:
+    below = max((i for i in ids[:place] if i is not None), default=0)
+    above = min((i for i in ids[place + 1 :] if i is not None), default=FRESH_ID_FROM)
+    return next((a.number for a in attributes if below < a.number < above and not a.generated), None)
+
+
+def schema_of(relation: Relation, described: Described, catalogue: Catalogue, before: dict[str, int]) -> RowSchema | None:
+    """The row schema at this place in the stream; None where the columns of the primary key are not among its columns."""
+    names = [c.name for c in relation.columns]
+    ids = ids_of(names, described.attributes, before)
+    by_id = dict(zip(ids, names, strict=True))
+    if not described.key or not set(described.key) <= set(by_id):
+        return None
+    fields = tuple(Field(c.name, catalogue.type_of(c.type_oid, c.typmod), i) for c, i in zip(relation.columns, ids, strict=True))
+    return RowSchema(fields, tuple(by_id[n] for n in described.key))

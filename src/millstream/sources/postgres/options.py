@@ -1,0 +1,57 @@
+"""The settings of a Postgres source, as a definition may give them. Light: no driver is loaded here."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from millstream.sources.postgres.names import TableName
+
+
+class Options(BaseModel):
+    """`url` is a libpq URL or conninfo text. `slot` and `publication` default to `millstream_<source>`.
+
+    What bounds memory: at most two batches of the stream wait to be taken, each of `batch_messages` messages or
+    `batch_bytes`, whichever is first; a chunk of a backfill is `chunk_bytes` large.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr
+    tables: tuple[str, ...] = Field(min_length=1)
+    slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
+    publication: str | None = Field(default=None, min_length=1, max_length=63)
+    heartbeat_s: float = Field(default=10.0, gt=0)
+    batch_messages: int = Field(default=20_000, ge=1)
+    batch_bytes: int = Field(default=8 << 20, ge=1)
+    chunk_bytes: int = Field(default=16 << 20, ge=1)
+
+    @field_validator("tables")
+    @classmethod
+    def _tables_differ(cls, tables: tuple[str, ...]) -> tuple[str, ...]:
+        parsed = [TableName.parse(t) for t in tables]
+        places = [(t.schema, t.table) for t in parsed]
+        for i, place in enumerate(places):
+            if place in places[:i]:
+                raise ValueError(f"table {tables[i]} is named twice")
+        return tables
+
+    def names(self) -> tuple[TableName, ...]:
+        return tuple(TableName.parse(t) for t in self.tables)
+
+    def slot_of(self, source: str) -> str:
+        return self.slot or default_name(source)
+
+    def publication_of(self, source: str) -> str:
+        return self.publication or default_name(source)
+
+
+def default_name(source: str) -> str:
+    """`millstream_<source>` in the letters and length that a slot's name may have; two sources never share one."""
+    plain = re.sub(r"[^a-z0-9_]", "_", source.lower())
+    name = f"millstream_{plain}"
+    if plain == source and len(name) <= 63:
+        return name
+    return f"{name[:54]}_{zlib.crc32(source.encode()):08x}"

@@ -1,0 +1,56 @@
+"""Which table of the definition a Relation message is, and with which schema its rows now come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from millstream.errors import Irrecoverable
+from millstream.sources.postgres.describe import Catalogue, Described, schema_of
+from millstream.sources.postgres.messages import Relation
+from millstream.sources.postgres.names import TableName
+from millstream.sources.postgres.translate import Shape, identity_lost
+
+
+class Shapes:
+    """One stream's. A table that is renamed while it runs stays the table that it was; one made again takes its place."""
+
+    def __init__(self, names: Iterable[TableName], catalogue: Catalogue, where: str) -> None:
+        self._catalogue, self._where = catalogue, where
+        self._described: dict[int, Described] = {}
+        self._by_place: dict[tuple[str, str], TableName] = {}
+        self._ids: dict[int, dict[str, int]] = {}
+        for name in names:
+            self._by_place[name.schema, name.table] = name
+            if (found := catalogue.table(name)) is not None:
+                self._described[found.oid] = found
+
+    def resolve(self, relation: Relation) -> Shape | None:
+        """None for a table that the definition does not name. Raises Irrecoverable where its rows cannot be told whole."""
+        name = self._name_of(relation)
+        if name is None:
+            return None
+        if relation.identity != "f":
+            raise identity_lost(name, self._where)
+        described = self._catalogue.table_of_oid(name, relation.oid) or self._described.get(relation.oid)
+        if described is None:
+            raise Irrecoverable(
+                f"{name.written} was dropped, or made again, after these changes of it: what its key was cannot be known",
+                code="table_gone",
+                where=f"{self._where} {name.written}",
+                cure="start this source afresh: a new slot, new topics, a new initial load",
+            )
+        self._described[relation.oid] = described
+        schema = schema_of(relation, described, self._catalogue, self._ids.get(relation.oid, {}))
+        if schema is None:
+            raise Irrecoverable(
+                f"{name.written} has no primary key any more, or had another at this place of the stream",
+                code="no_key",
+                where=f"{self._where} {name.written}",
+                cure="give the table a primary key and start this source afresh: a new slot, new topics, a new initial load",
+            )
+        self._ids[relation.oid] = {f.name: f.id for f in schema.fields}
+        return Shape(name, schema)
+
+    def _name_of(self, relation: Relation) -> TableName | None:
+        known = self._described.get(relation.oid)
+        return known.name if known is not None else self._by_place.get((relation.namespace, relation.name))

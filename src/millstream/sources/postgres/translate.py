@@ -1,0 +1,296 @@
+"""From replication messages to batches of change events, one table and one schema each. Knows no socket and no clock.
+
+The same messages in any number of pieces give the same events: the transaction that is open between two pieces, and
+the relations learnt so far, are kept here. What cannot be told truly is never told: the events before it are given,
+then the error is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.errors import Irrecoverable, MillstreamError
+from millstream.events.batch import HOLES, Batch, batch
+from millstream.events.types import Field, RowSchema
+from millstream.events.version import hex_text
+from millstream.sources.postgres import messages as m
+from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, number
+from millstream.sources.postgres.names import TableName
+from millstream.sources.postgres.octets import Cells, Index, Mask, Octets
+from millstream.sources.postgres.values import Converted, convert
+
+_AFRESH = "then start this source afresh: new slot, new topics, new initial load"
+_OPS = pa.array(["c", "u", "d"])
+_OP_CODE = np.zeros(256, np.int8)
+_OP_CODE[[m.INSERT, m.UPDATE, m.DELETE]] = [0, 1, 2]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table of the definition as one Relation message shows it: the schema's fields are its columns, in order."""
+
+    name: TableName
+    schema: RowSchema
+
+    @property
+    def table(self) -> str:
+        return self.name.written
+
+
+# (row, image, field, why): a value that its column's type cannot hold.
+_Hole = tuple[int, str, str, str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the stream: its events, the transactions that begin in it, the position after it, the mark it ends with."""
+
+    batches: tuple[Batch, ...]
+    xids: frozenset[int]
+    position: tuple[int, int]
+    mark: str | None = None
+
+
+class _Unfit(Exception):
+    """Message `at` cannot be told truly, for the reason in `error`."""
+
+    def __init__(self, at: int, error: MillstreamError) -> None:
+        super().__init__(str(error))
+        self.at = at
+        self.error = error
+
+
+class Translator:
+    """`resolve` says what table a Relation is, or None where the definition does not name it; it may raise.
+
+    `position` is (major, minor) as the stream begins. `where` names the source in errors.
+    """
+
+    def __init__(self, resolve: Callable[[m.Relation], Shape | None], position: tuple[int, int], where: str) -> None:
+        self._resolve = resolve
+        self._relations: dict[int, m.Relation] = {}
+        self._shapes: dict[int, Shape | None] = {}
+        self._open: Open | None = None
+        self._where = where
+        self.position = position
+
+    @property
+    def between_transactions(self) -> bool:
+        return self._open is None
+
+    def translate(self, messages: Messages) -> Iterator[Part]:
+        """The parts of `messages`, in order. Raises Irrecoverable after the last part that can be told truly."""
+        try:
+            yield from self._translate(messages)
+        except (m.BadFrame, IndexError) as error:
+            raise Irrecoverable(
+                f"the server sent what is no replication message: {error}",
+                code="bad_message",
+                where=self._where,
+                cure="check that nothing between here and the server changes the stream, then report this",
+            ) from error
+
+    def _translate(self, messages: Messages) -> Iterator[Part]:
+        start = 0
+        data = messages.octets.data
+        for i in messages.single.tolist():
+            at = int(messages.at[i])
+            kind = data[at]
+            if kind == m.RELATION:
+                relation = m.relation(data, at)
+                if self._relations.get(relation.oid) != relation:
+                    yield from self._rows(messages, start, i)
+                    start = i
+                    self._shapes[relation.oid] = self._resolve(relation)
+                    self._relations[relation.oid] = relation
+            elif kind == m.MESSAGE:
+                said = m.logical_message(data, at)
+                if said.transactional:
+                    continue
+                # In the log's own order, so outside of every transaction: all that committed before it has been given.
+                yield from self._rows(messages, start, i)
+                start = i
+                self.position = max(self.position, (said.lsn, 0))
+                if said.prefix == m.MARK_PREFIX:
+                    yield Part((), frozenset(), (said.lsn, 0), said.content.decode(errors="replace"))
+            elif mine := [s.table for oid in m.truncated(data, at) if (s := self._shapes.get(oid)) is not None]:
+                yield from self._rows(messages, start, i)
+                raise self._truncated(mine)
+        yield from self._rows(messages, start, len(messages))
+
+    def _rows(self, messages: Messages, first: int, last: int) -> Iterator[Part]:
+        """The events of messages[first:last], among which no relation changes and nothing of ours is truncated."""
+        if first == last:
+            return
+        numbered = number(messages, first, last, self._open)
+        try:
+            batches = tuple(b for b in (self._batch(messages, numbered, oid) for oid in np.unique(numbered.oid).tolist()) if b is not None)
+        except _Unfit as unfit:
+            yield from self._rows(messages, first, unfit.at)
+            raise unfit.error from None
+        self._open = numbered.open
+        if self._open is not None:
+            self.position = (self._open.lsn, self._open.given)
+        elif numbered.ended is not None:
+            self.position = (numbered.ended, 0)
+        yield Part(batches, frozenset(numbered.xids.tolist()), self.position)
+
+    def _batch(self, messages: Messages, numbered: Numbered, oid: int) -> Batch | None:
+        if oid not in self._shapes:
+            raise m.BadFrame(f"a row of relation {oid} came before the relation")
+        shape = self._shapes[oid]
+        if shape is None:
+            return None
+        mine = numbered.oid == oid
+        rows = numbered.rows[mine]
+        found = images(messages, rows, len(shape.schema.fields))
+        self._refuse_holes_in_images(found, shape, rows)
+        before, after, holes = self._typed(messages.octets, found, shape, rows)
+        moved = _moved(messages.octets, found, shape.schema)
+        given: dict[str, Any] = {
+            "op": _OPS.take(pa.array(_OP_CODE[found.op])),
+            "before": before,
+            "after": after,
+            "incarnation": pa.array(np.ones(len(rows), np.uint32)),
+            "major": pa.array(numbered.lsn[mine]),
+            "minor": pa.array(numbered.minor[mine]),
+            "ts_us": pa.array(numbered.ts_us[mine]),
+            "tx_id": pa.array(numbered.xid[mine]).cast(pa.string()),
+            "tx_order": pa.array(numbered.minor[mine].astype(np.int64)),
+            "tx_table_order": pa.array(numbered.table_order(mine)),
+            "position": _positions(numbered, mine),
+            "holes": _holes(holes, len(rows)),
+        }
+        if moved.any():
+            given = _deleted_and_created(given, moved)
+        return batch(shape.table, shape.schema, given)
+
+    def _typed(self, octets: Octets, found: Images, shape: Shape, rows: Index) -> tuple[pa.Array, pa.Array, list[_Hole]]:
+        """Both images as struct columns, and what they cannot hold."""
+        before, holes_before = self._image(octets, found.before, found.op == m.INSERT, "before", shape, rows)
+        after, holes_after = self._image(octets, found.after, found.op == m.DELETE, "after", shape, rows)
+        return before, after, holes_before + holes_after
+
+    def _image(
+        self, octets: Octets, columns: list[Cells], absent: Mask, image: str, shape: Shape, rows: Index
+    ) -> tuple[pa.Array, list[_Hole]]:
+        if absent.all():
+            return pa.nulls(len(absent), shape.schema.arrow), []
+        holes: list[_Hole] = []
+        children = []
+        for cells, field in zip(columns, shape.schema.fields, strict=True):
+            converted = self._converted(octets, cells, field, shape)
+            if converted.holes and field.name in shape.schema.key:
+                row, why = min(converted.holes.items())
+                raise _Unfit(int(rows[row]), unfit_key(shape.table, field.name, why, self._where))
+            holes += [(row, image, field.name, why) for row, why in converted.holes.items()]
+            children.append(converted.array)
+        mask = pa.array(absent) if absent.any() else None
+        return pa.StructArray.from_arrays(children, fields=list(shape.schema.arrow), mask=mask), holes
+
+    def _converted(self, octets: Octets, cells: Cells, field: Field, shape: Shape) -> Converted:
+        try:
+            return convert(octets, cells, field.type)
+        except Irrecoverable as error:
+            error.where = f"{self._where} {shape.table}.{field.name}"
+            raise
+
+    def _refuse_holes_in_images(self, found: Images, shape: Shape, rows: Index) -> None:
+        """Whole before images, or nothing: a `u` without what it changed would be told wrong."""
+        if len(found.partial):
+            raise _Unfit(int(rows[found.partial[0]]), identity_lost(shape.name, self._where))
+        if found.unavailable:
+            row, column = min(found.unavailable)
+            name = shape.schema.fields[column].name
+            raise _Unfit(
+                int(rows[row]),
+                Irrecoverable(
+                    f"column {name} of {shape.table} was not changed, is stored out of line, and so is not in the stream",
+                    code="toast_unavailable",
+                    where=f"{self._where} {shape.table}.{name}",
+                    cure=f"ALTER TABLE {shape.name.quoted} REPLICA IDENTITY FULL; {_AFRESH}",
+                ),
+            )
+
+    def _truncated(self, tables: list[str]) -> Irrecoverable:
+        return Irrecoverable(
+            f"{', '.join(tables)} was truncated; the events before are given, the rows' end is not",
+            code="truncate",
+            where=self._where,
+            cure="start this source afresh (a new slot, topics and initial load), or take the table out of the definition; "
+            "next time, empty it by DELETE, which is told row by row",
+        )
+
+
+def identity_lost(table: TableName, where: str) -> Irrecoverable:
+    """The table's REPLICA IDENTITY was not FULL when a row of it changed."""
+    return Irrecoverable(
+        f"{table.written} changed while its REPLICA IDENTITY was not FULL: the old rows are not in the stream",
+        code="replica_identity",
+        where=f"{where} {table.written}",
+        cure=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL; {_AFRESH}",
+    )
+
+
+def unfit_key(table: str, column: str, why: str, where: str) -> Irrecoverable:
+    """A key holds what its column type cannot: no event could say which row it means."""
+    return Irrecoverable(
+        f"a row of {table} has a key that no event can carry: {column} is {why.replace('_', ' ')}",
+        code="unfit_key",
+        where=f"{where} {table}.{column}",
+        cure="give that row another key and start this source afresh, or leave the table out of the definition",
+    )
+
+
+def _positions(numbered: Numbered, mine: Mask) -> pa.StringArray:
+    return pc.binary_join_element_wise(hex_text(numbered.lsn[mine]), hex_text(numbered.minor[mine]), ".")
+
+
+def _moved(octets: Octets, found: Images, schema: RowSchema) -> Mask:
+    """The updates that changed their row's key. The server's text is compared: it is equal where the key's bytes are."""
+    updates = np.flatnonzero(found.op == m.UPDATE)
+    differs = np.zeros(len(updates), np.bool_)
+    for name in schema.key:
+        j = schema.names.index(name)
+        old, new = (octets.text(image[j].take(updates)) for image in (found.before, found.after))
+        differs |= pc.not_equal(old, new).to_numpy(zero_copy_only=False)
+    moved = np.zeros(len(found.op), np.bool_)
+    moved[updates[differs]] = True
+    return moved
+
+
+def _deleted_and_created(given: dict[str, Any], moved: Mask) -> dict[str, Any]:
+    """Each moved row twice, with one version: the old key's delete, then the new key's create."""
+    twice = np.repeat(np.arange(len(moved)), np.where(moved, 2, 1))
+    second = np.zeros(len(twice), np.bool_)
+    second[1:] = twice[1:] == twice[:-1]
+    first = moved[twice] & ~second
+    out = {name: column.take(pa.array(twice)) for name, column in given.items()}
+    out["op"] = pc.if_else(pa.array(first), "d", pc.if_else(pa.array(second), "c", out["op"]))
+    out["before"] = pc.if_else(pa.array(second), pa.scalar(None, out["before"].type), out["before"])
+    out["after"] = pc.if_else(pa.array(first), pa.scalar(None, out["after"].type), out["after"])
+    if out["holes"].null_count < len(twice):
+        said = zip(out["holes"].to_pylist(), first.tolist(), second.tolist(), strict=True)
+        out["holes"] = pa.array([_of_present_images(*each) for each in said], HOLES)
+    return out
+
+
+def _of_present_images(holes: list[dict[str, str]] | None, deleted: bool, created: bool) -> list[dict[str, str]] | None:
+    gone = "after" if deleted else "before" if created else None
+    return [h for h in holes or [] if h["image"] != gone] or None
+
+
+def _holes(found: list[_Hole], rows: int) -> pa.Array:
+    if not found:
+        return pa.nulls(rows, HOLES)
+    by_row: list[list[dict[str, str]] | None] = [None] * rows
+    for row, image, name, why in found:
+        here = by_row[row] or []
+        by_row[row] = [*here, {"image": image, "field": name, "why": why}]
+    return pa.array(by_row, HOLES)
