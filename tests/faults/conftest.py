@@ -10,11 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults_world import World
+from faults_world import SETTINGS, World
 
 from millstream.testing.postgres_server import PostgresServer
-
-SETTINGS = {"wal_sender_timeout": "2s", "max_connections": "60"}
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ complains of each kind of corruption.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 
 from faults_events import Change, Event, Row
 
@@ -79,26 +81,54 @@ def _source_replay(
     return said + rows(f"{name}: replayed", state.values(), table)
 
 
-def output_topic(name: str, events: Sequence[Event], truth: Mapping[int, Row], *, only_differences: bool) -> Complaints:
-    """A pipeline's topic: its replay is what Postgres makes of the same query; every event follows from the one before.
+def joined_topic(name: str, events: Sequence[Event], truth: Mapping[int, Row]) -> Complaints:
+    """A stateful pipeline's topic: its replay is what Postgres makes of the same query, and every event follows from the one before.
 
-    `only_differences`: an update that changes nothing is one too many (a stateful step compares).
+    An update that changes nothing is one too many: the step compares.
     """
     said = _places(name, events)
     state: dict[int, Row] = {}
     for event in events:
         stands = state.get(event.key)
-        if event.op == "r":
-            if stands is not None and stands != event.after:
-                said.append(f"{name}: a read is not what stood there, {stands}: {event}")
-        elif event.before != stands:
+        if event.op not in ("c", "u", "d"):
+            said.append(f"{name}: a joined step makes no {event.op}: {event}")
+        if event.before != stands:
             said.append(f"{name}: before is not what stood there, {stands}: {event}")
-        if (event.op in ("c", "r")) != (event.before is None) or (event.op == "d") != (event.after is None):
+        if (event.op == "c") != (event.before is None) or (event.op == "d") != (event.after is None):
             said.append(f"{name}: images do not fit the operation: {event}")
-        if only_differences and event.op == "u" and event.before == event.after:
+        if event.before == event.after:
             said.append(f"{name}: an update that changes nothing: {event}")
         _put(state, event)
     return said + rows(f"{name}: replayed", state.values(), truth)
+
+
+Step = Callable[[Row], Row | None]
+"""What a filter and projection makes of a row; None where it is left out."""
+
+
+def filtered_topic(name: str, events: Sequence[Event], source: Sequence[Event], step: Step, truth: Mapping[int, Row]) -> Complaints:
+    """A stateless pipeline's topic: event for event what its input makes, in order; its replay is what Postgres makes of the query."""
+    said = _places(name, events)
+    wanted = [made for event in source if (made := _filtered(event, step)) is not None]
+    for made, event in zip_longest(wanted, events):
+        if made is None or event is None:
+            said.append(f"{name}: the input makes {made}, the topic has {event}")
+        elif (made.op, made.key, made.before, made.after) != (event.op, event.key, event.before, event.after):
+            said.append(f"{name}: {made} of the input became {event}")
+            break  # the rest is shifted
+    state: dict[int, Row] = {}
+    for event in events:
+        _put(state, event)
+    return said + rows(f"{name}: replayed", state.values(), truth)
+
+
+def _filtered(event: Event, step: Step) -> Event | None:
+    """A row that leaves is a delete, one that enters an insert; a read that does not match gives nothing."""
+    before, after = (None if image is None else step(image) for image in (event.before, event.after))
+    if before is None and after is None:
+        return None
+    op = "r" if event.op == "r" else "c" if before is None else "d" if after is None else "u"
+    return replace(event, op=op, before=before, after=after)
 
 
 def written(name: str, events: Sequence[Event], found: Sequence[Event], *, in_order: bool = True) -> Complaints:

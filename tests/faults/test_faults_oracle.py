@@ -129,23 +129,57 @@ def test_a_lost_part_of_a_transaction_is_noticed_even_before_the_mark() -> None:
     assert any("a part of transaction" in t for t in told)
 
 
-@pytest.mark.parametrize("corruption", ["another value before", "another value after", "lost", "there twice", "another operation"])
-def test_a_corrupted_output_is_noticed(corruption: str) -> None:
+OUTPUT_CORRUPTIONS = ("another value before", "another value after", "lost", "there twice", "another operation", "an older version")
+
+
+@pytest.mark.parametrize("corruption", OUTPUT_CORRUPTIONS)
+def test_a_corrupted_joined_topic_is_noticed(corruption: str) -> None:
     events, truth = output(40)
-    assert oracle.output_topic("topic", events, truth, only_differences=True) == []
-    for at in range(len(events)):
+    assert oracle.joined_topic("topic", events, truth) == []
+    for at in range(20, len(events)):
         if events[at].op != WITHOUT.get(corruption):
             corrupted = list(events)
             EVENT_CORRUPTIONS[corruption](corrupted, at)
-            assert oracle.output_topic("topic", corrupted, truth, only_differences=True), events[at]
+            if corrupted != events:
+                assert oracle.joined_topic("topic", corrupted, truth), events[at]
 
 
 def test_an_update_that_says_nothing_is_noticed_where_a_step_compares() -> None:
     events, truth = output(10)
     last = next(e for e in reversed(events) if e.after is not None)
     events.append(replace(last, op="u", before=last.after, offset=10**6, version="f" * 32))
-    assert oracle.output_topic("topic", events, truth, only_differences=False) == []
-    assert oracle.output_topic("topic", events, truth, only_differences=True)
+    assert oracle.joined_topic("topic", events, truth)
+
+
+@pytest.mark.parametrize("corruption", OUTPUT_CORRUPTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corrupted_filtered_topic_is_noticed(corruption: str, seed: int) -> None:
+    source, _, table = history(seed)
+    events, truth = filtered(source, table)
+    assert len(events) > len(source) // 3
+    assert oracle.filtered_topic("topic", events, source, step, truth) == []
+    for at in range(len(events) // 2, len(events)):
+        if events[at].op not in (WITHOUT.get(corruption), "r"):
+            corrupted = list(events)
+            EVENT_CORRUPTIONS[corruption](corrupted, at)
+            first_of_key = corruption == "an older version" and not any(e.key == events[at].key for e in events[:at])
+            if corrupted != events and not first_of_key:
+                assert oracle.filtered_topic("topic", corrupted, source, step, truth), events[at]
+
+
+def step(movie: Row) -> Row | None:
+    return {"id": movie["id"], "name": movie["title"]} if not movie["title"].endswith("1") else None
+
+
+def filtered(source: list[Event], table: dict[int, Row]) -> tuple[list[Event], dict[int, Row]]:
+    """What the step makes of a history, said with its own words once more."""
+    events: list[Event] = []
+    for e in source:
+        was, became = (step(image) if image else None for image in (e.before, e.after))
+        if was or became:
+            op = "r" if e.op == "r" else "d" if not became else "u" if was else "c"
+            events.append(Event(10 + 2 * len(events), op, e.key, f"{len(events) + 1:032x}", was, became))
+    return events, {key: made for key, row in table.items() if (made := step(row))}
 
 
 def output(changes: int) -> tuple[list[Event], dict[int, Row]]:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from faults_project import until
-from faults_world import World, codes
+from faults_world import SETTINGS, World, codes
 
-from conftest import SETTINGS
 from millstream.testing.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
