@@ -10,10 +10,7 @@ import psycopg
 from psycopg import pq
 
 _TICK_S = 0.1
-
-
-class Ended(Exception):
-    """The server ended the copy in good order."""
+_ROWS_AT_ONCE = 10_000
 
 
 def wait_readable(pgconn: Any, others: list[int], timeout_s: float) -> None:
@@ -21,27 +18,35 @@ def wait_readable(pgconn: Any, others: list[int], timeout_s: float) -> None:
     select.select([pgconn.socket, *others], [], [], timeout_s)
 
 
-def next_frame(pgconn: Any) -> memoryview | None:
-    """The next frame, or None where none has arrived.
+def at_hand(pgconn: Any, count_max: int, bytes_max: int) -> tuple[list[memoryview], bool]:
+    """The frames that have arrived, in order, up to about these limits; and whether the copy has ended behind them.
 
-    Raises Ended, or psycopg.Error with the server's reason.
+    Where it has, call `finish` and not this again.
     """
-    data: memoryview
-    length, data = pgconn.get_copy_data(1)
-    if length == 0:
-        # What TLS has decrypted already would not wake a `select`: so the connection itself is asked.
-        pgconn.consume_input()
-        length, data = pgconn.get_copy_data(1)
-    if length > 0:
-        return data
-    if length == 0:
-        return None
+    frames: list[memoryview] = []
+    add, get, size = frames.append, pgconn.get_copy_data, 0
+    while len(frames) < count_max and size < bytes_max:
+        length, data = get(1)
+        if length == 0:
+            # What TLS has decrypted already would not wake a `select`: so the connection itself is asked.
+            pgconn.consume_input()
+            length, data = get(1)
+        if length == 0:
+            return frames, False
+        if length < 0:
+            return frames, True
+        add(data)
+        size += length
+    return frames, False
+
+
+def finish(pgconn: Any) -> None:
+    """After the end of a copy. Raises psycopg.Error with the server's reason, if it was not a good one."""
     while (result := pgconn.get_result()) is not None:
         if result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.NONFATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
             raise psycopg.errors.error_from_result(result)
         if result.status == pq.ExecStatus.COPY_IN:
-            break  # the stream's other direction is still open
-    raise Ended
+            return  # the stream's other direction is still open
 
 
 def execute(pgconn: Any, statement: bytes, wanted: pq.ExecStatus) -> Any:
@@ -57,17 +62,15 @@ def copy_out(pgconn: Any, statement: bytes, bytes_max: int, stopped: Callable[[]
     execute(pgconn, statement, pq.ExecStatus.COPY_OUT)
     rows: list[bytes] = []
     size = 0
-    try:
-        while True:
-            frame = next_frame(pgconn)
-            if frame is None:
-                if stopped():
-                    return rows, False
-                wait_readable(pgconn, [], _TICK_S)
-                continue
-            if size > bytes_max:
-                return rows, False
-            rows.append(bytes(frame))
-            size += len(frame)
-    except Ended:
-        return rows, True
+    while size <= bytes_max:
+        frames, ended = at_hand(pgconn, _ROWS_AT_ONCE, bytes_max)
+        rows += map(bytes, frames)
+        size += sum(map(len, frames))
+        if ended:
+            finish(pgconn)
+            return rows, True
+        if stopped():
+            break
+        if not frames:
+            wait_readable(pgconn, [], _TICK_S)
+    return rows, False

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 
 BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE, MESSAGE = b"BCRIUDTM"
-XLOG_DATA, KEEPALIVE = b"wk"
-XLOG_HEADER_BYTES = 25  # the letter, start, end, clock; the message follows
+XLOG_HEADER_BYTES = 25  # the letter, start, end, clock; the message follows, of at least one byte
+KEEPALIVE_BYTES = 18  # which tells it from data
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
 
 MARK_PREFIX = "millstream.mark"

@@ -30,7 +30,8 @@ STATUS_EVERY_S = 10.0
 STATUS_WHEN_MOVED_S = 0.5
 # While behind: the server sends one message a call; waiting a little turns a thousand small reads into one.
 NAP_S = 0.0025
-BEHIND_FROM = 200  # messages at hand at once
+BEHIND_FROM = 50  # messages at hand at once
+GATHER_S = 0.06  # no event waits longer than this for others
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,6 @@ class Link:
             with self._server.failing("the replication connection was lost"):
                 while not self._closing:
                     self._read()
-        except frames.Ended:
-            self._fail(Retryable("the server ended the stream: it is shutting down", code="connection", where=self._server.where))
         except MillstreamError as error:
             self._fail(error)
         finally:
@@ -146,28 +145,28 @@ class Link:
     def _read(self) -> None:
         """Wait for something, gather what there is, hand it over."""
         gathered = _Gathered()
-        self._drain(gathered)
-        if gathered.empty:
-            self._answer(asked=gathered.asked)
-            frames.wait_readable(self._pgconn, [self._wake_out], STATUS_WHEN_MOVED_S)
-            return
-        while not gathered.full(self._messages_max, self._bytes_max) and not self._closing:
-            before = len(gathered.frames)
-            if gathered.many or self._queue:
-                time.sleep(NAP_S)
-            self._drain(gathered)
-            self._answer(asked=gathered.asked)
-            gathered.asked = False
-            if len(gathered.frames) - before < BEHIND_FROM and not self._queue:
+        enough = time.monotonic() + GATHER_S
+        while True:
+            count, ended = self._drain(gathered)
+            self._answer(asked=gathered.take_question())
+            if ended or gathered.full(self._messages_max, self._bytes_max) or self._closing:
                 break
-        self._hand_over(gathered.piece())
+            # While the other thread has pieces to work on, a larger one costs no time.
+            if not self._queue and (count < BEHIND_FROM or time.monotonic() > enough):
+                break
+            time.sleep(NAP_S)
+        if not gathered.empty:
+            self._hand_over(gathered.piece())
+        if ended:
+            frames.finish(self._pgconn)
+            raise Retryable("the server ended the stream: it is shutting down", code="connection", where=self._server.where)
+        if gathered.empty:
+            frames.wait_readable(self._pgconn, [self._wake_out], STATUS_WHEN_MOVED_S)
 
-    def _drain(self, into: _Gathered) -> None:
-        while not into.full(self._messages_max, self._bytes_max):
-            frame = frames.next_frame(self._pgconn)
-            if frame is None:
-                return
-            into.add(frame)
+    def _drain(self, into: _Gathered) -> tuple[int, bool]:
+        found, ended = frames.at_hand(self._pgconn, self._messages_max - len(into.frames), self._bytes_max - into.bytes)
+        into.add(found)
+        return len(found), ended
 
     def _hand_over(self, piece: Piece) -> None:
         with self._changed:
@@ -195,27 +194,29 @@ class _Gathered:
         self.frames: list[memoryview] = []
         self.bytes = 0
         self.sent_to: int | None = None
-        self.asked = False
+        self._asked = False
 
     @property
     def empty(self) -> bool:
         return not self.frames and self.sent_to is None
 
-    @property
-    def many(self) -> bool:
-        return len(self.frames) >= BEHIND_FROM
-
     def full(self, messages_max: int, bytes_max: int) -> bool:
         return len(self.frames) >= messages_max or self.bytes >= bytes_max
 
-    def add(self, frame: memoryview) -> None:
-        if frame[0] == m.XLOG_DATA:
-            self.frames.append(frame)
-            self.bytes += len(frame)
-            self.sent_to = None
-        elif frame[0] == m.KEEPALIVE:
-            self.sent_to, asked = m.keepalive(frame)
-            self.asked |= asked
+    def take_question(self) -> bool:
+        """Whether the server asked for an answer since this was last called."""
+        asked, self._asked = self._asked, False
+        return asked
+
+    def add(self, frames: list[memoryview]) -> None:
+        for frame in frames:
+            if len(frame) == m.KEEPALIVE_BYTES:
+                self.sent_to, asked = m.keepalive(frame)
+                self._asked |= asked
+            else:
+                self.frames.append(frame)
+                self.bytes += len(frame)
+                self.sent_to = None
 
     def piece(self) -> Piece:
         if not self.frames:
