@@ -122,6 +122,8 @@ def encode_values(batch: Batch, origin: Origin, version_tag: str) -> Datums:
     """
     if batch.schema_id is None:
         raise ValueError(f"the batch of {batch.topic} has no schema id yet: register its schema first")
+    if not len(batch):
+        return Datums(b"", np.zeros(0, np.int64))
     codec = _codec(value_schema(batch.topic, batch.schema))
     names = [name for name, _ in _named(batch.schema.fields)]
     made = _times(batch.column("processed_us"))

@@ -22,7 +22,7 @@ shapes: Any = importlib.util.module_from_spec(_spec)
 sys.modules["avro_shapes"] = shapes
 _spec.loader.exec_module(shapes)
 
-MODEST = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+MODEST = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def bounds(data: list[bytes], gap: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def test_every_shape_equals_fastavro(table):
     check_both_ways(*table)
 
 
-@settings(MODEST, max_examples=35)
+@settings(MODEST, max_examples=25)
 @given(shapes.tables(), st.integers(0, 7), st.integers(1, 7))
 def test_slices_are_their_rows(table, start, length):
     shape, rows = table
@@ -69,7 +69,7 @@ def test_slices_are_their_rows(table, start, length):
     assert codec.encode(columns, len(part)).data == b"".join(expected)
 
 
-@settings(MODEST, max_examples=35)
+@settings(MODEST, max_examples=25)
 @given(shapes.tables(), st.integers(0, 4))
 def test_datums_may_have_other_bytes_between_them(table, gap):
     shape, rows = table
@@ -82,7 +82,7 @@ def test_datums_may_have_other_bytes_between_them(table, gap):
     assert (datums.data, datums.ends.tolist()) == (framed, ends.tolist())
 
 
-@settings(MODEST, max_examples=35)
+@settings(MODEST, max_examples=25)
 @given(shapes.tables(), st.data())
 def test_chosen_fields_are_those_of_the_whole(table, data):
     shape, rows = table
@@ -143,10 +143,33 @@ def test_scalars_mappings_and_structs_say_the_same():
 
 
 def test_what_lies_under_nulls_leaves_no_trace():
-    schema = {"type": "record", "name": "R", "fields": [{"name": "r", "type": ["null", {"type": "record", "name": "I", "fields": [
-        {"name": "n", "type": ["null", "long"]}, {"name": "s", "type": "string"},
-        {"name": "l", "type": {"type": "array", "items": {"type": "record", "name": "J", "fields": [{"name": "t", "type": "string"}]}}},
-    ]}]}]}  # fmt: skip
+    schema = {
+        "type": "record",
+        "name": "R",
+        "fields": [
+            {
+                "name": "r",
+                "type": [
+                    "null",
+                    {
+                        "type": "record",
+                        "name": "I",
+                        "fields": [
+                            {"name": "n", "type": ["null", "long"]},
+                            {"name": "s", "type": "string"},
+                            {
+                                "name": "l",
+                                "type": {
+                                    "type": "array",
+                                    "items": {"type": "record", "name": "J", "fields": [{"name": "t", "type": "string"}]},
+                                },
+                            },
+                        ],
+                    },
+                ],
+            }
+        ],
+    }
     codec = Codec(json.dumps(schema))
     mask = np.array([False, True, False])
     inner = pa.StructArray.from_arrays(
@@ -197,9 +220,16 @@ def test_blocks_with_sizes_and_several_blocks_are_read():
     assert codec.decode(b"".join(data), *bounds(data), fields=["z"]).to_pylist() == [{"z": 1}, {"z": 2}, {"z": 3}, {"z": 4}]
 
 
-TREE = {"type": "record", "name": "Node", "namespace": "n", "fields": [
-    {"name": "value", "type": "string"}, {"name": "next", "type": ["null", "Node"]}, {"name": "children", "type": {"type": "array", "items": "n.Node"}},
-]}  # fmt: skip
+TREE = {
+    "type": "record",
+    "name": "Node",
+    "namespace": "n",
+    "fields": [
+        {"name": "value", "type": "string"},
+        {"name": "next", "type": ["null", "Node"]},
+        {"name": "children", "type": {"type": "array", "items": "n.Node"}},
+    ],
+}
 
 
 def test_a_recursive_record_is_carried_as_its_bytes():
@@ -261,7 +291,11 @@ def test_what_is_no_records_schema_is_refused(text):
 
 
 def test_a_decimal_in_fixed_bytes():
-    schema = {"type": "record", "name": "R", "fields": [{"name": "a", "type": {"type": "fixed", "name": "F", "size": 2, "logicalType": "decimal", "precision": 4, "scale": 1}}]}  # fmt: skip
+    schema = {
+        "type": "record",
+        "name": "R",
+        "fields": [{"name": "a", "type": {"type": "fixed", "name": "F", "size": 2, "logicalType": "decimal", "precision": 4, "scale": 1}}],
+    }
     codec = Codec(json.dumps(schema))
     values = pa.array([1, -1, 9999, -9999, 0]).cast(pa.decimal128(38, 0)).to_pylist()
     column = pa.array([v.scaleb(-1) for v in values], pa.decimal128(4, 1))
