@@ -147,11 +147,10 @@ def ids_of(names: list[str], attributes: tuple[Attribute, ...], before: dict[str
     what lies between two known ones are the numbers between theirs. Where nothing fits, a fresh id.
     """
     numbers = {a.name: a.number for a in attributes if not a.dropped}
-    ids: list[int | None] = [numbers.get(name, before.get(name)) for name in names]
-    # A name that was dropped and used again is known by its new number, which breaks the order; the order then says nothing.
-    known = [i for i in ids if i is not None]
-    if known != sorted(set(known)):
-        ids = [numbers.get(name) for name in names]
+    ids: list[int | None] = [numbers.get(name) for name in names]
+    for place, name in enumerate(names):
+        if ids[place] is None and before.get(name) not in ids:
+            ids[place] = before.get(name)
     for place, given in enumerate(ids):
         if given is None:
             ids[place] = _by_place(ids, place, attributes)
@@ -160,9 +159,10 @@ def ids_of(names: list[str], attributes: tuple[Attribute, ...], before: dict[str
 
 
 def _by_place(ids: list[int | None], place: int, attributes: tuple[Attribute, ...]) -> int | None:
-    below = max((i for i in ids[:place] if i is not None), default=0)
+    below = max((i for i in ids[:place] if i is not None and i < FRESH_ID_FROM), default=0)
     above = min((i for i in ids[place + 1 :] if i is not None), default=FRESH_ID_FROM)
-    return next((a.number for a in attributes if below < a.number < above and not a.generated), None)
+    between = (a.number for a in attributes if below < a.number < above and not a.generated)
+    return next((number for number in between if number not in ids), None)
 
 
 def schema_of(relation: Relation, described: Described, catalogue: Catalogue, before: dict[str, int]) -> RowSchema | None:
