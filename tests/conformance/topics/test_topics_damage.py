@@ -106,7 +106,7 @@ CHANGES = {
     "another schema": "UPDATE blocks SET schema_id = 1",
     "a payload cut": "UPDATE blocks SET payload = substr(payload, 1, 50) WHERE first_offset = 50",
     "a payload of another type": "UPDATE blocks SET payload = 7 WHERE first_offset = 50",
-    "an end that is too low": "UPDATE topics SET next_offset = 100",
+    "an end that is too low": "UPDATE topics SET next_offset = 100 WHERE name = 'movie'",
     "another key": "UPDATE topics SET key = '[\"title\"]'",
 }
 

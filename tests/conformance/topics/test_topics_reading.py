@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from topics_mesh import FIRST, SECOND, Mesh, expected, flat, opened, read_all
 
 from millstream.errors import Irrecoverable, Refused, Retryable
+from millstream.events import envelope
 from millstream.events.types import RowSchema
 
 Commit = list[tuple[str, RowSchema]]
@@ -55,6 +56,18 @@ def test_small_commits_are_decoded_together(mesh: Mesh) -> None:
     (found,) = mesh.topics.read("movie", 0, bytes_max=1 << 20)
     assert found.offsets.tolist() == list(range(0, 40, 2))
     assert mesh.topics.read_end([found]) == 40
+
+
+def test_what_this_process_just_wrote_is_not_decoded_again(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = envelope.decode_values
+    monkeypatch.setattr(envelope, "decode_values", lambda *given: decoded.append(len(given[-1])) or decode(*given))
+    producer = mesh.topics.open_producer("w")
+    batches = [mesh.batch("movie", "cud", seed=n) for n in range(4)]
+    for n, b in enumerate(batches):
+        mesh.commit(producer, b, tail=n != 1)
+    assert flat(mesh.topics.read("movie", 0, bytes_max=1 << 20)) == expected(batches)
+    assert decoded == [3], "only the batch that was not handed over"
 
 
 def test_a_read_keeps_to_its_bytes(mesh: Mesh) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.errors import Irrecoverable
@@ -28,6 +28,7 @@ def block_of(found: list[Record], schema_id: int = 3) -> Block:
 RECORDS = st.lists(st.tuples(st.binary(min_size=1, max_size=9), st.binary(max_size=40)), max_size=30)
 
 
+@settings(deadline=None)
 @given(RECORDS, st.sampled_from([1, 10, 100, 10_000]), st.integers(0, 90))
 def test_records_come_back_from_any_offset(found: list[Record], piece_bytes: int, offset: int) -> None:
     # A tombstone follows a delete: none begins a block, none follows another.
@@ -49,6 +50,7 @@ def test_records_come_back_from_any_offset(found: list[Record], piece_bytes: int
     assert [(o, data[a:b]) for o, a, b in zip(offsets.tolist(), starts.tolist(), ends.tolist(), strict=True)] == wanted
 
 
+@settings(deadline=None)
 @given(RECORDS, st.sampled_from([50, 200]))
 def test_a_piece_is_little_longer_than_wanted_and_never_begins_with_a_tombstone(found: list[Record], piece_bytes: int) -> None:
     found = [r for n, r in enumerate(found) if r[1] or (n and found[n - 1][1])]

@@ -23,7 +23,7 @@ class Written:
         self.busy = False
 
     @contextmanager
-    def writing(self, where: str) -> Iterator[sqlite3.Connection]:
+    def writing(self, where: str, *, patience_s: float) -> Iterator[sqlite3.Connection]:
         self.writes += 1
         if self.busy:
             raise Retryable("busy", code="topics_busy")

@@ -16,6 +16,7 @@ from millstream.topics.local import rows
 from millstream.topics.local.store import Store
 
 _WRITE_EVERY_S = 1.0
+_PATIENCE_S = 0.05  # a reader does not stand behind writers for the sake of a note
 
 Noted = dict[str, dict[str, int]]
 
@@ -56,7 +57,7 @@ class Notes:
             return
         self._tried_at = time.monotonic()
         with suppress(MillstreamError):
-            with self._store.writing("readers") as connection:
+            with self._store.writing("readers", patience_s=_PATIENCE_S) as connection:
                 settle = self.join(connection)
             settle()
 

@@ -68,7 +68,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                with self._lock_between_processes():
+                with self._lock_between_processes(self._timeout_s):
                     self._writer = self._opened()
             except BaseException:
                 os.close(self._lock_file)
@@ -94,12 +94,14 @@ class Store:
                     connection.close()
 
     @contextmanager
-    def writing(self, where: str = "") -> Iterator[sqlite3.Connection]:
+    def writing(self, where: str = "", *, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
         """One write transaction: durable when the block ends, undone when it raises.
 
-        Raises Retryable("topics_busy") when the turn does not come in time, Irrecoverable("disk_full") with nothing kept.
+        Raises Retryable("topics_busy") when the turn does not come within `patience_s` (None: the store's own timeout),
+        Irrecoverable("disk_full") with nothing kept.
         """
-        with _explained(self.path, where or str(self.path)), self._lock_in_process(), self._lock_between_processes():
+        wait_s = self._timeout_s if patience_s is None else patience_s
+        with _explained(self.path, where or str(self.path)), self._lock_in_process(wait_s), self._lock_between_processes(wait_s):
             if self.closed:
                 raise StoreClosed(f"{self.path} is closed")
             connection = self._writer
@@ -175,21 +177,21 @@ class Store:
                 raise _damaged(finding, self.path, str(self.path))
 
     @contextmanager
-    def _lock_in_process(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=self._timeout_s):
-            raise _busy(self.path, "another thread has been writing", self._timeout_s)
+    def _lock_in_process(self, wait_s: float) -> Iterator[None]:
+        if not self._turn.acquire(timeout=wait_s):
+            raise _busy(self.path, "another thread has been writing", wait_s)
         try:
             yield
         finally:
             self._turn.release()
 
     @contextmanager
-    def _lock_between_processes(self) -> Iterator[None]:
-        deadline = time.monotonic() + self._timeout_s
+    def _lock_between_processes(self, wait_s: float) -> Iterator[None]:
+        deadline = time.monotonic() + wait_s
         pause_s = 0.0005
         while not _locked(self._lock_file):
             if time.monotonic() > deadline:
-                raise _busy(self.path, "another process has been writing", self._timeout_s)
+                raise _busy(self.path, "another process has been writing", wait_s)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.01)
         try:
