@@ -85,7 +85,7 @@ class Lock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._handle)
+            self.release()
             raise Refused(
                 f"process {holder} is writing there",
                 code="target_in_use",

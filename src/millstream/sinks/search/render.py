@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from millstream.sinks.search.options import Treatment
 
 KEY_BYTES_MAX = 32_000
 """The index cuts no term longer than 65,530 bytes: it would drop it, and with it the way to the document."""
+JSON_DEPTH_MAX = 100
 EXACT_BYTES_MAX = 256
 """Longer texts are found by their words only; nobody asks for them whole."""
 
@@ -112,19 +114,26 @@ def _words(column: pa.Array, f: Field) -> pa.Array:
 
 def _json(column: pa.Array) -> pa.Array:
     """JSON columns as the JSON that they are; text that is none as a string. Row by row: each must be parsed to know."""
-    return pa.array([None if t is None else t if _is_json(t) else json.dumps(t) for t in column.to_pylist()], pa.string())
+    return pa.array([None if t is None else t if _is_indexable(t) else json.dumps(t) for t in column.to_pylist()], pa.string())
 
 
-def _is_json(text: str) -> bool:
+def _is_indexable(text: str) -> bool:
+    """JSON that the index reads too: no deeper than it goes, no number beyond a float, no half of a surrogate pair."""
+    if text.count("[") + text.count("{") > JSON_DEPTH_MAX:
+        return False
     try:
-        json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_finite)
+        json.dumps(value, ensure_ascii=False).encode()
+    except ValueError:
         return False
     return True
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not a number that the index can hold")
+    return value
 
 
 def _exact(column: pa.Array, f: Field) -> pa.Array:

@@ -1,0 +1,169 @@
+"""Each kind of sink as a `Target`: how it is opened, and how its target is read back without the sink's own code.
+
+Also the program that the kill tests start: `python sink_targets.py KIND FOLDER FENCE`.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import struct
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tantivy
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import NoSuchTableError
+
+from millstream.components import find
+from millstream.events.types import RowSchema, Type
+from millstream.sinks.contract import Sink
+from millstream.sinks.kinds import KINDS
+from millstream.sinks.search.query import search
+from millstream.testing.sink_conformance import write_steadily
+from millstream.testing.sink_events import Event, Key, Row, latest
+
+NAME = "films.0"
+
+
+@dataclass(frozen=True)
+class KindTarget:
+    """What the kinds share. `project` is a fresh folder."""
+
+    project: Path
+    kind = ""
+    options: ClassVar = {}
+    exclusive = True
+    keeps_events = True
+    moments = ()
+
+    @property
+    def place(self) -> Path:
+        return self.project / ".millstream"
+
+    def sink(self) -> Sink:
+        component = find(KINDS, self.kind)
+        return component.open(NAME, component.options(**self.options), self.place)
+
+    def rows(self, schema: RowSchema) -> dict[Key, Row]:
+        return latest(self.events(schema), schema)
+
+    def command(self) -> list[str]:
+        return [sys.executable, __file__, self.kind, str(self.project)]
+
+
+class JsonlTarget(KindTarget):
+    kind, options = "jsonl", {"file": "out/films.jsonl"}
+    moments = ("sink.jsonl.lines_written", "sink.jsonl.position_written")
+
+    @property
+    def folder(self) -> Path:
+        return self.project / "out"
+
+    def events(self, schema: RowSchema) -> list[Event]:
+        return [_event(json.loads(line), schema) for line in (self.folder / "films.jsonl").read_text().splitlines()]
+
+
+def _event(line: dict[str, Any], schema: RowSchema) -> Event:
+    row = from_json(line["after"] or line["before"], schema)
+    assert from_json(line["key"], schema) == {**dict.fromkeys(schema.names), **{k: row[k] for k in schema.key}}
+    assert line["version"] == f"{1:08x}{line['offset']:016x}{0:08x}"
+    assert line["ts_us"] == 1_700_000_000_000_000 + line["offset"]
+    assert (line.get("backfill"), line.get("cause")) == (("initial", "backfill") if line["op"] == "r" else (None, None))
+    return Event(line["topic"], line["offset"], line["op"], row)
+
+
+class IcebergTarget(KindTarget):
+    kind, options = "iceberg", {"table": "lake.films"}
+    exclusive = False
+    moments = ("sink.iceberg.rendered", "sink.iceberg.staged", "sink.iceberg.committed")
+
+    @property
+    def folder(self) -> Path:
+        return self.place / "lake"
+
+    def table(self) -> Any:
+        catalog = load_catalog(
+            "millstream", type="sql", uri=f"sqlite:///{self.folder}/catalog.db", warehouse=f"file://{self.folder}/warehouse"
+        )
+        try:
+            return catalog.load_table("lake.films")
+        finally:
+            catalog.close()
+
+    def events(self, schema: RowSchema) -> list[Event]:
+        try:
+            rows = self.table().scan().to_arrow().to_pylist()
+        except NoSuchTableError:
+            return []
+        for row in rows:
+            assert row["_version"] == f"{1:08x}{row['_offset']:016x}{0:08x}"
+            assert row["_ts"] == dt.datetime.fromtimestamp(1_700_000_000, dt.UTC) + dt.timedelta(microseconds=row["_offset"])
+            assert row["_backfill"] == ("initial" if row["_op"] == "r" else None)
+        # A scan gives files in no order of its own.
+        rows.sort(key=lambda r: r["_offset"])
+        return [Event(r["_topic"], r["_offset"], r["_op"], {n: r.get(n) for n in schema.names}) for r in rows]
+
+
+class SearchTarget(KindTarget):
+    kind, options = "search", {"index": "films", "heap_mb": 15}
+    keeps_events = False
+    moments = ("sink.search.before_commit", "sink.search.after_commit")
+
+    @property
+    def folder(self) -> Path:
+        return self.place / "search"
+
+    def events(self, schema: RowSchema) -> list[Event]:
+        raise AssertionError("an index keeps rows, not events")
+
+    def rows(self, schema: RowSchema) -> dict[Key, Row]:
+        hits = search(self.place, "films", "*", 5_000)
+        rows = {}
+        for hit in hits:
+            row = from_json(hit.document, schema)
+            key = tuple(value_of(v, schema[name].type) for v, name in zip(hit.key, schema.key, strict=True))
+            assert key == tuple(row[name] for name in schema.key)
+            assert key not in rows, f"two documents of {key}"
+            rows[key] = row
+        stored = tantivy.Index.open(str(self.folder / "films")).searcher().num_docs
+        assert stored == len(rows) + 1, "the rows and the one reserved document"
+        return rows
+
+
+def from_json(row: dict[str, Any], schema: RowSchema) -> Row:
+    return {f.name: value_of(row.get(f.name), f.type) for f in schema.fields}
+
+
+def value_of(value: Any, kind: Type) -> Any:
+    """A value of `millstream.sinks.jsontext` as Arrow's to_pylist would give it."""
+    if value is None:
+        return None
+    match kind.kind:
+        case "decimal":
+            assert isinstance(value, str)
+            return Decimal(value)
+        case "bytes":
+            return base64.b64decode(value, validate=True)
+        case "date":
+            return dt.date.fromisoformat(value)
+        case "time":
+            return dt.time.fromisoformat(value)
+        case "timestamp" | "timestamptz":
+            found = dt.datetime.fromisoformat(value)
+            assert (found.tzinfo is not None) == (kind.kind == "timestamptz")
+            return found
+        case "float32" | "float64":
+            assert isinstance(value, float)
+            return value if kind.kind == "float64" else struct.unpack("f", struct.pack("f", value))[0]
+    return value
+
+
+TARGETS = {t.kind: t for t in (JsonlTarget, IcebergTarget, SearchTarget)}
+
+if __name__ == "__main__":
+    write_steadily(TARGETS[sys.argv[1]](Path(sys.argv[2])), int(sys.argv[3]))

@@ -1,0 +1,47 @@
+"""The conformance suite over every kind of sink there is."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sink_targets import TARGETS
+
+from millstream.sinks.kinds import KINDS
+from millstream.testing.sink_conformance import CASES, history, killed_at, killed_at_random
+
+NAMES = [k.name for k in KINDS]
+MOMENTS = [(name, moment) for name in NAMES for moment in TARGETS[name].moments]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)
+def test_case(case, kind: str, tmp_path: Path) -> None:
+    case(TARGETS[kind](tmp_path))
+
+
+_numbers = itertools.count()
+steps = st.lists(st.one_of(st.integers(1, 40), st.integers(-30, -1), st.none()), max_size=10)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+def test_any_history_ends_as_the_oracle_says(kind: str, tmp_path: Path, steps: list[int | None]) -> None:
+    history(TARGETS[kind](tmp_path / str(next(_numbers))), steps)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("kind", "moment"), MOMENTS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_killed_at_a_named_moment(kind: str, moment: str, count: int, tmp_path: Path) -> None:
+    killed_at(TARGETS[kind](tmp_path), moment, count)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", NAMES)
+def test_killed_from_outside_again_and_again(kind: str, tmp_path: Path) -> None:
+    killed_at_random(TARGETS[kind](tmp_path), kills=5, seed=20)
