@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+_TEXT = re.compile("[0-9a-f]{32}")
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
@@ -25,7 +27,7 @@ class Version(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Version:
         """Raises ValueError on anything but 32 hex digits."""
-        if len(text) != 32:
+        if not _TEXT.fullmatch(text):
             raise ValueError(f"a version is 32 hex digits, not {text!r}")
         return cls(int(text[:8], 16), int(text[8:24], 16), int(text[24:], 16))
 
@@ -33,7 +35,7 @@ class Version(NamedTuple):
 def hex_text(*parts: npt.NDArray[np.unsignedinteger]) -> pa.StringArray:
     """Unsigned integer columns side by side as fixed-width lower-case hex, one text a row."""
     rows = len(parts[0])
-    big_endian = [np.ascontiguousarray(p).astype(p.dtype.newbyteorder(">")).view(np.uint8).reshape(rows, -1) for p in parts]
+    big_endian = [np.ascontiguousarray(p).astype(p.dtype.newbyteorder(">")).view(np.uint8).reshape(rows, p.dtype.itemsize) for p in parts]
     raw = np.concatenate(big_endian, axis=1)
     digits = np.empty((rows, raw.shape[1] * 2), np.uint8)
     digits[:, 0::2] = _HEX[raw >> 4]
@@ -61,7 +63,7 @@ def parse_texts(text: pa.StringArray) -> tuple[npt.NDArray[np.uint32], npt.NDArr
     if text.null_count or np.any(np.diff(offsets) != 32):
         raise ValueError("a version is 32 hex digits")
     raw = np.frombuffer(text.buffers()[2], np.uint8, rows * 32, offsets[0]).reshape(rows, 32)
-    digit = np.where(raw >= ord("a"), raw - (ord("a") - 10), raw - ord("0"))
+    digit = np.where(raw >= ord("a"), raw - (ord("a") - 10), np.where(raw <= ord("9"), raw - ord("0"), 255))
     if np.any(digit > 15):
         raise ValueError("a version is 32 hex digits")
     octets = ((digit[:, 0::2] << 4) | digit[:, 1::2]).astype(np.uint8)

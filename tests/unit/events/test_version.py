@@ -29,11 +29,28 @@ def test_text_sorts_as_versions_do(a, b):
     assert Version.parse(str(a)) == a
 
 
-@pytest.mark.parametrize("text", ["", "0" * 31, "0" * 33, "g" + "0" * 31, "A" + "0" * 31, "/" + "0" * 31])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0" * 31,
+        "0" * 33,
+        "g" + "0" * 31,
+        "A" + "0" * 31,
+        "/" + "0" * 31,
+        ":" + "0" * 31,
+        "0x" + "0" * 30,
+        "+" + "0" * 31,
+        "0_" + "0" * 30,
+    ],
+)
 def test_what_is_no_version_is_refused(text):
     with pytest.raises(ValueError, match="hex digits"):
         parse_texts(pa.array(["0" * 32, text]))
+    with pytest.raises(ValueError, match="hex digits"):
+        Version.parse(text)
 
 
 def test_no_rows():
     assert all(len(part) == 0 for part in parse_texts(pa.array([], pa.string())))
+    assert len(texts(pa.array([], pa.uint32()), pa.array([], pa.uint64()), pa.array([], pa.uint32()))) == 0
