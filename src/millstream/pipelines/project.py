@@ -187,12 +187,16 @@ class _Load:
         also: Mapping[str, Any] = MappingProxyType({}),
     ) -> Options:
         """The options, checked by their component. `beside` are keys that are not options; `also` is checked with them."""
+        before = len(self._mistakes)
         resolved = {k: self._resolved(v, f"{path}.{k}") for k, v in section.entries.items()}
+        readable = len(self._mistakes) == before
         options = Options(resolved, {k: _written(v) for k, v in section.entries.items()})
         if component is None:
             return options
         names = [f.alias or name for name, f in component.options.model_fields.items()]
         self._keys(section, path, [*beside, *names])
+        if not readable:
+            return options  # a variable is missing: what its option would be cannot be judged
         given = {k: v for k, v in {**resolved, **also}.items() if k in names}
         try:
             component.options.model_validate(given)

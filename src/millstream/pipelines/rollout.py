@@ -93,11 +93,11 @@ def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
             yield Step("register_schema", name, f"{len(topic.schema.fields)} columns")
             continue
         changes = difference(now.schema, topic.schema)
+        if changes or now.schema != topic.schema:
+            yield Step("register_schema", name, "; ".join(map(str, changes)) or "columns in another order")
         if any(c.kind in ("rekeyed", "retyped") for c in changes):
             # Design §3: a key or a type that no reader schema covers starts the order afresh.
             yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
-        if changes or now.schema != topic.schema:
-            yield Step("register_schema", name, "; ".join(map(str, changes)) or "columns in another order")
 
 
 def _pipelines(wanted: Wanted, actual: Actual, begun: set[str]) -> Iterator[Step]:

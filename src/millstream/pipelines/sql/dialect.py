@@ -53,21 +53,27 @@ def parse(sql: str, mistakes: Mistakes) -> exp.Select | None:
     except RecursionError:
         mistakes.add(0, "sql_too_deep", "the SQL is nested too deeply", "split it into steps")
         return None
-    if len(statements) != 1 or not isinstance(statements[0], exp.Select):
-        second = statements[1] if len(statements) > 1 and statements[1] is not None else statements[0]
-        what = "UNION, INTERSECT and EXCEPT are" if isinstance(second, exp.SetOperation) else "anything but one SELECT is"
-        mistakes.add(
-            second if second is not None else 0,
-            "not_in_subset",
-            f"{what} not part of Millstream SQL",
-            "write one SELECT; make a step of each branch",
-        )
-        return None
-    return statements[0]
+    found = [s for s in statements if s is not None and not isinstance(s, exp.Semicolon)]
+    if len(found) == 1 and isinstance(found[0], exp.Select):
+        return found[0]
+    if isinstance(found[0], exp.SetOperation):
+        _not_here(found[0].expression, "UNION, INTERSECT and EXCEPT are", "make a step of each branch", mistakes)
+    else:
+        _not_here(found[-1], "a second statement is", "a step's SQL is one SELECT; make another step", mistakes)
+    return None
+
+
+def _not_here(at: exp.Expression, what: str, cure: str, mistakes: Mistakes) -> None:
+    mistakes.add(at, "not_in_subset", f"{what} not part of Millstream SQL", cure)
 
 
 def _unreadable(mistakes: Mistakes, offset: int, what: str) -> None:
-    mistakes.add(offset, "sql_unreadable", f"the SQL cannot be read: {what}", "mend the SQL; names with odd characters need double quotes")
+    mistakes.add(
+        offset,
+        "sql_unreadable",
+        f"the SQL cannot be read: {what}",
+        "mend the SQL; a name that is a word of SQL or has odd characters needs double quotes",
+    )
 
 
 def _not_select(token: object, mistakes: Mistakes) -> None:

@@ -7,7 +7,7 @@ meaning. A mistake is noted once; what is built on it is unknown and complains n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sqlglot import exp
@@ -15,35 +15,13 @@ from sqlglot import exp
 from millstream.events.types import Type
 from millstream.pipelines.sql import subset
 from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.casts import cast_target
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.shape import Argument, Function, Operator
 from millstream.pipelines.sql.subset import BY_NODE, UNITS
+from millstream.pipelines.sql.typed import NULL, UNKNOWN, Typed, number
 
-
-@dataclass(frozen=True)
-class Typed:
-    """`type` None: the NULL literal (`null`), or unknown after a mistake. `literal`: a quoted literal's text.
-
-    `constant`: a whole number written out. `column`: (alias, column) where it is just a column.
-    """
-
-    sql: str
-    type: Type | None
-    nullable: bool = False
-    null: bool = False
-    literal: str | None = None
-    constant: int | None = None
-    column: tuple[str, str] | None = None
-
-
-UNKNOWN = Typed("NULL", None, nullable=True)
-_NULL = Typed("NULL", None, nullable=True, null=True)
-_CAST_KINDS: Mapping[str, Type] = {
-    "BOOLEAN": t.BOOLEAN, "INT": t.INT32, "BIGINT": t.INT64, "FLOAT": t.FLOAT32, "DOUBLE": t.FLOAT64, "TEXT": t.TEXT, "VARCHAR": t.TEXT,
-    "DATE": t.DATE, "TIME": t.TIME, "TIMESTAMP": t.TIMESTAMP, "TIMESTAMPNTZ": t.TIMESTAMP, "TIMESTAMPTZ": t.TIMESTAMPTZ,
-    "UUID": t.UUID_TEXT,
-}  # fmt: skip
-_CAST_NAMES = "BOOLEAN, INTEGER, BIGINT, FLOAT, DOUBLE, DECIMAL(p,s), TEXT, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, UUID"
+_WRITTEN_CURE = "write a date as 2024-01-31, a time as 13:45:00, a timestamp as 2024-01-31 13:45:00"
 _NOT_HERE: Mapping[type, tuple[str, str]] = {
     exp.Subquery: ("a subquery", "make it a step of its own and join it"),
     exp.Exists: ("EXISTS", "join the other table on its key"),
@@ -76,7 +54,7 @@ class Inference:
             exp.Paren: lambda n: self.typed(n.this),
             exp.Literal: self._literal,
             exp.Boolean: lambda n: Typed("TRUE" if n.this else "FALSE", t.BOOLEAN),
-            exp.Null: lambda n: _NULL,
+            exp.Null: lambda n: NULL,
             exp.Neg: self._negative,
             exp.And: lambda n: self._logic(n, "AND"),
             exp.Or: lambda n: self._logic(n, "OR"),
@@ -113,35 +91,11 @@ class Inference:
         text = str(node.this)
         if node.is_string:
             return Typed("'" + text.replace("'", "''") + "'", t.TEXT, literal=text)
-        return self._number(node, text)
-
-    def _number(self, node: exp.Expression, text: str, sign: str = "") -> Typed:
-        if "e" in text.lower():
-            return Typed(f"CAST({sign}{text} AS DOUBLE)", t.FLOAT64)
-        whole, _, fraction = text.partition(".")
-        if "." not in text:
-            value = int(sign + whole)
-            for type_, bits in ((t.INT32, 31), (t.INT64, 63)):
-                if -(1 << bits) <= value < 1 << bits:
-                    return Typed(f"CAST({value} AS {t.duckdb_name(type_)})", type_, constant=value)
-            self._mistakes.add(node, "number_too_large", f"{value} is outside int64", f"write CAST('{value}' AS DECIMAL(38,0))")
-            return UNKNOWN
-        scale = len(fraction)
-        precision = max(len(whole.lstrip("0")) + scale, 1)
-        if precision > t.PRECISION_MAX:
-            self._mistakes.add(
-                node,
-                "number_too_large",
-                f"{sign}{text} has more than {t.PRECISION_MAX} digits",
-                "shorten it, or write it as a float: 1.5e0",
-            )
-            return UNKNOWN
-        type_ = t.decimal(precision, scale)
-        return Typed(f"CAST({sign}{whole or '0'}.{fraction or '0'} AS {t.duckdb_name(type_)})", type_)
+        return number(node, text, self._mistakes)
 
     def _negative(self, node: exp.Neg) -> Typed:
         if isinstance(node.this, exp.Literal) and not node.this.is_string:
-            return self._number(node, str(node.this.this), "-")
+            return number(node, str(node.this.this), self._mistakes, "-")
         value = self.typed(node.this)
         if value.null or (value.type and value.type.kind not in t.NUMBERS):
             return self._clash(node, f"- needs a number, this is {_shown(value)}", "CAST it to a number")
@@ -188,6 +142,9 @@ class Inference:
             return UNKNOWN
         signature = operator.rule(left.type, right.type)
         if signature is None:
+            for value, beside in ((left, right), (right, left)):
+                if value.literal is not None and beside.type and beside.type.kind in t.WRITTEN:
+                    return self._clash(node, f"{value.literal!r} is no {beside.type}", _WRITTEN_CURE)
             return self._clash(node, f"{operator.symbol} between {left.type} and {right.type}", _cure(operator, left.type, right.type))
         args = [t.cast(v.sql, v.type, to) for v, to in zip((left, right), signature.arguments, strict=True) if v.type]
         sql = operator.duckdb.format(*args)
@@ -212,11 +169,16 @@ class Inference:
                 node, "not_in_subset", "IN (subquery) is not part of Millstream SQL", "join the other table on its key, as a step"
             )
             return UNKNOWN
-        value, equal = self.typed(node.this), BY_NODE["EQ"]
-        parts = [self._apply(item, equal, value, self.typed(item)) for item in node.expressions]
-        if not parts or any(p.type is None for p in parts):
+        value = self.typed(node.this)
+        parts = [self._apply(item, BY_NODE["EQ"], value, self.typed(item)) for item in node.expressions]
+        if value.type is None or not parts or any(p.type is None for p in parts):
             return UNKNOWN
-        result = Typed("(" + " OR ".join(p.sql for p in parts) + ")", t.BOOLEAN, any(p.nullable for p in parts))
+        items = [self._as_literal(self.typed(item), value) for item in node.expressions]
+        shared = t.common_of([value.type, *(i.type for i in items if i.type)])
+        if shared is None:
+            return self._clash(node, "the values of IN have no type in common", "CAST them to one type")
+        first, *rest = [t.cast(v.sql, v.type, shared) for v in (value, *items) if v.type]
+        result = Typed(f"({first} IN ({', '.join(rest)}))", t.BOOLEAN, any(p.nullable for p in parts))
         return _negated(result) if node.args.get("negate") else result
 
     def _between(self, node: exp.Between) -> Typed:
@@ -268,38 +230,20 @@ class Inference:
         return [replace(v, sql=t.cast(v.sql, v.type, shared) if v.type else _null_sql(shared), type=shared, null=False) for v in values]
 
     def _cast(self, node: exp.Cast, attempt: bool) -> Typed:
-        value, target = self.typed(node.this), self._target(node)
+        value, target = self.typed(node.this), cast_target(node, self._mistakes)
         if target is None or (value.type is None and not value.null):
             return UNKNOWN
         if value.type is None:
             return Typed(_null_sql(target), target, nullable=True)
-        if value.literal is not None and not attempt and target.kind in {"date", "time", "timestamp", "timestamptz", "uuid"}:
+        if value.literal is not None and not attempt and target.kind in t.WRITTEN:
             sql = t.literal(value.literal, target)
             if sql is None:
-                return self._clash(node, f"{value.literal!r} is no {target}", "write it as 2024-01-31, 13:45:00 or 2024-01-31 13:45:00")
+                return self._clash(node, f"{value.literal!r} is no {target}", _WRITTEN_CURE)
             return Typed(sql, target)
         if not t.castable(value.type, target):
             way = ", ".join(t.cast_targets(value.type)) or "nothing"
             return self._clash(node, f"a {value.type} cannot be cast to {target}", f"{value.type} can become: {way}")
         return Typed(t.cast(value.sql, value.type, target, attempt), target, value.nullable or attempt)
-
-    def _target(self, node: exp.Cast) -> Type | None:
-        to, kind = node.args["to"], getattr(node.args["to"], "this", None)
-        name = str(getattr(kind, "value", kind))
-        params = [int(p.name) for p in to.expressions if isinstance(p, exp.DataTypeParam) and p.name.isdigit()]
-        if name == "DECIMAL":
-            precision, scale = [*params, 0][:2] if params else (18, 3)
-            if 1 <= precision <= t.PRECISION_MAX and scale <= precision:
-                return t.decimal(precision, scale)
-            self._mistakes.add(
-                node, "bad_type", f"DECIMAL({precision},{scale}) is no type", f"precision is 1 to {t.PRECISION_MAX}, scale 0 to precision"
-            )
-            return None
-        target = None if to.args.get("nested") else _CAST_KINDS.get(name.upper())
-        if target is None or node.args.get("format"):
-            self._mistakes.add(node, "bad_type", f"Millstream SQL has no type {to.sql('duckdb')}", f"it has {_CAST_NAMES}")
-            return None
-        return target
 
     def _extract(self, node: exp.Extract) -> Typed:
         name = str(node.this.name).lower()

@@ -10,7 +10,9 @@ from collections import defaultdict
 
 from millstream.pipelines.plan import Edge
 from millstream.pipelines.sql.mistakes import Mistakes
-from millstream.pipelines.sql.query import Join, Query
+from millstream.pipelines.sql.query import Query
+
+Place = tuple[str, str]  # alias, column
 
 
 def prove_unique(query: Query, mistakes: Mistakes) -> None:
@@ -34,20 +36,24 @@ def prove_unique(query: Query, mistakes: Mistakes) -> None:
 
 
 def edges(query: Query) -> tuple[Edge, ...]:
-    """One edge per joined table, from the root outwards: to the earlier table that most of its equalities name."""
+    """One edge per joined table, from the root outwards: to the earlier table that it shares most columns with.
+
+    Equalities are followed through: with w.origin = o.faa and o.faa = f.origin, w meets f by origin. A row that matches
+    fulfils both, so the walk misses nothing, and finds fewer rows than it would by one column.
+    """
     depth = {query.root.alias: 0}
+    same: dict[Place, set[Place]] = defaultdict(set)  # columns of earlier tables that equal a column, where it is there at all
     tree = []
     for join in query.joins:
-        parent = _parent(join, depth)
-        depth[join.relation.alias] = depth[parent] + 1
-        pairs = sorted({(e.right[1], e.left[1]) for e in join.equalities if e.right[0] == parent})
-        tree.append(Edge(parent, join.relation.alias, tuple(p for p, _ in pairs), tuple(c for _, c in pairs)))
+        alias = join.relation.alias
+        for e in join.equalities:
+            same[e.left] |= {e.right, *same[e.right]}
+        shared: dict[str, dict[str, str]] = defaultdict(dict)  # earlier table → column of this one → its column
+        for column in sorted({e.left[1] for e in join.equalities}):
+            for parent, parent_column in sorted(same[alias, column]):
+                shared[parent].setdefault(column, parent_column)
+        # Among equals fewer hops mean fewer lookups; the alias makes the choice stable.
+        parent = min(shared, key=lambda a: (-len(shared[a]), depth[a], a))
+        depth[alias] = depth[parent] + 1
+        tree.append(Edge(parent, alias, tuple(shared[parent].values()), tuple(shared[parent])))
     return tuple(tree)
-
-
-def _parent(join: Join, depth: dict[str, int]) -> str:
-    ties: dict[str, int] = defaultdict(int)
-    for e in join.equalities:
-        ties[e.right[0]] += 1
-    # Fewer hops mean fewer lookups; the alias makes the choice stable.
-    return min(ties, key=lambda alias: (-ties[alias], depth[alias], alias))

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from millstream.events.types import RowSchema, Type
-from millstream.pipelines.sql.infer import Inference, Typed
+from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.infer import Inference
 from millstream.pipelines.sql.mistakes import Mistakes, offset_of
 from millstream.pipelines.sql.relations import NAME, RESERVED, Relation, Relations, quoted, table_name, unknown_table
+from millstream.pipelines.sql.typed import Typed
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,7 @@ def _relation(
     given = alias.this.name if alias is not None else ""
     shown = given or node.name
     relation = Relation(given or RESERVED + shown, shown, name, schema, nullable)
-    relations.add(relation, node, mistakes)
-    return relation
+    return relation if relations.add(relation, node, mistakes) else None
 
 
 def _join(node: exp.Join, known: Mapping[str, RowSchema], relations: Relations, infer: Inference, mistakes: Mistakes) -> Join | None:
@@ -178,17 +179,18 @@ def _refused_join(node: exp.Join, side: str, kind: str, method: str) -> tuple[st
 
 
 def _equalities(on: exp.Expression, relation: Relation, infer: Inference) -> tuple[list[Equality], set[str]]:
-    """The conjuncts of ON that tie a column of `relation` to an earlier table's, and to a literal."""
+    """The conjuncts of ON that tie a column of `relation` to an earlier table's, and to a constant."""
     tied, fixed = [], set()
     for part in _conjuncts(on):
         if not isinstance(part, exp.EQ):
             continue
-        sides = [infer.typed(part.this), infer.typed(part.expression)]
-        for mine, other in (sides, sides[::-1]):
+        sides = [(infer.typed(n), n) for n in (part.this, part.expression)]
+        for (mine, _), (other, node) in (sides, sides[::-1]):
             if mine.column is None or mine.column[0] != relation.alias:
                 continue
             if other.column is None:
-                if _is_literal(part):
+                # Beside a float an integer becomes one, and several integers become the same float.
+                if node.find(exp.Column) is None and other.type and other.type.kind not in t.FLOATS:
                     fixed.add(mine.column[1])
             elif other.column[0] != relation.alias:
                 tied.append(Equality(mine.column, other.column))
@@ -220,10 +222,6 @@ def _conjuncts(node: exp.Expression) -> Iterator[exp.Expression]:
         yield node
 
 
-def _is_literal(comparison: exp.Expression) -> bool:
-    return any(isinstance(side, exp.Literal | exp.Boolean) for side in (comparison.this, comparison.expression))
-
-
 # ---- WHERE and the SELECT list ----------------------------------------------------------------------------------------
 def _never_null(where: exp.Expression, relations: Relations) -> Iterator[tuple[str, str]]:
     """Columns that a row passing the condition holds: c IS NOT NULL, or c compared with something."""
@@ -234,6 +232,8 @@ def _never_null(where: exp.Expression, relations: Relations) -> Iterator[tuple[s
             named = [part.this.this]
         elif isinstance(part, exp.EQ | exp.NEQ | exp.LT | exp.LTE | exp.GT | exp.GTE):
             named = [part.this, part.expression]
+        elif isinstance(part, exp.In | exp.Between | exp.Like | exp.ILike):
+            named = [part.this]
         for node in named:
             place = relations.column(node, quiet).column if isinstance(node, exp.Column) else None
             if place:
@@ -246,7 +246,7 @@ def _columns(select: exp.Select, relations: Relations, infer: Inference, mistake
         if starred is not None:
             for relation in starred:
                 for f in relation.schema.fields:
-                    value = relations.typed(relation, f, node, mistakes)
+                    value = relations.typed(relation, f)
                     if value.type is not None:
                         yield Column(f.name, value.sql, value.type, value.nullable, value.column, offset_of(node))
             continue

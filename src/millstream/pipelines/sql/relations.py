@@ -10,8 +10,8 @@ from sqlglot import exp
 
 from millstream.events.types import Field, RowSchema
 from millstream.pipelines.sql import types as t
-from millstream.pipelines.sql.infer import UNKNOWN, Typed
 from millstream.pipelines.sql.mistakes import Mistakes, nearest, suggestion
+from millstream.pipelines.sql.typed import UNKNOWN, Typed
 
 RESERVED = "__ms_"  # begins every name that Millstream makes; no name of a user's does
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -43,15 +43,18 @@ class Relations:
     met: list[Relation] = field(default_factory=list)
     not_null: Collection[tuple[str, str]] = ()
 
-    def add(self, relation: Relation, node: exp.Expression, mistakes: Mistakes) -> None:
+    def add(self, relation: Relation, node: exp.Expression, mistakes: Mistakes) -> bool:
+        """Whether its columns can be named: not where another has its name."""
         folded = relation.shown.casefold()
         if folded.startswith(RESERVED):
             mistakes.add(node, "reserved_name", f"names that begin with {RESERVED} are Millstream's own", "choose another alias")
         if any(r.shown.casefold() == folded for r in self.met):
             cure = f"give one an alias: {relation.input} AS other"
             mistakes.add(node, "alias_twice", f"two tables of this query are called {relation.shown}", cure)
+            return False
         _check_columns(relation, node, mistakes)
         self.met.append(relation)
+        return True
 
     def column(self, node: exp.Column, mistakes: Mistakes) -> Typed:
         if node.args.get("db") or node.args.get("catalog"):
@@ -63,7 +66,7 @@ class Relations:
             return UNKNOWN
         found = [(r, f) for r in among for f in [_field(r.schema, node.name, quoted=bool(node.this.args.get("quoted")))] if f]
         if len(found) == 1:
-            return self.typed(*found[0], node, mistakes)
+            return self.typed(*found[0])
         if found:
             tables = " and ".join(r.shown for r, _ in found)
             mistakes.add(node, "ambiguous_column", f"{node.name} is a column of {tables}", f"say which: {found[0][0].shown}.{node.name}")
@@ -73,11 +76,7 @@ class Relations:
         mistakes.add(node, "unknown_column", f"there is no column {node.name} in {tables}", suggestion(node.name, names, "columns"))
         return UNKNOWN
 
-    def typed(self, relation: Relation, column: Field, node: exp.Expression, mistakes: Mistakes) -> Typed:
-        if column.type.kind == "decimal" and (column.type.precision or 0) > t.PRECISION_MAX:
-            cure = f"leave it out of the step, or declare at most {t.PRECISION_MAX} digits at the source"
-            mistakes.add(node, "type_too_wide", f"{column.name} is {column.type}: Millstream SQL has {t.PRECISION_MAX} digits", cure)
-            return UNKNOWN
+    def typed(self, relation: Relation, column: Field) -> Typed:
         place = (relation.alias, column.name)
         certain = (column.name in relation.schema.key and not relation.nullable) or place in self.not_null
         sql = f"{quoted(relation.alias)}.{quoted(column.name)}" if self.qualified else quoted(column.name)
@@ -107,8 +106,11 @@ def _field(schema: RowSchema, name: str, quoted: bool) -> Field | None:
 
 def _check_columns(relation: Relation, node: exp.Expression, mistakes: Mistakes) -> None:
     seen: dict[str, str] = {}
-    for name in relation.schema.names:
-        folded = name.casefold()
+    for f in relation.schema.fields:
+        name, folded = f.name, f.name.casefold()
+        if (f.type.precision or 0) > t.PRECISION_MAX:
+            message = f"{relation.input} has a column {name} of {f.type}: Millstream SQL has {t.PRECISION_MAX} digits"
+            mistakes.add(node, "type_too_wide", message, f"declare at most {t.PRECISION_MAX} digits at the source")
         if folded in seen:
             cure = "rename one at the source"
             mistakes.add(
@@ -128,12 +130,20 @@ def table_name(node: exp.Table) -> str:
 
 def unknown_table(name: str, known: Mapping[str, RowSchema], mistakes: Mistakes, node: exp.Expression) -> None:
     """Notes that there is no such input, with what comes nearest."""
-    source = name.split(".", 1)[0]
-    siblings = [k for k in known if k.startswith(source + ".")]
+    source = name.partition(".")[0]
+    siblings = {k[len(source) + 1 :]: k for k in known if k.startswith(source + ".")}
     if "." in name and siblings:
-        near = nearest(name, siblings)
-        cure = f"did you mean {near}?" if near else f"{source} has: {', '.join(sorted(siblings))}; or add the table to the source's tables"
-        mistakes.add(node, "unknown_table", f"{source} has no table or step {name[len(source) + 1 :]}", cure)
+        rest = name[len(source) + 1 :]
+        near = nearest(rest, siblings)
+        cure = (
+            f"did you mean {siblings[near]}?"
+            if near
+            else f"{source} has {', '.join(sorted(siblings))}; or add the table to the source's tables"
+        )
+        mistakes.add(node, "unknown_table", f"{source} has no table or step {rest}", cure)
         return
+    ends = {k.rpartition(".")[2]: k for k in known}
+    near = nearest(name, known) or nearest(name.rpartition(".")[2], ends)
     what = "source, pipeline or step" if "." in name else "earlier step"
-    mistakes.add(node, "unknown_table", f"there is no {what} for {name}", suggestion(name, known, "inputs"))
+    cure = f"did you mean {ends.get(near, near)}?" if near else suggestion(name, known, "inputs")
+    mistakes.add(node, "unknown_table", f"there is no {what} for {name}", cure)

@@ -23,6 +23,7 @@ NUMBERS: frozenset[Kind] = INTEGERS | FLOATS | {"decimal"}
 INSTANTS: frozenset[Kind] = frozenset({"timestamp", "timestamptz"})
 DAYS: frozenset[Kind] = INSTANTS | {"date"}
 COMPARABLE: frozenset[Kind] = NUMBERS | DAYS | {"boolean", "text", "bytes", "time", "uuid"}
+WRITTEN: frozenset[Kind] = DAYS | {"time", "uuid"}  # types whose literals are quoted text
 EVERY: frozenset[Kind] = COMPARABLE | {"json", "numeric"}
 
 PRECISION_MAX = 38  # DuckDB's widest decimal

@@ -11,9 +11,10 @@ from millstream.events.types import Field, RowSchema, Type
 from millstream.pipelines.sql import subset
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.dialect import parse
-from millstream.pipelines.sql.infer import Inference, Typed
+from millstream.pipelines.sql.infer import Inference
 from millstream.pipelines.sql.mistakes import Mistakes
 from millstream.pipelines.sql.relations import Relation, Relations
+from millstream.pipelines.sql.typed import Typed
 
 COLUMNS = {
     "i": t.INT32, "j": t.INT32, "l": t.INT64, "f": t.FLOAT32, "d": t.FLOAT64, "s": t.TEXT, "s2": t.TEXT, "b": t.BOOLEAN, "y": t.BYTES,

@@ -1,0 +1,223 @@
+"""Definitions become plans: keys, join trees, ids that stay, order among pipelines, and SQL that DuckDB runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import duckdb
+import pytest
+
+from millstream.events.types import Field, RowSchema, Type
+from millstream.pipelines.compile import compile_all, compile_pipeline
+from millstream.pipelines.diagnostics import InvalidProject
+from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Stateful, Stateless
+from millstream.pipelines.project import load
+from millstream.pipelines.sql.types import duckdb_name
+
+from .conftest import SINKS, SOURCES, schema
+
+M, P, C = "studio.public.movie", "hr.public.person", "studio.public.credit"
+
+
+def pipeline(name: str, *steps: str, sinks: str = "") -> str:
+    """`steps`: "name: SQL" or "name [key]: SQL"."""
+    text = f"pipeline: {name}\nowner: team\nsteps:\n"
+    for step in steps:
+        head, _, sql = step.partition(": ")
+        called, _, key = head.partition(" ")
+        text += f"- name: {called}\n  sql: {json.dumps(sql)}\n" + (f"  key: {key}\n" if key else "")
+    return text + (f"sinks: {sinks}\n" if sinks else "")
+
+
+@pytest.fixture
+def plans(project, known):
+    def compiled(*pipelines: str, inputs=known, history=None):
+        root = project({"pipelines/all.yaml": "---\n".join(pipelines)})
+        return compile_all(load(root, {}, SOURCES, SINKS), inputs, history)
+
+    return compiled
+
+
+def refused(plans, *pipelines: str, **options):
+    with pytest.raises(InvalidProject) as error:
+        plans(*pipelines, **options)
+    return error.value.diagnostics
+
+
+def test_a_filter(plans) -> None:
+    (plan,) = plans(pipeline("p", f"s: SELECT id AS movie, title FROM {M} WHERE year >= 2000"))
+    (step,) = plan.nodes
+    assert isinstance(step, Stateless)
+    assert (step.input, step.where, step.schema.key) == (M, '("year" >= CAST(2000 AS INTEGER))', ("movie",))
+    assert [(p.name, p.sql) for p in step.projections] == [("movie", '"id"'), ("title", '"title"')]
+    assert step.schema.fields == (Field("movie", Type("int64"), 1), Field("title", Type("text"), 2))
+    assert plan.outputs == (Output("s", "p.s", "whole"),)
+    assert [i.topic for i in plan.inputs] == [M]
+    assert not plan.stateful
+
+
+def test_the_join_tree_goes_from_the_root_outwards_and_edges_take_one_parent(plans) -> None:
+    sql = f"""SELECT c.movie_id AS m, c.number AS n, movie.title, person.name, boss.name AS boss
+        FROM {C} c JOIN {M} ON c.movie_id = movie.id
+        LEFT JOIN {P} ON person.id = c.person_id AND person.id = movie.director_id AND person.name LIKE 'a%'
+        LEFT JOIN {P} boss ON person.boss = boss.id WHERE boss.id IS NULL OR movie.year > 1990""".replace("\n", " ")
+    (plan,) = plans(pipeline("p", f"s [n, m]: {sql}"))
+    (step,) = plan.nodes
+    assert isinstance(step, Stateful)
+    assert step.root == "c"
+    assert (step.root_key, step.schema.key) == (("number", "movie_id"), ("n", "m"))
+    assert step.occurrences == (Occurrence("c", C), Occurrence("__ms_movie", M), Occurrence("__ms_person", P), Occurrence("boss", P))
+    assert step.edges == (
+        Edge("c", "__ms_movie", ("movie_id",), ("id",)),
+        Edge("c", "__ms_person", ("person_id",), ("id",)),
+        Edge("__ms_person", "boss", ("boss",), ("id",)),
+    )
+    assert '"__ms_person"."id" = "__ms_movie"."director_id"' in step.sql  # what the walk leaves out stays in the query
+
+
+def test_an_edge_follows_equalities_through_and_prefers_the_table_with_most(plans) -> None:
+    sql = f"""SELECT m.id, c.role, d.role AS other FROM {M} m JOIN {P} p ON p.id = m.director_id
+        LEFT JOIN {C} c ON c.movie_id = p.id AND c.number = m.year
+        LEFT JOIN {C} d ON d.movie_id = p.boss AND d.number = c.number""".replace("\n", " ")
+    (plan,) = plans(pipeline("p", f"s: {sql}"))
+    assert plan.nodes[0].edges == (
+        Edge("m", "p", ("director_id",), ("id",)),
+        Edge("m", "c", ("director_id", "year"), ("movie_id", "number")),  # c.movie_id = p.id = m.director_id
+        Edge("m", "d", ("year",), ("number",)),
+    )
+
+
+def test_a_part_of_a_key_may_be_a_constant(plans) -> None:
+    (plan,) = plans(pipeline("p", f"s: SELECT m.id, c.role FROM {M} m LEFT JOIN {C} c ON c.movie_id = m.id AND c.number = 1"))
+    assert plan.nodes[0].edges == (Edge("m", "c", ("id",), ("movie_id",)),)
+    # 1e0 is a float: many int64 are the same float, so it fixes no row
+    (found,) = refused(plans, pipeline("p", f"s: SELECT m.id FROM {M} m JOIN {C} c ON c.movie_id = m.id AND c.number = 1e0"))
+    assert found.code == "many_rows_per_key"
+
+
+def test_a_longer_key_needs_columns_that_are_never_null(plans) -> None:
+    for where in ("title IS NOT NULL", "title > 'a' AND year = 2", "title LIKE 'a%'", "title IN ('a', 'b')", "(year = 1 AND title <> '')"):
+        (plan,) = plans(pipeline("p", f"s [title, id]: SELECT id, title FROM {M} WHERE {where}"))
+        assert plan.nodes[0].schema.key == ("title", "id")
+    (plan,) = plans(pipeline("p", f"s [id, t]: SELECT id, coalesce(title, '') AS t FROM {M}"))
+    assert plan.nodes[0].schema.key == ("id", "t")
+    for where in ("title = 'a' OR year = 2", "title IS NULL", "NOT (title IS NULL AND year = 1)", "title IS NOT DISTINCT FROM 'a'"):
+        (found,) = refused(plans, pipeline("p", f"s [title, id]: SELECT id, title FROM {M} WHERE {where}"))
+        assert found.code == "nullable_key"
+
+
+def test_steps_read_steps_and_only_what_leaves_is_published(plans) -> None:
+    (plan,) = plans(
+        pipeline(
+            "p",
+            f"a: SELECT id, title, director_id FROM {M}",
+            f"b: SELECT a.id, a.title, p.name FROM a LEFT JOIN {P} p ON p.id = a.director_id",
+            "c: SELECT id, upper(name) AS name FROM b WHERE name IS NOT NULL",
+            "d: SELECT c.id, c.name, b.title FROM c JOIN b ON b.id = c.id",
+            sinks="[{from: b, jsonl: {file: x}}, {from: b, jsonl: {file: y}}, {from: studio.public.movie, search: {file: z}}]",
+        )
+    )
+    assert [type(n) for n in plan.nodes] == [Stateless, Stateful, Stateless, Stateful]
+    assert [o.topic for o in plan.outputs] == ["p.b", "p.d"]
+    assert [(s.name, s.topic) for s in plan.sinks] == [
+        ("p.b.jsonl", "p.b"), ("p.b.jsonl.2", "p.b"), ("p.studio.public.movie.search", M),
+    ]  # fmt: skip
+    assert [i.topic for i in plan.inputs] == [P, M]
+
+
+def test_pipelines_are_compiled_after_those_they_read(plans, known) -> None:
+    reader = pipeline("a", "s: SELECT id, t FROM z.part WHERE t > ''", sinks="[{from: z.last, jsonl: {file: x}}]")
+    writer = pipeline("z", f"part: SELECT id, title AS t FROM {M}", "last: SELECT id FROM part")
+    first, second = plans(reader, writer)
+    assert (first.pipeline, second.pipeline) == ("z", "a")
+    assert [o.topic for o in first.outputs] == ["z.part", "z.last"]  # part is a topic because another pipeline reads it
+    assert second.inputs == (Input("z.part", first.nodes[0].schema, 0, "whole"),)
+    registered = {**known, "z.part": Input("z.part", first.nodes[0].schema, 44, "whole")}
+    assert plans(reader, writer, inputs=registered)[1].inputs[0].schema_id == 44
+    stale = {**known, "z.part": Input("z.part", schema("id", "id int64; gone text"), 44, "whole")}
+    assert plans(reader, writer, inputs=stale)[1].inputs[0] == second.inputs[0]
+
+
+def test_a_cycle_is_named(plans) -> None:
+    (found,) = refused(
+        plans, pipeline("a", "s: SELECT id FROM b.s"), pipeline("b", "s: SELECT id FROM c.s"), pipeline("c", "s: SELECT id FROM a.s"),
+        pipeline("d", "s: SELECT id FROM a.s"),
+    )  # fmt: skip
+    assert found.code == "cycle"
+    assert "a → b → c → a" in found.message
+    assert found.path == "pipelines.a.steps[0].sql"
+
+
+@pytest.mark.parametrize(
+    ("code", "steps", "broken"),
+    [
+        ("step_later", ["a: SELECT id FROM b", f"b: SELECT id FROM {M}"], "a"),
+        ("reads_itself", ["a: SELECT id FROM a"], "a"),
+        ("own_topic", [f"a: SELECT id FROM {M}", "b: SELECT id FROM p.a"], "b"),
+        ("unknown_table", ["a: SELECT id FROM q.nosuch"], "a"),
+    ],
+)
+def test_a_mistake_is_told_once_and_not_again_of_what_reads_it(plans, code, steps, broken) -> None:
+    reader = pipeline("r", f"t: SELECT y FROM p.{broken}", sinks=f"[{{from: p.{broken}, jsonl: {{file: x}}}}]")
+    others = pipeline("q", f"s: SELECT id FROM {M}")
+    sinks = f"[{{from: {broken}, jsonl: {{file: x}}}}]"
+    (found,) = refused(plans, pipeline("p", *steps, f"z: SELECT nosuch FROM {broken}", sinks=sinks), others, reader)
+    assert found.code == code
+
+
+def test_an_unknown_sink_input_is_refused_with_its_place(plans) -> None:
+    (found,) = refused(plans, pipeline("p", f"rated: SELECT id FROM {M}", sinks="[{from: ratd, jsonl: {file: x}}]"))
+    assert (found.line, found.path, found.code, found.cure) == (6, "pipelines.p.sinks[0].from", "unknown_input", "did you mean rated?")
+
+
+def test_a_filter_needs_whole_images_and_a_join_does_not(plans, known) -> None:
+    inputs = {**known, M: replace(known[M], grade="key")}
+    (found,) = refused(plans, pipeline("p", f"s: SELECT id FROM {M}"), inputs=inputs)
+    assert (found.code, "REPLICA IDENTITY FULL" in found.cure) == ("before_not_whole", True)
+    (plan,) = plans(pipeline("p", f"s: SELECT m.id, p.name FROM {M} m LEFT JOIN {P} p ON p.id = m.director_id"), inputs=inputs)
+    assert plan.inputs[1].grade == "key"
+
+
+def test_columns_keep_their_ids_by_name_and_no_id_is_used_again(project, known) -> None:
+    root = project({"pipelines/p.yaml": pipeline("p", f"s: SELECT title, id, year AS fresh, made AS again FROM {M}")})
+    (definition,) = load(root, {}, SOURCES, SINKS).pipelines
+    text = Type("text")
+    first = RowSchema((Field("id", Type("int64"), 1), Field("gone", text, 2), Field("again", text, 3)), ("id",))
+    second = RowSchema((Field("id", Type("int64"), 1), Field("title", text, 4)), ("id",))
+    plan = compile_pipeline(definition, known, {"p.s": [first, second]})
+    assert {f.name: f.id for f in plan.nodes[0].schema.fields} == {"title": 4, "id": 1, "fresh": 5, "again": 3}
+    assert compile_pipeline(definition, known).nodes[0].schema.fields[0] == Field("title", text, 1)
+
+
+def test_names_that_need_quotes_come_through(plans, known) -> None:
+    odd = RowSchema((Field('a "b"', Type("int64"), 1), Field("select", Type("text"), 2), Field("É", Type("text"), 3)), ('a "b"',))
+    inputs = {**known, "studio.My Schema.t.u": Input("studio.My Schema.t.u", odd, 9, "whole")}
+    sql = 'SELECT "a ""b""", "select", É FROM studio."My Schema"."t.u" WHERE "select" > ""'.replace('> ""', "> '%'")
+    (plan,) = plans(pipeline("p", f"s: {sql}"), inputs=inputs)
+    assert [p.sql for p in plan.nodes[0].projections] == ['"a ""b"""', '"select"', '"É"']
+    assert plan.nodes[0].schema.key == ('a "b"',)
+
+
+def test_the_text_of_every_plan_runs_in_duckdb_with_the_types_it_promises(plans, known) -> None:
+    sql = f"""SELECT m.*, p.name AS director, p.code = '6f9619ff-8b86-d011-b42d-00cf4fc964ff' AS same, m.price * 2 AS twice
+        FROM {M} m LEFT JOIN {P} p ON p.id = m.director_id AND p.small BETWEEN 1 AND 5 WHERE m.year IN (1, 2, 3) OR p.name IS NULL"""
+    (plan,) = plans(pipeline("p", f"s: {' '.join(sql.split())}", "t: SELECT id, lower(director) AS d, made + 1 AS next FROM s WHERE same"))
+    con = duckdb.connect()
+    joined, filtered = plan.nodes
+    assert isinstance(joined, Stateful)
+    assert isinstance(filtered, Stateless)
+    for o in joined.occurrences:
+        columns = ", ".join(f'"{f.name}" {duckdb_name(f.type)}' for f in known[o.input].schema.fields)
+        con.execute(f'CREATE TABLE "{o.alias}"({columns})')
+    con.execute(f"CREATE TABLE s AS {joined.sql}")
+    assert [r[1] for r in con.execute("DESCRIBE s").fetchall()] == [duckdb_name(f.type) for f in joined.schema.fields]
+    select = ", ".join(f'{p.sql} AS "{p.name}"' for p in filtered.projections)
+    described = con.execute(f"DESCRIBE SELECT {select} FROM s WHERE {filtered.where}").fetchall()
+    assert [(r[0], r[1]) for r in described] == [(f.name, duckdb_name(f.type)) for f in filtered.schema.fields]
+
+
+def test_a_long_condition_is_no_deep_one(plans) -> None:
+    sql = f"SELECT id FROM {M} WHERE " + " AND ".join(f"year <> {i}" for i in range(3000))
+    (plan,) = plans(pipeline("p", f"s: {sql}"))
+    assert plan.nodes[0].where.count("<>") == 3000

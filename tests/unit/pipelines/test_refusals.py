@@ -1,0 +1,189 @@
+"""Every refusal of SQL once: with its line and column in the file, its code and its cure. ¦ marks the place in the SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from millstream.pipelines.compile import compile_all
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.plan import Input
+from millstream.pipelines.project import load
+
+from .conftest import SINKS, SOURCES
+
+M, P, C = "studio.public.movie", "hr.public.person", "studio.public.credit"
+
+# (code, what the cure says, SQL)
+REFUSED = [
+    # names
+    ("unknown_column", "did you mean title?", f"SELECT id, ¦titel FROM {M}"),
+    ("unknown_column", "did you mean title?", f"SELECT id\nFROM {M}\nWHERE year > 1 AND ¦titel = 'x'"),
+    ("unknown_column", "did you mean id?", f'SELECT ¦"ID", name FROM {P}'),
+    ("ambiguous_column", "say which: m.id", f"SELECT ¦id FROM {M} m JOIN {P} p ON p.id = m.director_id"),
+    ("unknown_table", "did you mean studio.public.movie?", "SELECT id FROM ¦studio.public.movies"),
+    ("unknown_table", "add the table to the source's tables", "SELECT id FROM ¦studio.zzz"),
+    ("unknown_table", "did you mean studio.public.movie?", "SELECT id FROM ¦movie"),
+    ("unknown_table", "known tables: m", f"SELECT m.id, ¦x.title FROM {M} m"),
+    ("unknown_table", "known tables: m", f"SELECT ¦x.* FROM {M} m"),
+    ("unknown_table", "alias", f"SELECT ¦studio.public.movie.id FROM {M}"),
+    ("alias_twice", "give one an alias", f"SELECT movie.id FROM {M} JOIN ¦{M} ON movie.id = movie.id"),
+    ("reserved_name", "another alias", f"SELECT id FROM ¦{M} __ms_x"),
+    ("names_differ_in_case", "rename one", "SELECT 1 AS x FROM ¦studio.public.odd"),
+    ("type_too_wide", "38 digits", "SELECT id FROM ¦studio.public.wide"),
+    ("no_name", "AS name", f"SELECT id, ¦upper(title) FROM {M}"),
+    ("bad_name", "letters, digits", f'SELECT id, title AS ¦"a b" FROM {M}'),
+    ("column_twice", "with AS", f"SELECT id, title, ¦year AS title FROM {M}"),
+    ("column_twice", "with AS", f"SELECT m.id, ¦p.id FROM {M} m JOIN {P} p ON p.id = m.director_id"),
+    # types
+    ("type_clash", "TRY_CAST", f"SELECT id FROM {M} WHERE ¦title = 5"),
+    ("type_clash", "TRY_CAST", f"SELECT id FROM {M} WHERE ¦year > '2000'"),
+    ("type_clash", "CAST", f"SELECT id, ¦title + 1 AS x FROM {M}"),
+    ("type_clash", "AS TEXT", f"SELECT id, ¦title || year AS x FROM {M}"),
+    ("type_clash", "2024-01-31", f"SELECT id FROM {M} WHERE ¦made > 'yesterday'"),
+    ("type_clash", "2024-01-31", f"SELECT id, CAST(¦'31.1.2024' AS DATE) AS d FROM {M}"),
+    ("type_clash", "one type", f"SELECT id, CASE WHEN ¦year > 1 THEN title ELSE 0 END AS x FROM {M}"),
+    ("type_clash", "one type", f"SELECT id, ¦coalesce(title, year) AS x FROM {M}"),
+    ("type_clash", "TRY_CAST", f"SELECT id FROM {M} WHERE year IN (1, ¦'a')"),
+    ("type_clash", "x IS NOT NULL", f"SELECT id FROM {M} WHERE ¦title"),
+    ("type_clash", "x IS NOT NULL", f"SELECT id FROM {M} WHERE year > 1 AND ¦year"),
+    ("type_clash", "number", f"SELECT id, -¦title AS x FROM {M}"),
+    ("type_clash", "upper(text)", f"SELECT id, upper(¦year) AS x FROM {M}"),
+    ("type_clash", "substring(text, start [, count])", f"SELECT id, ¦substring(title) AS x FROM {M}"),
+    ("type_clash", "year, quarter", f"SELECT id, date_trunc(¦'decade', made) AS x FROM {M}"),
+    ("type_clash", "write the number out", f"SELECT id, round(price, ¦year) AS x FROM {M}"),
+    ("type_clash", "can become: date", "SELECT at, value, CAST(¦at AS INTEGER) AS x FROM hr.public.reading"),
+    ("type_clash", "DECIMAL(38,10)", f"SELECT id FROM {P} WHERE ¦badge > 5"),
+    ("type_clash", "AS TEXT", f"SELECT id FROM {P} WHERE ¦extra = '1'"),
+    ("bad_type", "it has BOOLEAN", f"SELECT id, CAST(¦year AS HUGEINT) AS x FROM {M}"),
+    ("bad_type", "precision is 1 to 38", f"SELECT id, CAST(¦year AS DECIMAL(40,2)) AS x FROM {M}"),
+    ("number_too_large", "DECIMAL(38,0)", f"SELECT id FROM {M} WHERE year = ¦12345678901234567890"),
+    ("null_literal", "IS NULL", f"SELECT id FROM {M} WHERE ¦title = NULL"),
+    ("null_literal", "CAST(NULL AS TEXT)", f"SELECT id, NULL AS ¦x FROM {M}"),
+    ("null_literal", "leave it out", f"SELECT id, ¦upper(NULL) AS x FROM {M}"),
+    # functions
+    ("unknown_function", "did you mean upper?", f"SELECT id, ¦uper(title) AS x FROM {M}"),
+    ("volatile", "column of the data", f"SELECT id, ¦now() AS x FROM {M}"),
+    ("volatile", "column of the data", f"SELECT id FROM {M} WHERE ¦made < current_date"),
+    ("volatile", "column of the data", f"SELECT id, ¦random() AS x FROM {M}"),
+    ("aggregate", "behind the sink", f"SELECT id, ¦count(*) AS n FROM {M}"),
+    # the parts that are not here
+    ("not_in_subset", "wait for the part", f"SELECT id FROM {M} GROUP BY ¦id"),
+    ("not_in_subset", "wait for the part", f"SELECT id FROM {M} HAVING ¦year > 1"),
+    ("not_in_subset", "order where it is read", f"SELECT id FROM {M} ORDER BY ¦id"),
+    ("not_in_subset", "filter with WHERE", f"SELECT id FROM {M} LIMIT ¦5"),
+    ("not_in_subset", "one row per key already", f"SELECT DISTINCT ¦id FROM {M}"),
+    ("not_in_subset", "step of each branch", f"SELECT id FROM {M} UNION ALL SELECT ¦id FROM {P}"),
+    ("not_in_subset", "step of its own", "¦WITH x AS (SELECT 1) SELECT * FROM x"),
+    ("not_in_subset", "SELECT … FROM", f"¦DELETE FROM {M}"),
+    ("not_in_subset", "make another step", f"SELECT id FROM {M}; SELECT ¦id FROM {M}"),
+    ("not_in_subset", "step of its own", f"SELECT id FROM (SELECT ¦id FROM {M})"),
+    ("not_in_subset", "step of its own", f"SELECT id, (SELECT ¦name FROM {P}) AS x FROM {M}"),
+    ("not_in_subset", "join the other table", f"SELECT id FROM {M} WHERE ¦id IN (SELECT id FROM {P})"),
+    ("not_in_subset", "join the other table", f"SELECT id FROM {M} WHERE ¦id NOT IN (SELECT id FROM {P})"),
+    ("not_in_subset", "join the other table", f"SELECT id FROM {M} WHERE EXISTS (SELECT ¦1 FROM {P})"),
+    ("not_in_subset", "windows come later", f"SELECT id, ¦row_number() OVER (ORDER BY id) AS n FROM {M}"),
+    ("not_in_subset", "whole days", f"SELECT id FROM {M} WHERE made > made - INTERVAL ¦'1' DAY"),
+    ("not_in_subset", "power(x, y)", f"SELECT id, ¦year ^ 2 AS x FROM {M}"),
+    ("not_in_subset", "name the columns", f"SELECT ¦* EXCLUDE (title) FROM {M}"),
+    ("not_in_subset", "topic or an earlier step", "SELECT ¦1 AS x"),
+    ("not_in_subset", "step of its own", "SELECT x FROM ¦range(3)"),
+    # joins
+    ("not_in_subset", "LEFT JOIN the others", f"SELECT p.id FROM {M} m RIGHT JOIN ¦{P} p ON p.id = m.director_id"),
+    ("not_in_subset", "LEFT JOIN the others", f"SELECT p.id FROM {M} m FULL JOIN ¦{P} p ON p.id = m.director_id"),
+    ("not_in_subset", "ON b.id", f"SELECT m.id FROM {M} m CROSS JOIN ¦{P} p"),
+    ("not_in_subset", "ON b.id", f"SELECT m.id FROM {M} m, ¦{P} p"),
+    ("not_in_subset", "ON b.id", f"SELECT m.id FROM {M} m NATURAL JOIN ¦{P} p"),
+    ("not_in_subset", "ON b.id", f"SELECT m.id FROM {M} m ASOF JOIN ¦{P} p ON p.id >= m.id"),
+    ("not_in_subset", "ON b.id", f"SELECT m.id FROM {M} m SEMI JOIN ¦{P} p ON p.id = m.id"),
+    ("not_in_subset", "ON a.x = b.x", f"SELECT m.id FROM {M} m JOIN ¦{P} p USING (id)"),
+    ("join_without_equality", "join by a column: ON p.id", f"SELECT m.id FROM {M} m JOIN {P} p ON ¦p.id > m.director_id"),
+    ("join_without_equality", "column of a step first", f"SELECT m.id FROM {M} m JOIN {P} p ON ¦p.id = m.director_id + 1"),
+    ("join_without_equality", "join by a column", f"SELECT m.id FROM {M} m JOIN {P} p ON ¦p.id = 1"),
+    ("type_clash", "make it a step: CAST", f"SELECT p.id FROM {P} p JOIN {M} m ON ¦m.id = p.small"),
+    ("many_rows_per_key", "(number is missing)", f"SELECT m.id, c.role FROM {M} m JOIN ¦{C} c ON c.movie_id = m.id"),
+    ("many_rows_per_key", "put m first", f"SELECT p.id, m.title FROM {P} p LEFT JOIN ¦{M} m ON m.director_id = p.id"),
+    # keys
+    ("key_missing", "add id to the SELECT list", f"SELECT ¦title FROM {M}"),
+    ("key_missing", "as it is: id is computed", f"SELECT ¦id + 1 AS id FROM {M}"),
+    ("key_missing", "add m.id to the SELECT list", f"SELECT ¦p.id, m.title FROM {M} m JOIN {P} p ON p.id = m.director_id"),
+    ("key_missing", "add number", f"SELECT ¦movie_id FROM {C}"),
+    ("key_type", "decimal", "SELECT at, ¦value FROM hr.public.reading"),
+    # text
+    ("sql_unreadable", "mend the SQL", f"SELECT id FROM {M} WHERE ¦)"),
+    ("sql_unreadable", "mend the SQL", f"¦SELECT 'x FROM {M}"),
+    ("sql_too_deep", "split it", "¦SELECT " + "(" * 3000 + "1" + ")" * 3000 + f" AS x FROM {M}"),
+    ("sql_too_long", "split it", f"¦SELECT id FROM {M} -- " + "x" * 100_000),
+]  # fmt: skip
+
+
+def compile_step(step: str, write: Callable[[Mapping[str, str]], Path], known: Mapping[str, Input]) -> list[Diagnostic]:
+    """The mistakes of a pipeline of one step, whose YAML lines are given."""
+    text = "pipeline: p\nowner: team\nsteps:\n" + step + "sinks:\n  - {from: s, jsonl: {file: x}}\n"
+    root = write({"pipelines/p.yaml": text})
+    with pytest.raises(InvalidProject) as refused:
+        compile_all(load(root, {}, SOURCES, SINKS), known)
+    return list(refused.value.diagnostics)
+
+
+@pytest.mark.parametrize(("code", "cure", "sql"), REFUSED, ids=[f"{c}-{i}" for i, (c, _, _) in enumerate(REFUSED)])
+def test_sql_is_refused_with_its_place_and_cure(code, cure, sql, project, known) -> None:
+    before, _, _ = sql.partition("¦")
+    line, column = 6 + before.count("\n"), 7 + len(before) - (before.rfind("\n") + 1)
+    lines = "".join(f"      {text}\n" for text in sql.replace("¦", "").split("\n"))
+    found = compile_step(f"  - name: s\n    sql: |\n{lines}", project, known)
+    assert [(d.file, d.line, d.column, d.code) for d in found] == [("pipelines/p.yaml", line, column, code)], found
+    assert cure in found[0].cure
+    assert found[0].path == "pipelines.p.steps[0].sql"
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "line", "column"),
+    [
+        ("sql: SELECT id, ", "", 5, 21),
+        ("sql: 'SELECT id, ", "'", 5, 22),
+        ('sql: "SELECT id, ', '"', 5, 22),
+        ("sql: >\n      SELECT id,\n      ", "", 7, 7),
+        ("sql: |-  # a comment\n        SELECT\n          id,\n\n          ", "", 9, 11),
+        ("sql:\n      SELECT id,\n        ", "", 7, 9),
+        ("sql: 'SELECT ''a'' AS a, id,\n      ", "'", 6, 7),
+    ],
+)
+def test_the_place_is_found_in_every_way_of_writing_text(head, tail, line, column, project, known) -> None:
+    found = compile_step(f"  - name: s\n    {head}titel FROM {M}{tail}\n", project, known)
+    assert [(d.line, d.column, d.code) for d in found] == [(line, column, "unknown_column")]
+
+
+@pytest.mark.parametrize(
+    ("key", "sql", "path", "code", "cure"),
+    [
+        ("[titel]", f"SELECT id, title FROM {M}", "key[0]", "unknown_column", "did you mean title?"),
+        ("[title]", f"SELECT id, title FROM {M}", "key", "key_not_unique", "add id to key:"),
+        ("[n]", f"SELECT movie_id AS m, number AS n FROM {C}", "key", "key_not_unique", "add m to key:"),
+        ("[id, title]", f"SELECT id, title FROM {M}", "key[1]", "nullable_key", "WHERE title IS NOT NULL"),
+        ("[id, rating]", f"SELECT id, rating FROM {M} WHERE rating > 1", "key[1]", "key_type", "use a decimal"),
+        ("[id, extra]", f"SELECT id, extra FROM {P} WHERE extra IS NOT NULL", "key[1]", "key_type", "use a decimal"),
+        ("[id, name]", f"SELECT m.id, p.name FROM {M} m JOIN {P} p ON p.id = m.director_id WHERE p.name > ''",
+         "key", "key_too_long", "add a step"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_none_is_refused(key, sql, path, code, cure, project, known) -> None:
+    (found,) = compile_step(f"  - name: s\n    sql: {sql}\n    key: {key}\n", project, known)
+    assert (found.line, found.path, found.code) == (6, f"pipelines.p.steps[0].{path}", code)
+    assert cure in found.cure
+
+
+def test_all_mistakes_of_a_query_are_told_at_once(project, known) -> None:
+    sql = f"SELECT id, nosuch, uper(title) AS u, title + 1 AS x FROM {M} WHERE zz = 1 ORDER BY 1 LIMIT 1"
+    found = compile_step(f"  - name: s\n    sql: {sql}\n", project, known)
+    assert sorted(d.code for d in found) == [
+        "not_in_subset",
+        "not_in_subset",
+        "type_clash",
+        "unknown_column",
+        "unknown_column",
+        "unknown_function",
+    ]
+    assert [(d.line, d.column) for d in found] == sorted((d.line, d.column) for d in found)
