@@ -15,6 +15,8 @@ from typing import Any
 from demo.screen import Screen
 
 STOP_SECONDS = 60
+# What `millstream run` says when it was interrupted and had committed everything.
+INTERRUPTED = 130
 
 
 class Failed(Exception):
@@ -45,7 +47,7 @@ class Millstream:
 
     @contextmanager
     def live(self) -> Iterator[subprocess.Popen[bytes]]:
-        """`millstream run` beside us, its words in run.log. SIGINT ends it; it must commit, stop, and say so by 0."""
+        """`millstream run` beside us, its words in run.log. SIGINT ends it; it must commit, stop, and say so by its exit code."""
         log = self.project / "run.log"
         self.screen.command(["millstream", "run", "&"])
         with log.open("wb") as output:
@@ -65,7 +67,7 @@ class Millstream:
                 _end(process)
                 raise
             code = _end(process)
-        if code:
+        if code != INTERRUPTED:
             raise Failed(f"millstream run ended with {code}:\n{log.read_text(errors='replace')[-2000:]}")
 
 

@@ -86,7 +86,7 @@ def asked(project: Path, query: str) -> pa.Table:
     database = duckdb.connect()
     database.execute("SET TimeZone = 'UTC'")
     database.register("flights", table(home(project), TABLE).scan().to_arrow())
-    return database.execute(query).fetch_arrow_table()
+    return database.sql(query).to_arrow_table()
 
 
 def last_lines(project: Path) -> list[dict[str, Any]]:
