@@ -6,10 +6,15 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from millstream.testing.postgres_server import PostgresServer
 
 _numbers = itertools.count(1)
+
+# How long an example takes says how busy the machine is, nothing else.
+settings.register_profile("millstream", deadline=None)
+settings.load_profile("millstream")
 
 
 @pytest.fixture(scope="session")
