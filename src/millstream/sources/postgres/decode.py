@@ -192,6 +192,8 @@ def images(messages: Messages, rows: Index, columns: int) -> Images:
     inserted, updated, deleted = op == m.INSERT, op == m.UPDATE, op == m.DELETE
     whole = octets.u8[at] == np.where(inserted, _NEW, _OLD)
     if not whole.all():
+        if not np.isin(octets.u8[at[~whole]], (_KEY, _NEW)).all() or inserted[~whole].any():
+            raise m.BadFrame("a row does not begin with a tuple")
         return Images(op, [], [], [], np.flatnonzero(~whole))
     first, end = _tuples(octets, at + 1, columns)
     at_second = end[updated]
