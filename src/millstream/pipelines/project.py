@@ -190,7 +190,8 @@ class _Load:
         before = len(self._mistakes)
         resolved = {k: self._resolved(v, f"{path}.{k}") for k, v in section.entries.items()}
         readable = len(self._mistakes) == before
-        options = Options(resolved, {k: _written(v) for k, v in section.entries.items()})
+        secret = _secret_options(component) if component else frozenset()
+        options = Options(resolved, {k: _shown(v) if k in secret else _written(v) for k, v in section.entries.items()})
         if component is None:
             return options
         names = [f.alias or name for name, f in component.options.model_fields.items()]
@@ -346,6 +347,18 @@ class _Load:
 
     def _note(self, place: Place, path: str, code: str, message: str, cure: str) -> None:
         self._mistakes.append(Diagnostic(place.file, place.line, place.column, path, code, message, cure))
+
+
+def _secret_options(component: Component) -> frozenset[str]:
+    fields = component.options.model_fields.items()
+    return frozenset(f.alias or name for name, f in fields if "Secret" in str(f.annotation))
+
+
+def _shown(node: Node) -> Any:
+    """A secret option as it may be shown: variables by their names, of a URL or conninfo all but the password."""
+    if not isinstance(node, Scalar):
+        return "***"
+    return without_secrets(node.text) if "${" in node.text or "://" in node.text or "=" in node.text else "***"
 
 
 def _written(node: Node) -> Any:

@@ -140,6 +140,19 @@ def test_variables_stand_anywhere_in_a_text_and_can_be_escaped(project) -> None:
     assert repr(found.sources[-1].options) == repr({"url": url})
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgres://app:hunter2@h/db", "postgres://app:***@h/db"),
+        ("${STUDIO_URL}", "${STUDIO_URL}"),
+        ("postgres://app:${HR_PASSWORD}@h/db", "postgres://app:***@h/db"),
+    ],
+)
+def test_a_password_written_into_the_file_is_not_shown_either(url, shown, project) -> None:
+    found = load(project({**FILES, "sources/z.yaml": STUDIO.replace("studio", "z", 1).replace("${STUDIO_URL}", url)}), ENV, SOURCES, SINKS)
+    assert repr(found.sources[-1].options) == repr({"url": shown})
+
+
 def test_no_secret_is_in_any_text(project, known) -> None:
     found = load(project(FILES), ENV, SOURCES, SINKS)
     plans = compile_all(found, known)
