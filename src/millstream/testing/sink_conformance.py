@@ -408,7 +408,7 @@ def _check_after_kill(target: Target, fence: int, said: int, rest: bool = True) 
         assert position >= said, f"position {said} was durable, the target now says {position}"
         check(target, given.MOVIE, [given.workload(0, given.STEADY_END)], position)
     if rest:
-        _run(target, fence + 1, {}, _nothing, 0)
+        write_steadily(target, fence + 1)
         check(target, given.MOVIE, [given.workload(0, given.STEADY_END)])
 
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ Key = tuple[Any, ...]
 Image = Row | None
 
 TOPIC = "studio.public.movie"
-STEADY_END = 4_000
+STEADY_END = 1_500
 _KEYS = 60
 
 MOVIE = RowSchema(
@@ -105,6 +106,7 @@ def movie(key: int, salt: int) -> Row:
     }
 
 
+@lru_cache(maxsize=64)
 def workload(start: int, end: int) -> Batch:
     """The workload's events number `start` to `end`: inserts, updates, deletes (whole or key-only before), reads; few keys."""
     return changes(_offset(start), [_change(n) for n in range(start, end)])

@@ -15,15 +15,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
-import tantivy
-from pyiceberg.catalog import load_catalog
-from pyiceberg.exceptions import NoSuchTableError
-
 from millstream.components import find
 from millstream.events.types import RowSchema, Type
 from millstream.sinks.contract import Sink
 from millstream.sinks.kinds import KINDS
-from millstream.sinks.search.query import search
 from millstream.testing.sink_conformance import write_steadily
 from millstream.testing.sink_events import Event, Key, Row, latest
 
@@ -87,6 +82,8 @@ class IcebergTarget(KindTarget):
         return self.place / "lake"
 
     def table(self) -> Any:
+        from pyiceberg.catalog import load_catalog  # two seconds that the other kinds' processes need not wait
+
         catalog = load_catalog(
             "millstream", type="sql", uri=f"sqlite:///{self.folder}/catalog.db", warehouse=f"file://{self.folder}/warehouse"
         )
@@ -96,6 +93,8 @@ class IcebergTarget(KindTarget):
             catalog.close()
 
     def events(self, schema: RowSchema) -> list[Event]:
+        from pyiceberg.exceptions import NoSuchTableError
+
         try:
             rows = self.table().scan().to_arrow().to_pylist()
         except NoSuchTableError:
@@ -122,6 +121,10 @@ class SearchTarget(KindTarget):
         raise AssertionError("an index keeps rows, not events")
 
     def rows(self, schema: RowSchema) -> dict[Key, Row]:
+        import tantivy
+
+        from millstream.sinks.search.query import search
+
         hits = search(self.place, "films", "*", 5_000)
         rows = {}
         for hit in hits:

@@ -36,7 +36,7 @@ def test_any_history_ends_as_the_oracle_says(kind: str, tmp_path: Path, steps: l
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("kind", "moment"), MOMENTS)
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 4])
 def test_killed_at_a_named_moment(kind: str, moment: str, count: int, tmp_path: Path) -> None:
     killed_at(TARGETS[kind](tmp_path), moment, count)
 
