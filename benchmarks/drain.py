@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import shutil
 import statistics
 import subprocess
@@ -121,17 +121,22 @@ def connector(folder: Path, url: str) -> tuple[Connector, LocalTopics]:
 
 
 def drain(folder: Path, url: str) -> dict[str, float]:
-    """Read until everything committed so far is in the topic. The clock starts when Python has started."""
-    before = time.monotonic()
+    """Read until everything committed so far is in the topic. Both clocks start when Python has started."""
+    before, cpu_before = time.monotonic(), time.process_time()
     ours, topics = connector(folder, url)
     head = ours.head()
     while not ours.loaded or ours.position is None or (ours.position.major, ours.position.minor) < head:
         ours.step()
-    seconds = time.monotonic() - before
+    run = Run(time.monotonic() - before, time.process_time() - cpu_before, peak_mib(os.getpid()))
     ours.close()
     topics.close()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return asdict(Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024))
+    return asdict(run)
+
+
+def peak_mib(pid: int) -> float:
+    """A process's peak memory so far, 0 once it has ended. getrusage would count its parent's, from before it was itself."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def drained(folder: Path, url: str) -> Run:
@@ -150,10 +155,14 @@ def received(server: PostgresServer, slot: str, publication: str, end: str) -> R
                "--endpos", end, "--no-loop", "-o", "proto_version=1", "-o", f"publication_names={publication}"]  # fmt: skip
     before = time.monotonic()
     process = subprocess.Popen(command)
-    _, status, used = os.wait4(process.pid, 0)
+    ended, status, peak = 0, 0, 0.0
+    while not ended:
+        peak = max(peak, peak_mib(process.pid))
+        time.sleep(0.005)
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, f"pg_recvlogical ended with {process.returncode}"
-    return Run(time.monotonic() - before, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Run(time.monotonic() - before, used.ru_utime + used.ru_stime, peak)
 
 
 # ---- the comparison
