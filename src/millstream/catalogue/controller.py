@@ -47,6 +47,7 @@ class Change:
 
 def change(project: Project, known: Known, catalogue: Catalogue) -> Change:
     """Compile everything and compare. Changes nothing. Raises InvalidProject with every mistake, Refused("key_changed")."""
+    known = known.of(project)
     plans = tuple(compile_all(project, known.inputs, known.history))
     wanted = Wanted(
         topics=_wanted_topics(project, known, plans),

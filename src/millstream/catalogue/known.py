@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines import rollout
-from millstream.pipelines.definitions import SourceDefinition
+from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import Input
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Table
@@ -24,6 +24,12 @@ class Known:
     history: Mapping[str, Sequence[RowSchema]]
     topics: Mapping[str, rollout.Topic]
     discovered: Mapping[str, Table] = field(default_factory=dict)
+
+    def of(self, project: Project) -> Known:
+        """Without the topics that nothing in the project writes any more: they stay, but a new reader of one is a mistake."""
+        written = {t for s in project.sources for t in s.topics}
+        pipelines = {p.name for p in project.pipelines}
+        return replace(self, inputs={t: i for t, i in self.inputs.items() if t in written or t.partition(".")[0] in pipelines})
 
     def missing(self, definition: SourceDefinition) -> list[str]:
         """The topics of a source whose columns are not known."""

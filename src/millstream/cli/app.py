@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def build(session: list[Session], wiring: Wiring, secrets: Secrets) -> App:
         help_format="markdown",
         version=millstream.__version__,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for place, command in enumerate(COMMANDS):
         app.command(command, sort_key=place)
@@ -56,7 +58,7 @@ def build(session: list[Session], wiring: Wiring, secrets: Secrets) -> App:
     def _call(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         project: Annotated[Path, Parameter(help="The project's folder; without it, the one you are in.")] = Path(),
-        json: Annotated[bool, Parameter(name="--json", negative="", help="Answer in JSON on stdout.")] = False,
+        json: Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Answer in JSON on stdout.")] = False,
     ) -> int:
         session.append(Session(project, Output(secrets, as_json=json), wiring))
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -77,8 +79,8 @@ def call(arguments: Sequence[str], wiring: Wiring, secrets: Secrets) -> int:
         return done if isinstance(done, int) else 0
     except (Exception, KeyboardInterrupt) as error:
         voice = session[-1].output if session else Output(secrets, as_json="--json" in arguments)
-        if isinstance(error, BrokenPipeError):  # who read us has seen enough
-            sys.stderr.close()
+        if isinstance(error, BrokenPipeError):  # who read us has seen enough; what is left must not be tried at exit again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         if isinstance(error, InvalidProject):
             diagnostics.report(error, voice, session[-1].folder)

@@ -6,6 +6,7 @@ from millstream.catalogue.controller import Controller, change
 from millstream.cli import running
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
+from millstream.cli.output import counted
 from millstream.cli.plan import NOTHING_TO_DO
 from millstream.cli.session import Here
 
@@ -30,8 +31,11 @@ def apply(*, session: Here) -> int:
             out.say(f"done   {step}", "green")
             done.append({**vars(step), "text": str(step)})
         is_running = running.is_held(mesh.place.running)
-    out.say(f"\n{len(done)} steps done; `millstream run` runs it" if done else NOTHING_TO_DO)
+    out.say(f"\n{counted(len(done), 'step')} done; `millstream run` runs what is applied" if done else NOTHING_TO_DO)
     if done and is_running:
         out.warn("a process runs this mesh as it was: stop it and start `millstream run` again")
+    for step in todo.steps:
+        if step.kind == "stop_connector":
+            out.warn(f"{step.subject} is no longer read; remove what was made for it on its server: a slot holds back the log")
     out.document({"done": done, "restart_needed": bool(done) and is_running})
     return OK

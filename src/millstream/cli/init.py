@@ -52,7 +52,7 @@ mesh: {name}
 }
 
 
-def init(name: str, *, session: Here) -> int:
+def init(name: str, /, *, session: Here) -> int:
     """Make a new project: a folder with mesh.yaml, sources/ and pipelines/, and examples to start from.
 
     What is there already is kept as it is, so a second call does no harm.

@@ -52,6 +52,16 @@ class Secrets:
         # The longest first: one secret may be part of another.
         return without_secrets(text, sorted(self._known, key=len, reverse=True))
 
+    def option(self, value: object) -> str:
+        """An option's value as it may be shown: of a URL everything but its password, of any other secret nothing."""
+        text = str(value)
+        url = _without_password(text)
+        return self.blot(text) if url is None else without_secrets(url, self._passwords)
+
+    @property
+    def _passwords(self) -> set[str]:
+        return {p for secret in self._known for p in _passwords(secret)}
+
 
 def console(*, stderr: bool = False) -> Console:
     """A console on the present stdout or stderr; wide where there is no terminal, so that nothing is cut in a file."""
@@ -134,8 +144,26 @@ def _passwords(secret: str) -> Iterator[str]:
         yield unquote(url.password)
 
 
+def _without_password(text: str) -> str | None:
+    """A URL with its password blotted; None for a text that is not one, or whose query may hold secrets."""
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return None
+    if not url.scheme or "://" not in text or url.query:
+        return None
+    who, at, where = url.netloc.rpartition("@")
+    name, colon, _ = who.partition(":")
+    return text.replace(url.netloc, f"{name}{':***' if colon else ''}{at}{where}", 1) if url.netloc else text
+
+
+def counted(number: int, noun: str) -> str:
+    """1 step, 2 steps."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def plain_table(columns: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         number = column in ("events", "lag", "rows", "records", "end", "offset", "version", "id", "/s", "score")
         table.add_column(column, justify="right" if number else "left", overflow="fold")

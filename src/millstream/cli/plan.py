@@ -9,13 +9,14 @@ from cyclopts import Parameter
 from millstream.catalogue.controller import change
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
+from millstream.cli.output import counted
 from millstream.cli.session import Here
 from millstream.pipelines.explain import explain as explanation
 
 NOTHING_TO_DO = "nothing to do: what is applied is what the files say"
 
 
-def plan(*, explain: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
     """Show what `apply` would do: topics, schemas, pipelines and sinks, in the order in which it does them.
 
     Nothing is changed. Tables that are not topics yet are looked up in their databases.
@@ -38,7 +39,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="")] = False, session: H
             out.say()
     for number, step in enumerate(todo.steps, 1):
         out.say(f"{number:3}  {step}")
-    out.say(f"\n{len(todo.steps)} steps; `millstream apply` does them" if todo.steps else NOTHING_TO_DO)
+    out.say(f"\n{counted(len(todo.steps), 'step')} to do, by `millstream apply`" if todo.steps else NOTHING_TO_DO)
     out.document(
         {
             "steps": [{**vars(step), "text": str(step)} for step in todo.steps],

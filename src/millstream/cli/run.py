@@ -23,8 +23,15 @@ from millstream.errors import MillstreamError, Refused
 
 log = logging.getLogger("millstream.run")
 
+_WORDS = {
+    "caught up": "caught up: all that was committed when this began is in every topic and sink",
+    "interrupted": "interrupted: everything is committed",
+    "stopped": "stopped: everything is committed",
+    "failed": "ended: what could be committed is",
+}
 
-def run(*, until_caught_up: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+
+def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
     """Run everything that is applied, in this process: connectors, pipelines and sinks.
 
     Ctrl-C and SIGTERM let every part finish what it commits and stop: nothing is lost, the next run goes on from there. A second
@@ -45,8 +52,14 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="")] = False, ses
         todo = as_applied(mesh)
         runner = mesh.runner(todo, _reporting(mesh, session))
         view = live.view(session.output)
-        with running.held(mesh.place.running), _signals(runner.stop, session) as caught, view.shown():
-            parts = runner.run(until_caught_up=until_caught_up, watch=view.watch)
+        with running.held(mesh.place.running), _signals(session) as caught, view.shown():
+
+            def watch(parts: list[PartStatus]) -> None:
+                if caught:
+                    runner.stop()  # here and not in the handler, which may interrupt the very lock that this takes
+                view.watch(parts)
+
+            parts = runner.run(until_caught_up=until_caught_up, watch=watch)
     return _ended(parts, caught, session)
 
 
@@ -80,15 +93,15 @@ def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], N
 
 
 @contextmanager
-def _signals(stop: Callable[[], None], session: Session) -> Iterator[list[int]]:
-    """While this lasts, SIGINT and SIGTERM stop the run; a second SIGINT ends the process. Gives the list of those caught."""
+def _signals(session: Session) -> Iterator[list[int]]:
+    """While this lasts, SIGINT and SIGTERM are put into the list that it gives; a second SIGINT ends the process."""
     caught: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and signal.SIGINT in caught:
+            session.output.out.show_cursor()
             os._exit(INTERRUPTED)  # every commit is whole or not there: nothing is lost by ending here
         caught.append(number)
-        stop()
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
         yield caught
@@ -106,8 +119,8 @@ def _ended(parts: list[PartStatus], caught: list[int], session: Session) -> int:
     failed = [p for p in parts if p.state == "failed"]
     how = "interrupted" if signal.SIGINT in caught else "stopped" if caught else "failed" if failed else "caught up"
     code = INTERRUPTED if signal.SIGINT in caught else FAILED if failed else OK
-    out.say({"caught up": "caught up: all that was committed is through"}.get(how, f"{how}: everything is committed"))
-    for p in failed if not out.out.is_terminal else ():
-        out.say(f"{p.name} failed: {p.reason}", "red")
+    out.say(_WORDS[how])
+    if failed:
+        out.say(f"failed: {', '.join(p.name for p in failed)}; `millstream status` says why and what to do", "red")
     out.line({"ended": how, "exit_code": code, "parts": [live.document(p, out) for p in parts]})
     return code

@@ -33,7 +33,7 @@ def list_subjects(*, session: Here) -> int:
 
 
 @app.command
-def show(subject: str, *, version: int | None = None, session: Here) -> int:
+def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
     """Show a subject's newest version: its columns, and how it differs from the version before.
 
     Example: `millstream schemas show shop.public.orders-value --version 2`

@@ -11,7 +11,9 @@ from millstream.cli.exits import OK
 from millstream.cli.session import Here
 
 
-def search(index: str, query: Annotated[tuple[str, ...], Parameter(negative="")], /, *, limit: int = 10, session: Here) -> int:
+def search(
+    index: str, query: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)], /, *, limit: int = 10, session: Here
+) -> int:
     """Find documents in a search index, best first.
 
     Example: `millstream search movies "star wars"`

@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
-from millstream.cli.exits import OK
+from millstream.cli.exits import OK, exit_code
 from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here
 from millstream.errors import MillstreamError, Refused
@@ -47,7 +47,7 @@ def list_sources(*, session: Here) -> int:
 
 
 @app.command
-def show(source: str, *, session: Here) -> int:
+def show(source: str, /, *, session: Here) -> int:
     """Show one source: its options, tables and columns, how far it has been read, and where its server is now.
 
     Asks the server; where that does not answer, shows what is known without it, and says why.
@@ -68,7 +68,7 @@ def show(source: str, *, session: Here) -> int:
         record = mesh.topics.producer_record(f"source.{source}")
         state = record.state if record else {}
         tables, head, fault = _asked(mesh, definition)
-        options = {name: out.secrets.blot(str(value)) for name, value in definition.options.items()}
+        options = {name: out.secrets.option(value) for name, value in definition.options.items()}
         document: dict[str, Any] = {
             "source": source,
             "connector": definition.connector,
@@ -91,7 +91,7 @@ def show(source: str, *, session: Here) -> int:
         out.say(f"\n{table['table']} → topic {table['topic']}{rows}, before images: {table['grade'] or 'not known'}", "bold")
         out.table(("column", "type", "key"), _cells(table["columns"]), "  columns: not known")
     out.document(document)
-    return OK
+    return exit_code(fault) if fault else OK
 
 
 def _asked(mesh: Mesh, definition: SourceDefinition) -> tuple[Sequence[Table], dict[str, int] | None, MillstreamError | None]:

@@ -69,10 +69,11 @@ def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict
 @app.command
 def read(
     topic: str,
+    /,
     *,
     start: Annotated[int | None, Parameter(name="--from")] = None,
     limit: int = 20,
-    follow: Annotated[bool, Parameter(negative="")] = False,
+    follow: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     session: Here,
 ) -> int:
     """Show a topic's events, oldest first: a table, or with --json one JSON object a line.

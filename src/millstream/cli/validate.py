@@ -12,6 +12,7 @@ from millstream.catalogue.known import Known
 from millstream.cli import diagnostics, discover
 from millstream.cli.exits import OK, REFUSED, exit_code
 from millstream.cli.mesh import Mesh
+from millstream.cli.output import counted
 from millstream.cli.session import Here, Session
 from millstream.errors import MillstreamError
 from millstream.pipelines.compile import compile_all
@@ -28,7 +29,7 @@ class Findings:
     unchecked: Mapping[str, str] = field(default_factory=dict)
 
 
-def validate(*, offline: Annotated[bool, Parameter(negative="")] = False, session: Here) -> int:
+def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
     """Check the project's files: every mistake, with file, line and how to mend it. Nothing is changed.
 
     Columns are those of the registered schemas; tables that are not topics yet are looked up in their databases.
@@ -73,6 +74,7 @@ def _known(mesh: Mesh, offline: bool) -> tuple[Known, list[MillstreamError]]:
 def checked(project: Project, there: Known) -> Findings:
     """Compile what can be compiled. A pipeline that reads a table whose columns are not known, or one that could not be
     checked, is not checked; its readers neither."""
+    there = there.of(project)
     unknown = [t for s in project.sources for t in there.missing(s)]
     unchecked: dict[str, str] = {}
     while True:
@@ -97,13 +99,12 @@ def _read_of(pipeline: PipelineDefinition, topics: Iterable[str]) -> str | None:
 
 def _verdict(findings: Findings, session: Session) -> str:
     if findings.mistakes:
-        count = len(findings.mistakes)
-        return f"{count} mistake{'s' if count > 1 else ''}"
+        return counted(len(findings.mistakes), "mistake")
     if findings.faults:
         return "no mistake found, but not everything could be asked"
     project = session.project
-    counts = f"{len(project.sources)} sources, {len(project.pipelines)} pipelines"
-    return f"{counts}: no mistake found" + (f", {len(findings.unchecked)} pipelines not checked" if findings.unchecked else "")
+    counts = f"{counted(len(project.sources), 'source')}, {counted(len(project.pipelines), 'pipeline')}"
+    return f"{counts}: no mistake found" + (f", {counted(len(findings.unchecked), 'pipeline')} not checked" if findings.unchecked else "")
 
 
 def _document(findings: Findings, session: Session) -> dict[str, Any]:

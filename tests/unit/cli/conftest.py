@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from millstream.catalogue.store import Catalogue
 from millstream.cli.app import call
 from millstream.cli.output import Secrets
 from millstream.components import Component
 from millstream.errors import Refused, Retryable
+from millstream.events.progress import Position
 from millstream.events.types import Field, RowSchema, Type
+from millstream.schemas.sql import sqlite_engine
 from millstream.sinks import kinds as sink_kinds
+from millstream.sources.contract import Delivery
 from millstream.testing.scripted_source import Change, ScriptedDatabase, ScriptedSource
 from millstream.wiring import Wiring
 
@@ -84,6 +89,17 @@ class ShopSource(ScriptedSource):
         super().__init__(name, shop.database)
         self._shop, self._options = shop, options
 
+    def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
+        for delivery in super().stream(resume_after):
+            if delivery.idle and self._shop.when_idle is not None and self._loaded():
+                act, self._shop.when_idle = self._shop.when_idle, None
+                act()
+            yield delivery
+
+    def _loaded(self) -> bool:
+        """Every chunk that was begun has been given its mark, and one was begun."""
+        return isinstance(self._shop.database.log[-1], str)
+
     def check(self) -> None:
         self._shop.checked.append(self.name)
         if self._shop.refuses:
@@ -105,6 +121,7 @@ class Shop:
     database: ScriptedDatabase = field(default_factory=lambda: ScriptedDatabase({"public.orders": ORDERS}, random.Random(7)))
     env: dict[str, str] = field(default_factory=lambda: {"SHOP_URL": URL})
     refuses: str = ""
+    when_idle: Callable[[], None] | None = None
     down: bool = False
     asked: int = 0
     checked: list[str] = field(default_factory=list)
@@ -124,6 +141,17 @@ class Shop:
     def order(self, number: int, amount: int, note: str = "") -> None:
         """Commit one new order."""
         self.database.commit(Change("public.orders", None, {"id": number, "amount": amount, "note": note}))
+
+    @contextmanager
+    def catalogue(self) -> Iterator[Catalogue]:
+        engine = sqlite_engine(self.home / "mesh.db")
+        yield Catalogue(engine)
+        engine.dispose()
+
+    @property
+    def password(self) -> str:
+        """What must be seen nowhere."""
+        return PASSWORD
 
     @property
     def home(self) -> Path:

@@ -1,0 +1,59 @@
+"""A new project is sound as it stands, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+
+def test_a_new_project_is_sound(shop) -> None:
+    answer = shop("init", "studio", "--json")
+    assert answer.code == 0
+    assert set(answer.json["made"]) == {"mesh.yaml", "sources/example.yaml", "pipelines/example.yaml", ".gitignore"}
+    shop.folder = shop.folder / "studio"
+    assert yaml.safe_load((shop.folder / "mesh.yaml").read_text()) == {"mesh": "studio"}
+    assert shop("validate").code == 0
+    assert shop("apply").code == 0
+
+
+def test_the_examples_work_without_their_comment_signs(shop) -> None:
+    """What a person does first: take the comment signs away. The text must then be a project that compiles."""
+    shop("init", "studio")
+    for name, first in (("sources/example.yaml", "source:"), ("pipelines/example.yaml", "pipeline:")):
+        text = (shop.folder / "studio" / name).read_text()
+        shop.write(name, uncommented(text, first).replace("connector: postgres", "connector: scripted"))
+    (shop.folder / "sources/shop.yaml").unlink()
+    (shop.folder / "pipelines/large.yaml").unlink()
+    answer = shop("validate", "--offline", "--json")
+    assert answer.json["mistakes"] == []
+    assert set(answer.json["unchecked"]) == {"large_orders"}
+
+
+def uncommented(text: str, first: str) -> str:
+    lines = [re.sub(r"^# ?", "", line) for line in text.splitlines() if line.startswith("#")]
+    start = next(i for i, line in enumerate(lines) if line.startswith(first))
+    block = []
+    for line in lines[start:]:
+        if not line.strip():
+            break
+        block.append(line)
+    return "\n".join(block) + "\n"
+
+
+def test_nothing_is_written_over(shop) -> None:
+    shop("init", "studio")
+    mine = shop.folder / "studio/sources/example.yaml"
+    mine.write_text("# mine\n")
+    (shop.folder / "studio/mesh.yaml").unlink()
+    answer = shop("init", "studio", "--json").json
+    assert answer["made"] == ["mesh.yaml"]
+    assert mine.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("name", ["Studio", "9lives", "two words", "a-b"])
+def test_a_name_that_cannot_name_a_mesh(shop, name) -> None:
+    answer = shop("init", name)
+    assert answer.code == 2
+    assert not (shop.folder / name).exists()
