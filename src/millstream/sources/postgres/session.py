@@ -6,6 +6,7 @@ whatever the role, database or machine.
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ class Session:
         with self._lock:
             if self._closed:
                 raise Retryable("the source was closed", code="closed", where=self.where)
-            if self._connection is None or self._connection.closed:
+            if self._connection is None or _lost(self._connection):
+                self._drop()
                 self._connection = self._server.connect()
             try:
                 with self._server.failing(doing):
@@ -154,3 +156,12 @@ class Session:
         with self._lock:
             self._closed = True
             self._drop()
+
+
+def _lost(connection: psycopg.Connection[Any]) -> bool:
+    """A server has nothing to say to a connection that asks nothing, but that it ends it."""
+    if connection.closed:
+        return True
+    if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        return False
+    return bool(select.select([connection.fileno()], [], [], 0)[0])

@@ -1,0 +1,55 @@
+"""A rig for every kind of source, and servers that a test may ruin."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream.sources.kinds import KINDS
+from millstream.testing.postgres_server import PostgresServer
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sources_rig import PostgresRig, guarded, opener
+
+
+@pytest.fixture(params=[k.name for k in KINDS])
+def rig(request: pytest.FixtureRequest) -> Iterator[PostgresRig]:
+    assert request.param == "postgres", f"the kind {request.param} has no rig"
+    server, database = request.getfixturevalue("postgres"), request.getfixturevalue("database")
+    guarded(server, database)
+    made = PostgresRig(server, database, opener(request.param))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., PostgresServer]]:
+    """Starts servers that a test may ruin."""
+    started: list[PostgresServer] = []
+
+    def start(**settings: str) -> PostgresServer:
+        server = PostgresServer(durable=False, settings=settings)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def own_rig(own_server: Callable[..., PostgresServer]) -> Iterator[Callable[..., PostgresRig]]:
+    """A Postgres rig on a server of its own, with these settings."""
+    made: list[PostgresRig] = []
+
+    def make(**settings: str) -> PostgresRig:
+        made.append(PostgresRig(own_server(**settings), "postgres", opener("postgres")))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.close()
