@@ -27,7 +27,7 @@ def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], 
     """
     tables = [(name, catalogue.table(name)) for name in names]
     faults = [
-        *_server_faults(session),
+        *_server_faults(session, slot),
         *_slot_faults(session, slot),
         *(fault for name, table in tables for fault in _table_faults(session, catalogue, name, table)),
     ]
@@ -49,7 +49,7 @@ def _refused(faults: list[tuple[str, str, str]], where: str) -> Refused:
     return Refused(message, code=faults[0][0], where=where, cure=cure)
 
 
-def _server_faults(session: Session) -> list[tuple[str, str, str]]:
+def _server_faults(session: Session, slot: str) -> list[tuple[str, str, str]]:
     version = session.server_version
     if version < OLDEST_VERSION:
         return [
@@ -66,7 +66,8 @@ def _server_faults(session: Session) -> list[tuple[str, str, str]]:
         faults.append(("wal_level", f"wal_level is {level}, not logical: the log does not say which rows changed", cure))
     if not may:
         faults.append(("replication", f"role {role} may not replicate", f"an administrator runs: ALTER ROLE {quoted(role)} REPLICATION"))
-    if senders >= senders_max:
+    found = slots.look(session, slot)
+    if senders >= senders_max and (found is None or found.reader is None):  # else one of them is ours
         cure = f"ALTER SYSTEM SET max_wal_senders = {senders_max + 5}; then restart the server"
         faults.append(("wal_senders", f"all {senders_max} WAL senders (max_wal_senders) are taken", cure))
     if standby:

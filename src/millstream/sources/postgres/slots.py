@@ -13,6 +13,7 @@ from millstream.sources.postgres.messages import lsn_of, lsn_text
 from millstream.sources.postgres.session import Session
 from millstream.sources.postgres.transport import Identity
 
+CREATED_WITHIN_S = 60.0
 _REPAIR = (
     "start the source afresh with a new slot, and back-fill its tables: the topics then hold what the tables hold now, deletes excepted"
 )
@@ -104,9 +105,9 @@ def _from(position: Position | None) -> str:
 
 
 def create(session: Session, name: str) -> None:
-    """Make the slot. Waits for the transactions that are running to end; Retryable("slot_waits") after a minute."""
+    """Make the slot. Waits for the transactions that are running to end; Retryable("slot_waits") after CREATED_WITHIN_S."""
     try:
-        session.rows("SET statement_timeout = '60s'")
+        session.rows(f"SET statement_timeout = {int(CREATED_WITHIN_S * 1000)}")
         session.rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
     except Retryable as error:
         if error.code == "cancelled":
