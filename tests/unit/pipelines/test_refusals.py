@@ -146,7 +146,7 @@ def test_sql_is_refused_with_its_place_and_cure(code, cure, sql, project, known)
         ("sql: 'SELECT id, ", "'", 5, 22),
         ('sql: "SELECT id, ', '"', 5, 22),
         ("sql: >\n      SELECT id,\n      ", "", 7, 7),
-        ("sql: |-  # a comment\n        SELECT\n          id,\n\n          ", "", 9, 11),
+        ("sql: |-  # SELECT id, titel\n        SELECT\n          id,\n\n          ", "", 9, 11),
         ("sql:\n      SELECT id,\n        ", "", 7, 9),
         ("sql: 'SELECT ''a'' AS a, id,\n      ", "'", 6, 7),
     ],

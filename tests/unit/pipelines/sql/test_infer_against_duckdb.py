@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from decimal import Decimal, localcontext
 
 import duckdb
 import pytest
@@ -109,3 +110,31 @@ def test_every_function_has_an_example_and_a_line_of_doc() -> None:
     for entry in (*subset.OPERATORS, *subset.FUNCTIONS):
         assert entry.doc.endswith(".")
         assert entry.examples or entry.name == "octet_length"  # bytes cannot be written as a literal
+
+
+@pytest.mark.parametrize("operator", subset.OPERATORS, ids=lambda o: o.symbol)
+def test_null_on_either_side_is_known(operator, con: duckdb.DuckDBPyConnection) -> None:
+    for known, null in (("i", "j"), ("s", "s2")):
+        for text in (f"{known} {operator.symbol} {null}", f"{null} {operator.symbol} {known}", f"{known} {operator.symbol} {known}"):
+            value, mistakes = typed(text)
+            if mistakes:
+                continue
+            ((is_null,),) = con.execute(f"SELECT ({value.sql}) IS NULL FROM t").fetchall()
+            assert value.nullable == is_null, text
+
+
+def test_exact_numbers_stay_exact(con: duckdb.DuckDBPyConnection) -> None:
+    """Python's decimals are the oracle: nothing is rounded or overflows while the result has at most 38 digits."""
+    rng = random.Random(5)
+    python = {"+": Decimal.__add__, "-": Decimal.__sub__, "*": Decimal.__mul__, "<": Decimal.__lt__, "=": Decimal.__eq__}
+    with localcontext(prec=80):
+        for _ in range(100):
+            pair = []
+            for _ in range(2):
+                digits = rng.randint(1, 18)
+                point = rng.randint(0, digits)
+                text = rng.choice(["9" * digits, str(rng.randrange(10**digits)).zfill(digits)])
+                pair.append((text[:point] or "0") + "." + (text[point:] or "0"))
+            texts = [f"{pair[0]} {symbol} {pair[1]}" for symbol in python]
+            results = con.execute(f"SELECT {', '.join(typed(text)[0].sql for text in texts)}").fetchone()
+            assert results == tuple(compute(Decimal(pair[0]), Decimal(pair[1])) for compute in python.values()), pair

@@ -1,4 +1,4 @@
-"""Random joins over random rows: what the compiler accepts has one row per key, never a null key, and edges that hold."""
+"""Random joins over random rows: what the compiler accepts has one row per key, nulls only where it says so, and edges that hold."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def random_sql(rng: random.Random) -> str:
         joins.append(f"{rng.choice(['LEFT ', ''])}JOIN {table} {alias} ON {' AND '.join(parts)}")
         met[alias] = table
     select = ", ".join(f"t0.{k}" for k in TABLES[first].key)
-    where = rng.choice(["", f" WHERE {rng.choice(list(met))}.x IS NULL OR t0.{TABLES[first].names[-1]} > 0"])
+    select += "".join(f", {alias}.{column} AS {alias}_{column}" for alias, table in met.items() for column in TABLES[table].names)
+    one = rng.choice(list(met))
+    where = rng.choice(["", f" WHERE {one}.x IS NULL OR t0.{TABLES[first].names[-1]} > 0", f" WHERE {one}.x > 0 AND t0.x IS NOT NULL"])
     return f"SELECT {select} FROM {first} t0 {' '.join(joins)}{where}"
 
 
@@ -63,11 +65,11 @@ def fill(con: duckdb.DuckDBPyConnection, rng: random.Random) -> None:
         con.execute(f"INSERT INTO {name} VALUES {', '.join(str(r).replace('None', 'NULL') for r in rows)}")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_accepted_join_has_one_row_per_key_and_edges_that_hold(seed: int) -> None:
     rng, con = random.Random(seed), duckdb.connect(config={"threads": 1})
     accepted = refused_rightly = 0
-    for round_ in range(120):
+    for round_ in range(80):
         if round_ % 20 == 0:
             fill(con, rng)
         sql = random_sql(rng)
@@ -80,12 +82,15 @@ def test_an_accepted_join_has_one_row_per_key_and_edges_that_hold(seed: int) -> 
         for r in relations:
             con.execute(f'CREATE VIEW "{r.alias}" AS SELECT * FROM {r.input}')
         rows = con.execute(query.sql).fetchall()
+        keys = [row[: len(query.root.schema.key)] for row in rows]
+        for i, column in enumerate(query.columns):
+            assert column.nullable or not any(row[i] is None for row in rows), (sql, column)
         if mistakes:
-            refused_rightly += len(set(rows)) < len(rows)
+            refused_rightly += len(set(keys)) < len(keys)
         else:
             accepted += 1
-            assert len(set(rows)) == len(rows), sql
-            assert not any(None in row for row in rows), sql
+            assert len(set(keys)) == len(keys), sql
+            assert not any(column.nullable for column in query.columns[: len(query.root.schema.key)])
             tail = query.sql.partition(" FROM ")[2].partition(" WHERE ")[0]
             for e in edges(query):
                 pairs = zip(e.parent_columns, e.child_columns, strict=True)
@@ -93,8 +98,8 @@ def test_an_accepted_join_has_one_row_per_key_and_edges_that_hold(seed: int) -> 
                 there = query_key(relations, e.child)
                 assert con.execute(f"SELECT count(*) FROM {tail} WHERE {there} AND ({held}) IS NOT TRUE").fetchall() == [(0,)], (sql, e)
         con.execute("ROLLBACK")
-    assert accepted > 20
-    assert refused_rightly > 5, "no refused join would have had two rows with one key: the test says little"
+    assert accepted > 15
+    assert refused_rightly > 3, "no refused join would have had two rows with one key: the test says little"
 
 
 def query_key(relations: list, alias: str) -> str:
