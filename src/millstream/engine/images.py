@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,12 @@ Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def flat(image: pa.StructArray) -> tuple[pa.Table, Indices]:
-    """The images that are there as a table of their columns, and the event of each (its index in the batch)."""
+def flat(image: pa.StructArray, names: Collection[str]) -> tuple[pa.Table, Indices]:
+    """The images that are there as a table of the named columns, and the event of each (its index in the batch)."""
     present = pc.is_valid(image)
     events = np.flatnonzero(np.asarray(present)).astype(np.int64)
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(image.filter(present))]), events
+    columns = {f.name: image.field(i).filter(present) for i, f in enumerate(image.type) if f.name in names}
+    return pa.table(columns) if columns else pa.table({"__ms_none": pa.nulls(len(events))}), events
 
 
 def structs(rows: pa.Table, places: Indices, schema: RowSchema) -> pa.StructArray:
