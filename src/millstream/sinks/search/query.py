@@ -28,6 +28,7 @@ _DATED = ("date", "timestamp", "timestamptz")
 _PART = re.compile(
     r"""
       "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*'
+    | (?P<without>\bAND\s+NOT\s+)
     | (?P<name>(?:\\.|[^\W\d])(?:\\.|[\w.-])*):
       (?P<range>\s*(?:[\[{][^\]}]*[\]}] | [<>]=?\s*(?:"[^"]*"|[^\s)]+) | IN\s*\[[^\]]*\]))?
       (?P<day>"?\d{4}-\d\d-\d\d(?:T[\d:.]+Z?)?"?)?
@@ -109,6 +110,8 @@ _CURE = 'words, column:word, column:"two words", column:[1 TO 9], column:>5, AND
 
 
 def _rewritten(found: re.Match[str], columns: Mapping[str, str]) -> str:
+    if found["without"]:
+        return "AND -"  # the same, but tantivy finds nothing by the longer form
     name = found["name"]
     if name is None or name.split(".")[0] in _OWN:
         return found[0]
