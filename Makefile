@@ -14,7 +14,7 @@ RUN := .venv/bin/python
 READY := .venv/ready-$(shell pwd | cksum | cut -d' ' -f1)
 PYTEST := $(RUN) -m pytest
 
-.PHONY: help setup demo check lint test test-all faults bench lock clean
+.PHONY: help setup demo check lint test test-all faults bench docs lock clean
 
 help: ## This list
 	@echo 'Millstream. The first target makes .venv from requirements.lock (a minute or two); nothing is installed elsewhere.'
@@ -58,6 +58,9 @@ faults: $(READY) ## Processes killed at named and at random moments, long ones t
 bench: $(READY) ## Measure, each beside its peer and its limit, into benchmarks/results/
 	@$(RUN) -m benchmarks.codec
 	@$(RUN) -m benchmarks.drain
+
+docs: $(READY) ## Write the pages of docs/reference that the code says itself
+	@$(RUN) docs/generate.py
 
 lock: $(READY) ## Resolve the newest versions that pyproject.toml allows into requirements.lock
 	@$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \

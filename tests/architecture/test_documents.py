@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -110,6 +111,11 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_a_dead_link_is_found() -> None:
     assert len(list(dead_links([(ROOT / "README.md", "[a](nowhere.md) [b](Makefile) [c](https://example.com)")]))) == 1
+
+
+def test_the_generated_pages_are_what_the_code_says() -> None:
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_decision_is_dated_and_named() -> None:
