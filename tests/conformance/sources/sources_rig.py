@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from millstream.errors import MillstreamError
 from millstream.events.progress import Position
 from millstream.sources.contract import Delivery, Source
 from millstream.sources.kinds import KINDS
@@ -59,6 +60,18 @@ def read_to_head(source: Source, stream: Iterator[Delivery]) -> Seen:
     """Everything that committed before this call."""
     head = source.head()
     return read(stream, lambda s: (s.position.major, s.position.minor) >= head)
+
+
+def stops_with(stream: Any) -> tuple[Seen, MillstreamError]:
+    """What the stream gives until it raises, and what."""
+    seen = Seen()
+    give_up = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up:
+        try:
+            seen.add(next(stream))
+        except MillstreamError as error:
+            return seen, error
+    raise AssertionError("the stream goes on")
 
 
 class PostgresRig:

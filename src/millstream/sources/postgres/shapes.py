@@ -24,6 +24,11 @@ class Shapes:
             if (found := catalogue.table(name)) is not None:
                 self._described[found.oid] = found
 
+    @property
+    def oids(self) -> list[int]:
+        """The tables that there were when the stream began, and that it showed since."""
+        return list(self._described)
+
     def resolve(self, relation: Relation) -> Shape | None:
         """None for a table that the definition does not name. Raises Irrecoverable where its rows cannot be told whole."""
         name = self._name_of(relation)

@@ -17,7 +17,7 @@ from millstream.events.batch import Batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.sources.contract import Admission, Chunk, Delivery, Table
-from millstream.sources.postgres import slots
+from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.check import check
 from millstream.sources.postgres.chunk import Chunks
 from millstream.sources.postgres.describe import Catalogue, Described
@@ -54,6 +54,7 @@ class Source:
         self._chunks = Chunks(self._session, self._catalogue, options.chunk_bytes, lambda: self._closed)
         self._link: Link | None = None
         self._identity: Identity | None = None
+        self._shapes: Shapes
         self._unseen: Xids = np.empty(0, np.int64)
         self._closed = False
 
@@ -101,14 +102,15 @@ class Source:
             self._hold_slot_against(resume_after, self._identity)
             unseen = resume_after.detail.get("unseen", []) if resume_after else []
             self._unseen = np.array(unseen, np.int64)
-            shapes = Shapes(self._names.values(), self._catalogue, self._server.where)
+            self._shapes = Shapes(self._names.values(), self._catalogue, self._server.where)
+            self._watch(begun=resume_after is not None)
             at = (resume_after.major, resume_after.minor) if resume_after else (0, 0)
             link.start(self._options.slot_of(self.name), self._options.publication_of(self.name), at[0])
         except BaseException:
             link.close()
             self._link = None
             raise
-        return Translator(shapes.resolve, at, self._server.where)
+        return Translator(self._shapes.resolve, at, self._server.where)
 
     def _hold_slot_against(self, position: Position | None, identity: Identity) -> None:
         name = self._options.slot_of(self.name)
@@ -121,19 +123,25 @@ class Source:
                     raise
             time.sleep(0.02)
 
+    def _watch(self, *, begun: bool) -> None:
+        publications.watch(self._session, self._options.publication_of(self.name), self._names.values(), self._shapes.oids, begun=begun)
+
     def _deliveries(self, link: Link, translator: Translator) -> Iterator[Delivery]:
-        beat = time.monotonic()
+        beat = last = time.monotonic()
         while not self._closed:
             piece = link.take(IDLE_S)
-            if piece is not None:
+            now = time.monotonic()
+            if now - beat >= self._options.heartbeat_s:
+                beat = now
+                self._watch(begun=True)
+                if now - last >= self._options.heartbeat_s:
+                    # So that the slot moves on a database where nothing of ours happens.
+                    self._session.emit(HEARTBEAT_PREFIX, self.name)
+            if piece is None:
+                yield self._delivery([], set(), translator.position, idle=True)
+            else:
                 yield from self._told(translator, piece)
-                beat = time.monotonic()
-                continue
-            if time.monotonic() - beat >= self._options.heartbeat_s:
-                # So that the slot moves on a database where nothing of ours happens.
-                self._session.emit(HEARTBEAT_PREFIX, self.name)
-                beat = time.monotonic()
-            yield self._delivery([], set(), translator.position, idle=True)
+                last = now
 
     def _told(self, translator: Translator, piece: Piece) -> Iterator[Delivery]:
         """What the piece says, as few deliveries as there are marks in it. What comes before an error is given before it is raised."""

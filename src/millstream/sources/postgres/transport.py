@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psycopg
 from psycopg import pq
 
-from millstream.errors import MillstreamError, Retryable
-from millstream.sources.postgres import frames
+from millstream.errors import Irrecoverable, MillstreamError, Retryable
+from millstream.sources.postgres import frames, publications
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Messages
 from millstream.sources.postgres.octets import PADDING
@@ -32,6 +33,8 @@ STATUS_WHEN_MOVED_S = 0.5
 NAP_S = 0.0025
 BEHIND_FROM = 50  # messages at hand at once
 GATHER_S = 0.06  # no event waits longer than this for others
+
+_NOT_AS_REQUIRED = "55000"
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Link:
         self._messages_max, self._bytes_max = batch_messages, batch_bytes
         self._connection = server.connect(replication="database")
         self._pgconn: Any = self._connection.pgconn
+        self._connection.add_notice_handler(self._warned)
         self._queue: deque[Piece] = deque()
         self._changed = threading.Condition()
         self._failure: MillstreamError | None = None
+        self._warning: MillstreamError | None = None
         self._closing = False
         self._flushed = 0
         self._reported = (0, 0.0)  # what, and when
@@ -137,6 +142,12 @@ class Link:
         finally:
             self._connection.close()
 
+    def _warned(self, warning: psycopg.errors.Diagnostic) -> None:
+        """From version 18 on a publication that is gone is only warned of, and the stream goes on without its changes."""
+        if warning.sqlstate == _NOT_AS_REQUIRED:
+            text = f"the server says: {warning.message_primary}. Changes after this place are lost"
+            self._warning = Irrecoverable(text, code="publication_gone", where=self._server.where, cure=publications.CURE)
+
     def _fail(self, error: MillstreamError) -> None:
         with self._changed:
             self._failure = self._failure or error
@@ -155,6 +166,8 @@ class Link:
             if not self._queue and (count < BEHIND_FROM or time.monotonic() > enough):
                 break
             time.sleep(NAP_S)
+        if self._warning is not None:
+            raise self._warning  # before a place is reported that lies behind what was lost
         if not gathered.empty:
             self._hand_over(gathered.piece())
         if ended:
@@ -172,15 +185,16 @@ class Link:
         with self._changed:
             while len(self._queue) >= QUEUED_MAX and not self._closing:
                 self._changed.wait(STATUS_WHEN_MOVED_S)
-                self._answer(asked=False)
+                # What the server asks meanwhile is not read, so it is answered unasked.
+                self._answer(asked=False, every_s=STATUS_WHEN_MOVED_S)
             self._queue.append(piece)
             self._changed.notify_all()
 
-    def _answer(self, *, asked: bool) -> None:
+    def _answer(self, *, asked: bool, every_s: float = STATUS_EVERY_S) -> None:
         """Report what was acknowledged: at once when asked, soon when it moved, and regularly so as not to be given up."""
         flushed, now = self._flushed, time.monotonic()
         reported, at = self._reported
-        due = STATUS_WHEN_MOVED_S if flushed != reported else STATUS_EVERY_S
+        due = STATUS_WHEN_MOVED_S if flushed != reported else every_s
         if asked or now - at >= due:
             self._pgconn.put_copy_data(m.standby_status(flushed, int(time.time() * 1e6)))
             self._pgconn.flush()
