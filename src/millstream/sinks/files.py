@@ -12,7 +12,7 @@ from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 
 _FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXT = re.compile(r"(?i)no space left|disk is full|file too large|quota exceeded|os error (27|28|122)\b")
-_DENIED_TEXT = re.compile(r"(?i)permission denied|read-only file system|os error (13|30)\b|readonly database")
+_DENIED_TEXT = re.compile(r"(?i)permission denied|read-only file system|os error (13|30)\b|readonly database|unable to open database file")
 
 
 def project_path(place: Path, text: str) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ServiceUnavailableError, UnauthorizedError
 from sink_targets import IcebergTarget
 
-from millstream.errors import MillstreamError, Refused, Retryable
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.events.types import Field, RowSchema, Type
 from millstream.sinks.iceberg.options import Options
 from millstream.sinks.iceberg.read import current_rows, current_rows_sql, table
@@ -78,6 +78,26 @@ def test_an_unreachable_catalogue_is_retryable_and_nothing_was_done(target, monk
         assert sink.resume_after() == {}
         sink.write([first], up_to([first]))
     check(target, MOVIE, [first])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (ValueError("no such thing"), Irrecoverable, "iceberg_failed"),
+        (UnauthorizedError("token expired"), Refused, "iceberg_denied"),
+        (ServiceUnavailableError("busy"), Retryable, "target_unavailable"),
+        (OSError(28, "No space left on device"), Irrecoverable, "disk_full"),
+    ],
+    ids=repr,
+)
+def test_a_failure_says_whether_trying_again_can_help(error, kind, code, target, monkeypatch) -> None:
+    first = workload(0, 20)
+    with opened(target, 1) as sink:
+        breaking(monkeypatch, False, [error])
+        with pytest.raises(kind) as caught:
+            sink.write([first], up_to([first]))
+        assert caught.value.code == code
+        assert sink.resume_after() == {}
 
 
 def test_another_writer_of_the_table_costs_nothing(target) -> None:

@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    ForbiddenError,
+    NoSuchPropertyException,
+    NoSuchTableError,
+    NotInstalledError,
+    TableAlreadyExistsError,
+    UnauthorizedError,
+    ValidationError,
+    ValidationException,
+)
 from pyiceberg.io import OutputFile
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.snapshots import ancestors_of
 from pyiceberg.table.update import AddSnapshotUpdate
 
-from millstream.errors import MillstreamError, without_secrets
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
 from millstream.faultpoints import reached
 from millstream.sinks.files import explained, make_folder, sync_folder
 from millstream.sinks.iceberg.options import Options
@@ -32,6 +42,17 @@ T = TypeVar("T")
 CATALOG_NAME = "millstream"
 # A table that gets a snapshot every few seconds: manifests are merged, and old metadata files do not pile up.
 _TIDY = {"commit.manifest-merge.enabled": "true", "write.metadata.delete-after-commit.enabled": "true"}
+# What the same call would meet again: neither a network nor a busy server. Nothing retries for ever (invariant 9).
+_LASTING = (
+    ValueError,
+    TypeError,
+    LookupError,
+    NotImplementedError,
+    NoSuchPropertyException,
+    NotInstalledError,
+    ValidationError,
+    ValidationException,
+)
 _SECRET = re.compile(r"(?i)password|secret|token|credential|key|session")
 
 
@@ -132,8 +153,21 @@ class LakeTable:
         except (MillstreamError, CommitFailedException):
             raise
         except Exception as error:
-            said = without_secrets(f"{type(error).__name__}: {error}", self._known)
-            raise explained(error, what, self.where, said) from None if self._known else error
+            # The chain would show the driver's own words, which may hold what `said` leaves out.
+            raise self._failure(error, what) from None if self._known else error
+
+    def _failure(self, error: Exception, what: str) -> MillstreamError:
+        said = without_secrets(f"{type(error).__name__}: {error}", self._known)
+        if isinstance(error, UnauthorizedError | ForbiddenError):
+            return Refused(
+                f"cannot {what}: {said}", code="iceberg_denied", where=self.where, cure="mend the catalog's credentials or rights"
+            )
+        failure = explained(error, what, self.where, said)
+        if isinstance(failure, Retryable) and isinstance(error, _LASTING) and not isinstance(error, OSError):
+            return Irrecoverable(
+                f"cannot {what}: {said}", code="iceberg_failed", where=self.where, cure="see the reason; mend it and start again"
+            )
+        return failure
 
     def load(self, first_schema: Any) -> None:
         """Load the table; make it, and its namespace, if it is not there."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import tantivy
 
-from millstream.errors import Irrecoverable, Refused
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.faultpoints import reached
 from millstream.sinks.files import Lock, explained, make_folder
 from millstream.sinks.search.layout import LOCK, META, State, schema, stored_state
@@ -78,16 +79,31 @@ class IndexFile:
         """Tantivy says everything by ValueError."""
         try:
             return act()
+        except pa.ArrowException:
+            self._roll_back()
+            raise
         except (ValueError, OSError) as error:
             self._roll_back()
             if "LockBusy" in str(error):
                 raise Refused(
                     "another program is writing to this index", code="target_in_use", where=str(self.path), cure="stop it and start again"
                 ) from error
-            raise explained(error, what, str(self.path)) from error
+            raise self._failure(error, what) from error
         except BaseException:
             self._roll_back()
             raise
+
+    def _failure(self, error: Exception, what: str) -> MillstreamError:
+        failure = explained(error, what, str(self.path))
+        if not isinstance(failure, Retryable) or isinstance(error, OSError):
+            return failure
+        # Neither the disk nor a right: the same documents would fail again for ever.
+        return Irrecoverable(
+            f"cannot {what}: {error}",
+            code="index_failed",
+            where=str(self.path),
+            cure="see the reason; if the index is damaged, delete its folder and start again: it is built anew from the topic",
+        )
 
     def _roll_back(self) -> None:
         """What a failed write left in memory must never reach the next commit: undone, or the writer is thrown away."""
