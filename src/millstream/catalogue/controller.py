@@ -184,6 +184,7 @@ class Controller:
     def _put_pipeline(self, name: str) -> None:
         """As it is now wanted, with the ids that its schemas have by now, and with the sinks that it has."""
         plan, now = self._plans[name], self._catalogue.pipelines().get(name)
+        plan = replace(plan, inputs=tuple(replace(i, schema_id=self._id(i.topic)) for i in plan.inputs))
         self._catalogue.put_pipeline(
             AppliedPipeline(
                 name=name,
