@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from millstream.catalogue.store import AppliedPipeline, AppliedSink, AppliedSource, Catalogue
 from millstream.testing.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.servers
@@ -191,6 +193,26 @@ def test_a_new_column_is_met_accepted_and_nothing_is_lost(studio: Studio, postgr
     assert [(d["id"], d["customer"]) for d in found(studio, "id:1000")] == [(1000, "Grace Hopper")]
     assert len(found(studio, "*")) == 151
     assert studio("schemas", "show", "shop.public.orders-value", "--json").json["changes"] == ["added note (text)"]
+
+
+def test_the_catalogue_is_the_same_on_postgres(postgres: PostgresServer, database: str) -> None:
+    engine = sa.create_engine(postgres.url(database).replace("postgresql://", "postgresql+psycopg://"))
+    source = AppliedSource("shop", "f1", "postgres", "team-shop", ("public.orders",))
+    pipeline = AppliedPipeline("p", "f2", "o", "text", {"a": 1}, {"b": 2}, {"s": AppliedSink("b", "f3")})
+    catalogue = Catalogue(engine, clock=lambda: 1000.0)
+    for _ in range(2):
+        catalogue.put_source(source)
+        catalogue.put_pipeline(pipeline)
+        catalogue.report("pipeline.p", "failed", "why", "how")
+    again = Catalogue(engine)
+    assert again.sources() == {"shop": replace(source, applied_at=1000.0)}
+    assert again.pipelines() == {"p": replace(pipeline, applied_at=1000.0)}
+    assert [vars(s) for s in again.states().values()] == [
+        {"part": "pipeline.p", "state": "failed", "reason": "why", "cure": "how", "at": 1000.0}
+    ]
+    again.forget_pipeline("p")
+    assert (again.pipelines(), again.states()) == ({}, {})
+    engine.dispose()
 
 
 def test_a_server_that_is_not_ready_is_named_with_its_cure(studio: Studio, postgres: PostgresServer, database: str) -> None:

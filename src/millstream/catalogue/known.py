@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from millstream.errors import Irrecoverable
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines import rollout
@@ -55,5 +56,12 @@ def known(topics: Topics, registry: Registry, accepted: Mapping[str, int] | None
         schemas = {v.id: envelope.row_schema(v.text, topic.key) for v in versions}
         history[topic.name] = list(schemas.values())
         chosen = (accepted or {}).get(topic.name, versions[-1].id)
+        if chosen not in schemas:
+            raise Irrecoverable(
+                f"the catalogue has accepted schema {chosen}, which the registry does not know as one of this topic",
+                code="catalogue_differs",
+                where=topic.name,
+                cure="catalogue and topics are not of one mesh, or one was restored alone: put both back from the same moment",
+            )
         inputs[topic.name] = Input(topic.name, schemas[chosen], chosen, topic.grade)
     return Known(inputs, history, {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()})

@@ -29,7 +29,7 @@ mesh: {name}
 #
 # The server needs wal_level = logical, and each table
 #   ALTER TABLE public.orders REPLICA IDENTITY FULL;
-# `millstream plan` says what else is missing, with the statement that mends it.
+# `millstream apply` begins with a check of the server, and says what is missing with the statement that mends it.
 """,
     "pipelines/example.yaml": """\
 # A pipeline computes new topics from topics, and hands them to sinks.

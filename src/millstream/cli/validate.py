@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -94,7 +95,12 @@ def checked(project: Project, there: Known) -> Findings:
 def _read_of(pipeline: PipelineDefinition, topics: Iterable[str]) -> str | None:
     """The first of the topics (or beginnings of topics) that the pipeline's text names."""
     texts = [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
-    return next((topic for topic in topics if any(topic in text for text in texts)), None)
+    return next((topic for topic in topics if any(_names(text, topic) for text in texts)), None)
+
+
+def _names(text: str, topic: str) -> bool:
+    end = "" if topic.endswith(".") else r"(?!\w)"
+    return re.search(rf"(?<![\w.]){re.escape(topic)}{end}", text) is not None
 
 
 def _verdict(findings: Findings, session: Session) -> str:

@@ -11,6 +11,14 @@ from millstream.cli import running
 from millstream.errors import Irrecoverable
 
 
+@pytest.fixture
+def shop(shop):
+    """With a file for its only sink: nothing here is about the others."""
+    text = (shop.folder / "pipelines/large.yaml").read_text()
+    shop.write("pipelines/large.yaml", text.replace("  - {from: large, search: {index: orders}}\n", ""))
+    return shop
+
+
 def at_the_end_of_the_script(shop, act) -> None:
     """Do something once, from the connector's thread, when it has given everything and all orders are loaded."""
     shop.when_idle = act
