@@ -28,8 +28,8 @@ class Sink(Protocol):
         """Apply the events in order and move the target's position to `up_to` in the same commit.
 
         Durable on return. Events below the target's position are passed over. A writer whose fence is no longer
-        the target's raises Irrecoverable("fenced") and changes nothing. Retryable: nothing or all was done;
-        reopen, ask `resume_after`, go on.
+        the target's raises Irrecoverable("fenced") and changes nothing. Retryable: nothing or all was done; `resume_after`,
+        which looks at the target again, says which.
         """
 
     def close(self) -> None: ...

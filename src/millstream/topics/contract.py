@@ -84,7 +84,8 @@ class Producer(Protocol):
 
         `tail`, if given, has the events of the same blocks, one Batch a Block, so that readers in this process need
         not decode. Durable on return. Raises Irrecoverable "fenced", "sequence_gap"; Retryable "topics_busy";
-        Irrecoverable "disk_full" (nothing of the commit is kept, what was there still reads).
+        Irrecoverable "disk_full" (nothing of the commit is kept, what was there still reads); ValueError for a tail that
+        does not have its blocks' events.
         """
 
 
@@ -112,11 +113,12 @@ class Topics(Protocol):
         """Events at or after `offset`, in order, as batches of one schema each (schema = writer's; offsets set).
 
         At least one block if there is any, and not more than about `bytes_max` decoded. Empty at the end. `offset` may lie
-        inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out.
+        inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out, Refused("topic_unknown"),
+        Irrecoverable("offset_beyond_end") where the topic was put back to before the reader's place.
         """
 
     def read_end(self, batches: Sequence[Batch]) -> int:
-        """The offset to resume at after these batches (past the tombstone, where the last event is a delete)."""
+        """The offset to resume at after these batches (past the tombstone, where the last event is a delete). ValueError without an event."""
 
     def end(self, name: str) -> int:
         """The offset that the next record will take."""
@@ -128,6 +130,6 @@ class Topics(Protocol):
         """reader → topic → offset, as noted."""
 
     def wait(self, seen: Mapping[str, int], timeout_s: float) -> bool:
-        """Sleep until some topic's end is beyond `seen[topic]`, by whichever process wrote it, or until the timeout."""
+        """Sleep until some topic's end is beyond `seen[topic]`, by whichever process wrote it, or until the timeout. True if woken by one."""
 
     def close(self) -> None: ...
