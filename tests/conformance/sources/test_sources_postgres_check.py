@@ -49,6 +49,18 @@ def test_a_table_without_a_key(rig: PostgresRig) -> None:
     assert 'ALTER TABLE "public"."k" ADD PRIMARY KEY' in error.cure
 
 
+def test_a_key_that_two_rows_may_have_for_a_while(rig: PostgresRig) -> None:
+    rig.run("CREATE TABLE k (x integer PRIMARY KEY DEFERRABLE)", "ALTER TABLE k REPLICA IDENTITY FULL")
+    assert refused(rig.source(tables=("k",))).code == "deferrable_key"
+
+
+def test_a_key_of_a_generated_column(rig: PostgresRig) -> None:
+    rig.run("CREATE TABLE k (x integer, y integer GENERATED ALWAYS AS (x + 1) STORED PRIMARY KEY)", "ALTER TABLE k REPLICA IDENTITY FULL")
+    error = refused(rig.source(tables=("k",)))
+    assert error.code == "no_key"
+    assert "generated" in error.message
+
+
 def test_a_replica_identity_that_is_not_full(rig: PostgresRig) -> None:
     rig.run('CREATE TABLE "Odd ""name" (x integer PRIMARY KEY)')
     source = rig.source(tables=('"Odd ""name"',))

@@ -108,6 +108,10 @@ def _key_faults(table: Described) -> list[Fault]:
     if not table.schema.key:
         said = f"the primary key of {name.written} has a generated column, which is not in the log"
         return [Fault("no_key", said, "make the key of ordinary columns")]
+    if table.deferrable_key:
+        # Two rows may pass one key on within a transaction, in either order: events could not say which is left.
+        said = f"the primary key of {name.written} is deferrable: within a transaction two rows may have one key"
+        return [Fault("deferrable_key", said, f"make the primary key of {name.quoted} NOT DEFERRABLE")]
     return []
 
 

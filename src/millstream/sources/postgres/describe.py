@@ -43,6 +43,7 @@ class Described:
     identity: str
     attributes: tuple[Attribute, ...]
     key: tuple[int, ...]
+    deferrable_key: bool
     rows: int
     row_bytes: int
     partial_partitions: tuple[str, ...] = ()
@@ -102,13 +103,16 @@ class Catalogue:
                 (SELECT sum(greatest(p.reltuples, 0))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
                 (SELECT sum(pg_table_size(p.oid))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p WHERE p.oid IN ({_LEAVES}) AND p.relreplident <> 'f'),
-                (SELECT string_to_array(i.indkey::text, ' ')::int[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {where}""",
+                i.key, i.deferrable
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable
+                FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) i ON true
+            WHERE {where}""",
             parameters,
         )
         if not found:
             return None
-        oid, kind, persistence, identity, rows, size, partial, key = found[0]
+        oid, kind, persistence, identity, rows, size, partial, key, deferrable = found[0]
         attributes = self._attributes(oid)
         return Described(
             name=name,
@@ -118,6 +122,7 @@ class Catalogue:
             identity=identity,
             attributes=attributes,
             key=tuple(key or ()),
+            deferrable_key=bool(deferrable),
             rows=rows or 0,
             row_bytes=max(1, (size or 0) // rows) if rows else 0,
             partial_partitions=tuple(partial or ()) if kind == "p" else (),
