@@ -50,7 +50,8 @@ def test_a_part_that_fails_is_told_with_its_cure_and_no_secret(shop) -> None:
     shop("apply")
 
     def fail() -> None:
-        raise Irrecoverable(f"the slot of {shop.env['SHOP_URL']} is gone", code="slot_gone", where="shop", cure="make a new one")
+        said = f"the slot of {shop.env['SHOP_URL']} is gone; {shop.password} opens nothing"  # what no pattern would find
+        raise Irrecoverable(said, code="slot_gone", where="shop", cure="make a new one")
 
     at_the_end_of_the_script(shop, fail)
     answer = shop("run", "--until-caught-up")
