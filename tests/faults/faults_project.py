@@ -30,6 +30,7 @@ FILES = {
 source: catalogue
 connector: postgres
 url: ${CATALOGUE_URL}
+slot: ${CATALOGUE_SLOT}
 tables: [public.movie, public.studio]
 owner: team-catalogue
 """,
@@ -37,6 +38,7 @@ owner: team-catalogue
 source: people
 connector: postgres
 url: ${PEOPLE_URL}
+slot: ${PEOPLE_SLOT}
 tables: [public.person]
 owner: team-people
 """,
@@ -105,6 +107,7 @@ class Process:
         self._popen.send_signal(number)
 
     def kill(self) -> None:
+        """Nothing, if it has ended already."""
         self._popen.kill()
         self._popen.wait()
 
@@ -120,12 +123,12 @@ class Process:
 
 
 class Project:
-    """The mesh's files in `folder`. `state` is where it keeps what it knows."""
+    """The mesh's files in `folder`. `settings` has the sources' URLs and slots, `state` is where it keeps what it knows."""
 
-    def __init__(self, folder: Path, urls: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.state = folder / ".millstream"
-        self.environment = {k: v for k, v in os.environ.items() if k != "MILLSTREAM_FAULT"} | urls | {"PYTHONUNBUFFERED": "1"}
+        self.environment = {k: v for k, v in os.environ.items() if k != "MILLSTREAM_FAULT"} | settings | {"PYTHONUNBUFFERED": "1"}
         self._logs = 0
         self._processes: list[Process] = []
         for name, text in FILES.items():
@@ -165,8 +168,7 @@ class Project:
 
     def close(self) -> None:
         for process in self._processes:
-            if process.running:
-                process.kill()
+            process.kill()
 
 
 def until(what: str, true: Callable[[], bool], timeout_s: float = 60.0) -> None:

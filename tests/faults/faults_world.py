@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count
@@ -46,8 +47,9 @@ class World:
         self.server = server
         number = next(_worlds)
         self.databases = {name: f"faults_{number}_{name}" for name in TABLES}
-        self.urls = {f"{name.upper()}_URL": server.url(database) for name, database in self.databases.items()}
-        self.project = Project(folder, self.urls)
+        self.settings = {f"{name.upper()}_URL": server.url(database) for name, database in self.databases.items()}
+        self.settings |= {f"{name.upper()}_SLOT": database for name, database in self.databases.items()}  # slots are the server's
+        self.project = Project(folder, self.settings)
         self.workload = Workload(self.connect, seed, pace_s=pace_s)
         self._audit: dict[str, list[tuple[str, Change]]] = {name: [] for name in TABLES}
         self._events: dict[str, list[Event]] = {}
@@ -223,9 +225,10 @@ class World:
         until("events in every output", lambda: all(self.ends().get(t, 0) for t in (RECENT_TOPIC, DOCUMENT_TOPIC)))
 
     def ends(self) -> Mapping[str, int]:
-        """Topic → the offset after its last record."""
-        with self.topics() as topics:
-            return {t.name: topics.end(t.name) for t in topics.topics()}
+        """Topic → the offset after its last record. Read beside whoever writes, without a lock."""
+        path = self.project.state / "topics.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+            return dict(connection.execute("SELECT name, next_offset FROM topics").fetchall())
 
     def snapshot(self) -> int | None:
         """The Iceberg table's present one."""
