@@ -31,7 +31,8 @@ STATUS_EVERY_S = 10.0
 STATUS_WHEN_MOVED_S = 0.5
 # While behind: the server sends one message a call; waiting a little turns a thousand small reads into one.
 NAP_S = 0.0025
-BEHIND_FROM = 50  # messages at hand at once
+NAP_UNIX_S = 0.0005  # a Unix socket holds some 280 messages, whatever their size, and then the server waits
+BEHIND_FROM = 20_000  # messages a second
 GATHER_S = 0.06  # no event waits longer than this for others
 
 _NOT_AS_REQUIRED = "55000"
@@ -62,6 +63,7 @@ class Link:
         self._connection = server.connect(replication="database")
         self._pgconn: Any = self._connection.pgconn
         self._connection.add_notice_handler(self._warned)
+        self._nap_s = NAP_UNIX_S if self._pgconn.host.startswith(b"/") else NAP_S
         self._queue: deque[Piece] = deque()
         self._changed = threading.Condition()
         self._failure: MillstreamError | None = None
@@ -163,9 +165,9 @@ class Link:
             if ended or gathered.full(self._messages_max, self._bytes_max) or self._closing:
                 break
             # While the other thread has pieces to work on, a larger one costs no time.
-            if not self._queue and (count < BEHIND_FROM or time.monotonic() > enough):
+            if not self._queue and (count < BEHIND_FROM * self._nap_s or time.monotonic() > enough):
                 break
-            time.sleep(NAP_S)
+            time.sleep(self._nap_s)
         if self._warning is not None:
             raise self._warning  # before a place is reported that lies behind what was lost
         if not gathered.empty:
