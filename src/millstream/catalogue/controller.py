@@ -174,7 +174,7 @@ class Controller:
         if table is not None:
             return table.grade, table.origin
         plan, output = next((p, o) for p in self._change.plans for o in p.outputs if o.topic == name)
-        return output.grade, Origin("millstream", plan.pipeline, self._project.mesh.name, None, output.node)
+        return output.grade, Origin(DERIVED, plan.pipeline, self._project.mesh.name, None, output.node)
 
     def _put_source(self, name: str) -> None:
         source = next(s for s in self._project.sources if s.name == name)

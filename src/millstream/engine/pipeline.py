@@ -22,6 +22,7 @@ from millstream.engine.state import Meta, State
 from millstream.engine.store import Store
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
+from millstream.events.origin import DERIVED
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import Plan
 from millstream.schemas.registry import Registry
@@ -268,4 +269,4 @@ def writer_of(topics: Topics, name: str) -> str:
     topic = topics.topic(name)
     if topic is None:
         raise Refused(f"topic {name} does not exist", code="not_applied", cure="run `millstream apply`")
-    return f"pipeline.{topic.origin.name}" if topic.origin.connector == "millstream" else f"source.{topic.origin.name}"
+    return f"pipeline.{topic.origin.name}" if topic.origin.connector == DERIVED else f"source.{topic.origin.name}"

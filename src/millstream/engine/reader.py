@@ -12,6 +12,7 @@ import pyarrow as pa
 from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope
 from millstream.events.batch import Batch, columns
+from millstream.events.origin import DERIVED
 from millstream.events.types import RowSchema, difference
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
@@ -24,6 +25,10 @@ class TopicReader:
         self._topics, self._registry = topics, registry
         self.topic, self.schema, self.schema_id, self.offset = topic, schema, schema_id, offset
         self._order = self._versions()
+        # A derived topic changes its schema only when a plan is applied, which judges all its readers: what it had by now is accepted.
+        mine = topics.topic(topic)
+        derived = mine is not None and mine.origin.connector == DERIVED
+        self._accepted = max(self._order.values()) if derived else self._order[schema_id]
 
     def read(self, bytes_max: int) -> list[Batch]:
         """The next events, mapped to the accepted schema; empty at the end. Moves `offset` past them.
@@ -49,12 +54,10 @@ class TopicReader:
         return {v.id: v.version for v in self._registry.versions(f"{self.topic}-value")}
 
     def _is_accepted(self, batch: Batch) -> bool:
-        if batch.schema_id == self.schema_id:
-            return True
         assert batch.schema_id is not None
         if batch.schema_id not in self._order:
             self._order = self._versions()
-        return self._order.get(batch.schema_id, 1 << 62) < self._order[self.schema_id]
+        return self._order[batch.schema_id] <= self._accepted
 
     def _not_accepted(self, batch: Batch) -> Refused:
         changes = "; ".join(map(str, difference(self.schema, batch.schema)))

@@ -202,6 +202,8 @@ class Runner:
     def _ticker(self, part: _Part) -> Callable[[str, int, int], None]:
         def tick(what: str, done: int, total: int) -> None:
             part.doing = (what, done, total)
+            if part.status.state == "waiting":
+                self._state(part, "running")
             if self._stop.is_set():
                 raise Stopped
 

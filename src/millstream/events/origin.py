@@ -7,6 +7,9 @@ from typing import Literal
 
 Grade = Literal["whole", "key", "none"]
 
+DERIVED = "millstream"
+"""The connector that the source block of a derived topic names."""
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -54,8 +54,8 @@ class Chunk:
 
     The stream will give `Delivery.mark == mark` when it passes the read point, whose position's (major, minor) becomes
     the version of these rows. `newer(batch)` says for each event of this table that the stream gives until then
-    whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the greatest key, as plain JSON to
-    resume after; `done` is true where no row lies beyond it.
+    whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the
+    greatest key, as plain JSON to resume after; `done` is true where no row lies beyond it.
     """
 
     table: str

@@ -113,12 +113,12 @@ class Topics(Protocol):
         """Events at or after `offset`, in order, as batches of one schema each (schema = writer's; offsets set).
 
         At least one block if there is any, and not more than about `bytes_max` decoded. Empty at the end. `offset` may lie
-        inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out, Refused("topic_unknown"),
-        Irrecoverable("offset_beyond_end") where the topic was put back to before the reader's place.
+        inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out,
+        Refused("topic_unknown"), Irrecoverable("offset_beyond_end") where the topic was put back to before the reader's place.
         """
 
     def read_end(self, batches: Sequence[Batch]) -> int:
-        """The offset to resume at after these batches (past the tombstone, where the last event is a delete). ValueError without an event."""
+        """The offset to resume at after these batches: past the tombstone, where a delete is last. ValueError without an event."""
 
     def end(self, name: str) -> int:
         """The offset that the next record will take."""
@@ -130,6 +130,6 @@ class Topics(Protocol):
         """reader → topic → offset, as noted."""
 
     def wait(self, seen: Mapping[str, int], timeout_s: float) -> bool:
-        """Sleep until some topic's end is beyond `seen[topic]`, by whichever process wrote it, or until the timeout. True if woken by one."""
+        """Sleep until some topic's end is beyond `seen[topic]`, by whichever process wrote it, or until the timeout (False)."""
 
     def close(self) -> None: ...
