@@ -43,7 +43,8 @@ class Window:
             [images.drop_null() for images in (_key_bytes(live.filter(newer), side, self.topic) for side in ("before", "after"))]
         )
         keep = pc.invert(pc.is_in(_row_keys(self.chunk.rows, self.chunk.schema, self.topic), value_set=gone))
-        return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.filter(keep)))
+        holes = None if self.chunk.holes is None else self.chunk.holes.filter(keep)
+        return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes))
 
     def rows(self, major: int, minor: int, *, backfill: str, incarnation: int, position: str, now_us: int) -> Batch:
         """The rows that are left, as `r` events at the read point. The initial load is the backfill named "initial"."""
@@ -65,6 +66,7 @@ class Window:
                 "snapshot": pa.repeat("true" if backfill == "initial" else "incremental", count),
                 "backfill": pa.repeat(backfill, count),
                 "cause": pa.repeat("backfill", count),
+                "holes": self.chunk.holes,
             },
         )
 

@@ -14,7 +14,7 @@ from millstream.catalogue.known import Known
 from millstream.catalogue.store import AppliedPipeline, AppliedSink, AppliedSource, Catalogue
 from millstream.errors import Refused
 from millstream.events import envelope
-from millstream.events.origin import Grade, Origin
+from millstream.events.origin import DERIVED, Grade, Origin
 from millstream.events.types import RowSchema, difference
 from millstream.pipelines import rollout
 from millstream.pipelines.compile import compile_all

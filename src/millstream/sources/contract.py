@@ -55,7 +55,8 @@ class Chunk:
     The stream will give `Delivery.mark == mark` when it passes the read point, whose position's (major, minor) becomes
     the version of these rows. `newer(batch)` says for each event of this table that the stream gives until then
     whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the
-    greatest key, as plain JSON to resume after; `done` is true where no row lies beyond it.
+    greatest key, as plain JSON to resume after; `done` is true where no row lies beyond it. `holes`
+    (type events.batch.HOLES, one a row, image "after") says what the columns' types could not hold; None: nothing.
     """
 
     table: str
@@ -66,6 +67,7 @@ class Chunk:
     last_key: list[Any] | None
     done: bool
     read_us: int
+    holes: pa.Array | None = None
 
 
 class Source(Protocol):

@@ -160,16 +160,17 @@ def test_what_no_column_holds_is_a_hole(rig: PostgresRig) -> None:
     declared = ", ".join(f"c{i} {t}" for i, (t, _, _) in enumerate(BEYOND))
     rig.run(f"CREATE TABLE beyond (id integer PRIMARY KEY, {declared})", "ALTER TABLE beyond REPLICA IDENTITY FULL")
     source = rig.checked(tables=("beyond",))
-    rig.run(
-        f"INSERT INTO beyond VALUES (1, {', '.join(repr(v[0]) for _, v, _ in BEYOND)}), (2{', NULL' * len(BEYOND)})",
-        "DELETE FROM beyond WHERE id = 1",
-    )
+    rig.run(f"INSERT INTO beyond VALUES (1, {', '.join(repr(v[0]) for _, v, _ in BEYOND)}), (2{', NULL' * len(BEYOND)})")
+    chunk = source.chunk("beyond", None, 10)
+    rig.run("DELETE FROM beyond WHERE id = 1")
     seen = read_to_head(source, source.stream(None))
     whole, plain, gone = seen.events
     assert set(whole["after"].values()) == {1, None}
     assert whole["holes"] == [{"image": "after", "field": f"c{i}", "why": why} for i, (_, _, why) in enumerate(BEYOND)]
     assert plain["holes"] is None
     assert gone["holes"] == [{**hole, "image": "before"} for hole in whole["holes"]]
+    assert chunk is not None and chunk.holes is not None
+    assert chunk.holes.to_pylist() == [whole["holes"], None]
 
 
 def test_generated_columns_are_absent_everywhere(rig: PostgresRig) -> None:

@@ -25,7 +25,7 @@ from millstream.sources.postgres.messages import MARK_PREFIX
 from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.session import Session
 from millstream.sources.postgres.snapshots import Snapshot, Xids
-from millstream.sources.postgres.translate import unfit_key
+from millstream.sources.postgres.translate import Hole, holes_column, unfit_key
 from millstream.sources.postgres.values import convert
 
 ROW_BYTES_UNKNOWN = 1024
@@ -59,7 +59,7 @@ class Chunks:
             rows, whole = self._session.copy_out(_statement(table, after, limit), 2 * self._bytes_max, self._stopped)
         if rows:
             self._row_bytes[name] = max(1, sum(map(len, rows)) // len(rows))
-        batch, last_key = self._typed(table, rows)
+        batch, last_key, holes = self._typed(table, rows)
         mark = uuid.uuid4().hex
         self._session.emit(MARK_PREFIX, mark)
         return Chunk(
@@ -71,6 +71,7 @@ class Chunks:
             last_key=last_key if rows else after,
             done=whole and len(rows) < limit,
             read_us=read_us,
+            holes=holes,
         )
 
     def _rows_in(self, table: Described) -> int:
@@ -78,10 +79,12 @@ class Chunks:
         width = self._row_bytes.get(table.name) or table.row_bytes or ROW_BYTES_UNKNOWN
         return max(1, self._bytes_max // width)
 
-    def _typed(self, table: Described, rows: list[bytes]) -> tuple[pa.RecordBatch, list[Any] | None]:
+    def _typed(self, table: Described, rows: list[bytes]) -> tuple[pa.RecordBatch, list[Any] | None, pa.Array | None]:
+        """The rows in columns, the last one's key, and what the columns' types could not hold."""
         schema = table.schema
         octets, cells = copytext.columns(rows, len(schema.fields))
         arrays = []
+        found: list[Hole] = []
         for field, column in zip(schema.fields, cells, strict=True):
             where = f"{self._session.where} {table.name.written}"
             try:
@@ -91,12 +94,17 @@ class Chunks:
                 raise
             if converted.holes and field.name in schema.key:
                 raise unfit_key(table.name.written, field.name, next(iter(converted.holes.values())), self._session.where)
+            found += [(row, "after", field.name, why) for row, why in converted.holes.items()]
             arrays.append(converted.array)
         batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(list(schema.arrow)))
         if not rows:
-            return batch, None
+            return batch, None, None
         last = np.array([len(rows) - 1])
-        return batch, [octets.text(cells[schema.names.index(name)].take(last))[0].as_py() for name in schema.key]
+        return (
+            batch,
+            [octets.text(cells[schema.names.index(name)].take(last))[0].as_py() for name in schema.key],
+            holes_column(found, len(rows)),
+        )
 
 
 def visible(snapshot: Snapshot, given: Xids) -> npt.NDArray[np.bool_]:

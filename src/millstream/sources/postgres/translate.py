@@ -44,7 +44,7 @@ class Shape:
 
 
 # (row, image, field, why): a value that its column's type cannot hold.
-_Hole = tuple[int, str, str, str]
+Hole = tuple[int, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,13 @@ class Translator:
             "tx_order": pa.array(numbered.minor[mine].astype(np.int64)),
             "tx_table_order": pa.array(numbered.table_order(mine)),
             "position": _positions(numbered, mine),
-            "holes": _holes(holes, len(rows)),
+            "holes": holes_column(holes, len(rows)),
         }
         if moved.any():
             given = _deleted_and_created(given, moved)
         return batch(shape.table, shape.schema, given)
 
-    def _typed(self, octets: Octets, found: Images, shape: Shape, rows: Index) -> tuple[pa.Array, pa.Array, list[_Hole]]:
+    def _typed(self, octets: Octets, found: Images, shape: Shape, rows: Index) -> tuple[pa.Array, pa.Array, list[Hole]]:
         """Both images as struct columns, and what they cannot hold."""
         before, holes_before = self._image(octets, found.before, found.op == m.INSERT, "before", shape, rows)
         after, holes_after = self._image(octets, found.after, found.op == m.DELETE, "after", shape, rows)
@@ -179,10 +179,10 @@ class Translator:
 
     def _image(
         self, octets: Octets, columns: list[Cells], absent: Mask, image: str, shape: Shape, rows: Index
-    ) -> tuple[pa.Array, list[_Hole]]:
+    ) -> tuple[pa.Array, list[Hole]]:
         if absent.all():
             return pa.nulls(len(absent), shape.schema.arrow), []
-        holes: list[_Hole] = []
+        holes: list[Hole] = []
         children = []
         for cells, field in zip(columns, shape.schema.fields, strict=True):
             converted = self._converted(octets, cells, field, shape)
@@ -286,7 +286,8 @@ def _of_present_images(holes: list[dict[str, str]] | None, deleted: bool, create
     return [h for h in holes or [] if h["image"] != gone] or None
 
 
-def _holes(found: list[_Hole], rows: int) -> pa.Array:
+def holes_column(found: list[Hole], rows: int) -> pa.Array:
+    """The `holes` of a batch: for each row those found in it, null for none."""
     if not found:
         return pa.nulls(rows, HOLES)
     by_row: list[list[dict[str, str]] | None] = [None] * rows
