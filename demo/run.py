@@ -71,6 +71,7 @@ class Demo:
             cast = changes.choose(operations, reference)
         before = self.document(cast.shown)
         with self.millstream.live():
+            results.wait_until_live(self.millstream)
             done = []
             for change in changes.script(cast):
                 touched = changes.apply(change, self.server.url)
