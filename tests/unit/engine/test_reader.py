@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ V3 = RowSchema((Field("id", Type("int64"), 1), Field("title", Type("int64"), 2))
 
 class World:
     def __init__(self, folder: Path) -> None:
-        self.registry = SqlRegistry(sa.create_engine(f"sqlite:///{folder}/mesh.db"))
+        self.engine = sa.create_engine(f"sqlite:///{folder}/mesh.db")
+        self.registry = SqlRegistry(self.engine)
         self.topics = LocalTopics(folder / "topics.db", self.registry)
         key = self.registry.register("t-key", envelope.key_schema("t", V1))
         self.topics.create(Topic("t", ("id",), key.id, "whole", Origin("scripted", "s", "db", None, "t")))
@@ -58,8 +60,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.topics.close()
+    made.engine.dispose()
 
 
 def after(batches: list) -> list[dict]:

@@ -19,14 +19,18 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    url: SecretStr
-    tables: tuple[str, ...] = Field(min_length=1)
-    slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
-    publication: str | None = Field(default=None, min_length=1, max_length=63)
-    heartbeat_s: float = Field(default=10.0, gt=0)
-    batch_messages: int = Field(default=20_000, ge=1)
-    batch_bytes: int = Field(default=8 << 20, ge=1)
-    chunk_bytes: int = Field(default=16 << 20, ge=1)
+    url: SecretStr = Field(description="Where the database is: postgresql://user:password@host:port/database. Take it from ${NAME}.")
+    tables: tuple[str, ...] = Field(min_length=1, description="The tables to read, as schema.table. Each needs a primary key.")
+    slot: str | None = Field(
+        default=None, pattern=r"^[a-z0-9_]{1,63}$", description="The replication slot, made by `apply`; millstream_<source> if not given."
+    )
+    publication: str | None = Field(
+        default=None, min_length=1, max_length=63, description="The publication, made by `apply`; millstream_<source> if not given."
+    )
+    heartbeat_s: float = Field(default=10.0, gt=0, description="Seconds without events after which a message moves the slot on.")
+    batch_messages: int = Field(default=20_000, ge=1, description="Most messages of the stream in one batch.")
+    batch_bytes: int = Field(default=8 << 20, ge=1, description="Most bytes of the stream in one batch.")
+    chunk_bytes: int = Field(default=16 << 20, ge=1, description="About how many bytes the initial load reads at once.")
 
     @field_validator("tables")
     @classmethod
