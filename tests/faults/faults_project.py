@@ -171,7 +171,7 @@ class Project:
             process.kill()
 
 
-def until(what: str, true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def until(what: str, true: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for another process to have done something. Raises AssertionError at the timeout."""
     deadline = time.monotonic() + timeout_s
     while not true():

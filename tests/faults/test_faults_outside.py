@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -108,8 +111,28 @@ def test_a_full_disk_stops_and_loses_nothing(small_disk: Path, leave: int, own_s
             filler = fill(small_disk, leave)
             world.workload.bulk()
             world.workload.bulk()
-            until("it says that the disk is full", lambda: "disk_full" in process.words or not process.running)
-            assert "free" in process.words
+            until("it says that the disk is full, and what to do", lambda: re.search(r"disk_full\]\n +cure: .*(free|room)", process.words))
             process.kill()
         filler.unlink()
         world.check()
+
+
+HELD_S = 26.0  # longer than two waits of a writer for its turn, so that trying again is tried again
+
+
+@pytest.mark.long
+def test_topics_that_stay_busy_delay_and_lose_nothing(world: World) -> None:
+    """Another program sits on the topics' lock: commits fail, their second tries fail, and then all goes on as if nothing had been."""
+    world.check()
+    with world.project.running() as process:
+        for _ in range(2):
+            before = world.published()
+            until("work", lambda before=before: world.published() > before + 50)
+            with (world.project.state / "topics.db-lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                threading.Event().wait(HELD_S)
+        assert "topics_busy" in process.words
+        before = world.published()
+        until("it works on", lambda: world.published() > before + 50)
+        assert process.end() == 0, process.words
+    world.check()
