@@ -101,7 +101,7 @@ def free_bytes(place: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-@pytest.mark.parametrize("leave", [0, 200_000, 2_000_000])
+@pytest.mark.parametrize("leave", [pytest.param(0, marks=pytest.mark.long), 200_000, pytest.param(2_000_000, marks=pytest.mark.long)])
 def test_a_full_disk_stops_and_loses_nothing(small_disk: Path, leave: int, own_server: PostgresServer) -> None:
     with World(own_server, small_disk, seed=f"disk {leave}", pace_s=0.01) as world:
         world.check()

@@ -21,6 +21,7 @@ from millstream.testing.postgres_server import PostgresServer
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
 REACHED_WITHIN_S = 60.0
+PACE_S = 0.08  # some 40 transactions a second: every moment comes soon, and a world of many kills stays small
 
 FIRST_START = ("connector.window_open", "rebuild.before_publish")
 """Moments of the initial load and of a pipeline's first evaluation."""
@@ -51,7 +52,7 @@ class LivingWorld:
             self._made += 1
             folder = self._folder / str(self._made)
             folder.mkdir()
-            self._world = self._stack.enter_context(World(self._server, folder, seed=f"living {self._made}"))
+            self._world = self._stack.enter_context(World(self._server, folder, seed=f"living {self._made}", pace_s=PACE_S))
             self._world.check()
         world, self._world = self._world, None
         return world

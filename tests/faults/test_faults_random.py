@@ -11,7 +11,7 @@ from faults_world import World
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
-LIVES_S_MAX = 5.0
+LIVES_S_MAX = 4.0
 CHECK_EVERY = 5
 BULK_EVERY = 4
 

@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
 SHARED = ("topics.db", "topics.db-lock", "mesh.db", "lake")
 FROM_OUTSIDE, TRIES = "from outside", 8
+NAMED = ("connector.before_commit", "pipeline.before_publish", "sink.before_write")
+MOMENTS = [FROM_OUTSIDE, *(pytest.param(m, marks=pytest.mark.long) for m in NAMED)]
 WRITERS = ("source.catalogue", "source.people", "pipeline.recents", "pipeline.documents")
 
 
@@ -53,7 +55,7 @@ def holds_topics(world: World) -> bool:
     return False
 
 
-@pytest.mark.parametrize("moment", [FROM_OUTSIDE, "connector.before_commit", "pipeline.before_publish", "sink.before_write"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_zombie_is_fenced_off(moment: str, world: World, tmp_path: Path) -> None:
     world.check()
     first = world.project
@@ -81,6 +83,7 @@ def fenced(process: Process) -> set[str]:
     return {part for part in WRITERS for line in process.words.splitlines() if part in line and "[fenced]" in line}
 
 
+@pytest.mark.long
 def test_nobody_writes_beside_a_process_that_stopped_inside_a_commit(world: World, tmp_path: Path) -> None:
     """It holds the lock of the topics' file. Who comes says what to look for, and changes nothing; the stopped one goes on unharmed."""
     world.check()
@@ -97,6 +100,7 @@ def test_nobody_writes_beside_a_process_that_stopped_inside_a_commit(world: Worl
     world.check()
 
 
+@pytest.mark.long
 def test_a_second_run_beside_a_stopped_one_is_refused(world: World) -> None:
     """One project's state has one owner. The stopped process goes on afterwards as if nothing had been."""
     world.check()
