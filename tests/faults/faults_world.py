@@ -213,6 +213,7 @@ class World:
     def verdict(self) -> None:
         """Raises AssertionError with the first complaints. The workload must be paused."""
         self._mark()
+        assert self._surely_after.keys() == TABLES.keys(), "a source has no slot: nothing says from where on its changes must be there"
         said = self.complaints()
         if said:
             kept = self.project.folder / "complaints.txt"
