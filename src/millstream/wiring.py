@@ -87,7 +87,7 @@ def build_mesh(
             return Runner(
                 topics,
                 [Connector(open_source(s.name), topics, registry) for s in project.sources],
-                [Pipeline(p, topics, registry, place.state(p.pipeline)) for p in change.plans if p.nodes],
+                [Pipeline(p, topics, registry, place.state(p.pipeline), project.mesh.state_memory_mib) for p in change.plans if p.nodes],
                 [
                     SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
                     for p in change.plans

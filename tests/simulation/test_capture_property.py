@@ -93,7 +93,7 @@ def play(seed: int, folder: Path) -> tuple[ScriptedDatabase, LocalTopics, int]:
             connector = None  # as after kill -9: nothing was closed
             continue
         position = connector.position
-        if not left and connector.loaded and position is not None and (position.major, position.minor) >= connector.head():
+        if not left and connector.loaded and position is not None and (position.major, position.minor) >= connector._source.head():
             return db, topics, before_start
 
 

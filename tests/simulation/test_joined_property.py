@@ -198,7 +198,7 @@ def test_many_more_worlds(tmp_path: Path) -> None:
 def test_the_obvious_rule_is_seen_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ "Run the query with the changed rows in place of the table" misses keys; if this did not fail, the test above would be blind."""
 
-    def obvious(step: Stateful, occurrence: str, images: pa.Table, lookup: walk.Lookup) -> pa.Table:
+    def obvious(step: Stateful, occurrence: str, images: pa.Table, lookup: walk.Lookup) -> walk.Reach:
         relations = {}
         for o in step.occurrences:
             everything = pa.table({"id": pa.array(range(6), pa.int64())})
@@ -207,7 +207,7 @@ def test_the_obvious_rule_is_seen_to_fail(tmp_path: Path, monkeypatch: pytest.Mo
         sql = Sql()
         keys = sql.select(step.sql, relations).select(["key"]).rename_columns(list(step.root_key))
         sql.close()
-        return walk.distinct(keys)
+        return walk.Reach(step.root_key, walk.distinct(keys))
 
     monkeypatch.setattr(walk, "affected", obvious)
     failed = 0

@@ -1,5 +1,6 @@
 """The mesh in one process, as a property: a scripted source, a stateless and a joined pipeline, crashes at every named moment,
-states lost and restored. At the end each output topic replays to the query evaluated from scratch; nothing came twice."""
+a file that is busy now and then, states lost and restored. At the end each output topic replays to the query evaluated from
+scratch; nothing came twice."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from millstream import faultpoints
 from millstream.capture.connector import Connector
 from millstream.engine.pipeline import Pipeline
+from millstream.errors import Retryable
 from millstream.events import envelope
 from millstream.events.origin import Origin
 from millstream.events.types import Field, RowSchema, Type
@@ -22,6 +24,7 @@ from millstream.schemas.sql import SqlRegistry
 from millstream.testing.scripted_source import Change, ScriptedDatabase, ScriptedSource
 from millstream.topics.contract import Topic
 from millstream.topics.local import LocalTopics
+from millstream.topics.local.producer import LocalProducer
 
 INT, TEXT = Type("int64"), Type("text")
 MOVIE = RowSchema((Field("id", INT, 1), Field("year", INT, 2), Field("director", INT, 3)), ("id",))
@@ -97,9 +100,10 @@ class Mesh:
         for name, schema in {"plain.recent": RECENT, "both.rated": RATED, "both.shouted": SHOUTED}.items():
             self._topic(name, schema, Origin("millstream", name.split(".")[0], "mesh", None, name.split(".")[1]))
         self.connector = Connector(ScriptedSource("s", db), self.topics, self.registry, now)
-        make = lambda plan: Pipeline(plan, self.topics, self.registry, folder / f"{plan.pipeline}.duckdb", now)  # noqa: E731
+        make = lambda plan: Pipeline(plan, self.topics, self.registry, folder / f"{plan.pipeline}.duckdb", clock=now)  # noqa: E731
         self.pipelines = [make(stateless_plan(self.inputs)), make(joined_plan(self.inputs))]
         self.opened: set[int] = set()
+        self.unsettled: set[int] = set()
 
     def _topic(self, name: str, schema: RowSchema, origin: Origin) -> None:
         version = self.registry.register(f"{name}-value", envelope.value_schema(name, schema))
@@ -110,10 +114,16 @@ class Mesh:
     def step(self, rng: random.Random) -> None:
         part = rng.randrange(3)
         work = self.connector if part == 0 else self.pipelines[part - 1]
-        if part not in self.opened:
-            work.open()
-            self.opened.add(part)
-        work.step()
+        try:
+            if part not in self.opened:
+                work.open()
+                self.opened.add(part)
+            if part in self.unsettled:  # as the runner does
+                work.retry()
+                self.unsettled.discard(part)
+            work.step()
+        except Retryable:
+            self.unsettled.add(part)
 
     def crash(self) -> None:
         for p in self.pipelines:
@@ -122,7 +132,7 @@ class Mesh:
 
     def through(self) -> bool:
         position = self.connector.position if 0 in self.opened else None
-        if len(self.opened) < 3 or not self.connector.loaded or position is None or position.major < self.connector.head()[0]:
+        if len(self.opened) < 3 or not self.connector.loaded or position is None or position.major < self.connector._source.head()[0]:
             return False
         return all(p.caught_up({t: self.topics.end(t) for t in p.reads}) for p in self.pipelines)
 
@@ -145,6 +155,14 @@ def play(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Mesh
     for module in ("capture.connector", "engine.pipeline", "engine.publisher", "engine.rebuild"):
         monkeypatch.setattr(f"millstream.{module}.reached", reached)
     monkeypatch.setattr(faultpoints, "reached", reached)
+    commit = LocalProducer.commit
+
+    def busy(self: LocalProducer, *args: Any, **named: Any) -> Any:
+        if armed[0] and rng.random() < 0.1:
+            raise Retryable("another writer holds the file", code="topics_busy")
+        return commit(self, *args, **named)
+
+    monkeypatch.setattr(LocalProducer, "commit", busy)
     mesh: Mesh | None = None
     left, crashes = 25, 0
     saved = folder / "both.saved"

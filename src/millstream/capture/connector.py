@@ -52,6 +52,9 @@ class Connector:
         self._window: Window | None = None
         self._schema_ids: dict[tuple[str, RowSchema], int] = {}
         self._committed_at = 0.0
+        # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
+        self.head_wanted = False
+        self.head: tuple[int, int] | None = None
 
     # ---- opening
 
@@ -117,6 +120,8 @@ class Connector:
         Raises what the source and the topics raise. After Retryable, call `retry`, then `step` again.
         """
         assert self._stream is not None
+        if self.head_wanted and self.head is None:
+            self.head = self._source.head()
         delivery = next(self._stream)
         reached("connector.decoded")
         live = [self._admitted(b) for b in delivery.batches]
@@ -180,7 +185,7 @@ class Connector:
             return
         chunk = self._source.chunk(backfill.table, backfill.after, CHUNK_ROWS_MAX)
         if chunk is not None:
-            self._window = Window(chunk, self._topic_of[backfill.table].name)
+            self._window = Window.over(chunk, self._topic_of[backfill.table].name)
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:
@@ -220,9 +225,6 @@ class Connector:
             text = envelope.value_schema(batch.topic, batch.schema)
             known = self._schema_ids[batch.topic, batch.schema] = self._registry.register(f"{batch.topic}-value", text).id
         return known
-
-    def head(self) -> tuple[int, int]:
-        return self._source.head()
 
     def close(self) -> None:
         self._close_stream()

@@ -22,11 +22,16 @@ from millstream.sources.contract import Chunk
 
 @dataclass(frozen=True)
 class Window:
-    """An open window: the chunk with the rows that are still in, and whether its table's schema changed meanwhile."""
+    """An open window: the chunk with the rows that are still in, their keys, and whether its table's schema changed meanwhile."""
 
     chunk: Chunk
     topic: str
+    keys: pa.BinaryArray
     spoiled: bool = False
+
+    @classmethod
+    def over(cls, chunk: Chunk, topic: str) -> Window:
+        return cls(chunk, topic, _row_keys(chunk.rows, chunk.schema, topic))
 
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
@@ -42,9 +47,10 @@ class Window:
         gone = pa.concat_arrays(
             [images.drop_null() for images in (_key_bytes(live.filter(newer), side, self.topic) for side in ("before", "after"))]
         )
-        keep = pc.invert(pc.is_in(_row_keys(self.chunk.rows, self.chunk.schema, self.topic), value_set=gone))
+        keep = pc.invert(pc.is_in(self.keys, value_set=gone))
         holes = None if self.chunk.holes is None else self.chunk.holes.filter(keep)
-        return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes))
+        chunk = replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes)
+        return replace(self, chunk=chunk, keys=self.keys.filter(keep))
 
     def rows(self, major: int, minor: int, *, backfill: str, incarnation: int, position: str, now_us: int) -> Batch:
         """The rows that are left, as `r` events at the read point. The initial load is the backfill named "initial"."""

@@ -16,15 +16,16 @@ import sqlglot
 from sqlglot import exp
 
 from millstream.engine import walk
-from millstream.engine.images import conform, last_per_key, structs
+from millstream.engine.images import Indices, conform, last_per_key, structs
 from millstream.engine.sql import ROW_ERRORS, Sql, first_line, quoted
 from millstream.engine.state import State, copy_table, last_table, pending_table
 from millstream.errors import BadRecord, Irrecoverable
 from millstream.events.batch import CREATE, DELETE, UPDATE, Batch, batch
 from millstream.events.types import RowSchema
+from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateful
 
-SLICE_KEYS_MAX = 20_000
+SLICE_KEYS_FIRST, SLICE_KEYS_MAX = 1_000, 20_000
 SLICE_BYTES = 16 << 20
 _OPS = pa.array([CREATE, UPDATE, DELETE])
 
@@ -37,15 +38,10 @@ class Joined:
         self._input_of = {o.alias: o.input for o in step.occurrences}
         self._schemas = {name: schemas[name] for name in dict.fromkeys(self._input_of.values())}
         tree = sqlglot.parse_one(step.sql, read="duckdb")
-        read: dict[str, set[str]] = {o.alias: set() for o in step.occurrences}
-        for column in tree.find_all(exp.Column):
-            if column.table in read:
-                read[column.table].add(column.name)
-        self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in read.items()}
+        self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in reads.of_stateful(step).items()}
         self._set_sql = self._over_copies(tree)
         self._root_fields = [self._schemas[self._input_of[step.root]][name] for name in step.root_key]
-        self._slice_keys = SLICE_KEYS_MAX
-        self._ts_us = 0
+        self._slice_keys = SLICE_KEYS_FIRST
 
     def _copy(self, alias: str) -> str:
         return copy_table(self.step.name, self._input_of[alias])
@@ -114,6 +110,7 @@ class Joined:
     def take(self, changes: Mapping[str, Sequence[Batch]], since: int) -> None:
         """Apply the events of every input that has some, and add the keys that they may affect to the pending ones."""
         images: dict[str, pa.Table] = {}
+        ts_us = 0
         for name, batches in changes.items():
             if not any(map(len, batches)):
                 continue
@@ -123,15 +120,18 @@ class Joined:
             new = live.select(kept)
             self._apply(name, changed, live)
             images[name] = pa.concat_tables([old.cast(new.schema), new])
-            self._ts_us = max(self._ts_us, *(int(np.max(np.asarray(b.column("ts_us")))) for b in batches if len(b)))
+            ts_us = max(ts_us, *(int(np.max(np.asarray(b.column("ts_us")))) for b in batches if len(b)))
         for occurrence in self.step.occurrences:  # after all inputs are applied
             if occurrence.input in images:
-                keys = walk.affected(self.step, occurrence.alias, images[occurrence.input], self._lookup)
-                self._pend(keys, since)
+                self._pend(walk.affected(self.step, occurrence.alias, images[occurrence.input], self._lookup), since, ts_us)
 
-    def _pend(self, keys: pa.Table, since: int) -> None:
-        marked = keys.append_column("__ms_since", pa.array(np.full(keys.num_rows, since, np.int64)))
-        self._state.store.insert_missing(pending_table(self.step.name), marked)
+    def _pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
+        table, root = pending_table(self.step.name), self.step.root
+        if reach.columns == self.step.root_key:
+            self._state.add_pending(self.step.name, reach.keys.rename_columns(list(self.step.root_key)), since, ts_us)
+        else:
+            select = f"{', '.join(map(quoted, self.step.root_key))}, {since}, {ts_us}"
+            self._state.store.insert_missing_from(table, self._copy(root), reach.columns, reach.keys, select)
 
     def _lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
         return self._state.store.lookup(self._copy(occurrence), columns, keys, wanted)
@@ -143,24 +143,41 @@ class Joined:
     def refresh(self) -> Batch | None:
         """Re-evaluate the oldest pending keys, as many as fit a slice; the difference to their last output, or None.
 
-        Raises BadRecord naming the root key whose row the SQL fails on; Irrecoverable where a key has two rows.
+        Raises BadRecord naming the root key whose row the SQL fails on; Irrecoverable where a key has two rows, or where the
+        rows of one key alone do not fit the memory of the SQL.
         """
-        keys = self._state.take_pending(self.step.name, self.step.root_key, self._slice_keys)
-        if not keys.num_rows:
-            return None
-        now = self._evaluate(keys)
-        renamed = keys.rename_columns(list(self.step.schema.key))
-        last = self._state.store.lookup(last_table(self.step.name), self.step.schema.key, renamed, self.step.schema.names)
-        last = conform(last, self.step.schema)
-        out = self._difference(last, now)
+        while True:
+            keys, ts_us = self._state.take_pending(self.step.name, self.step.root_key, self._slice_keys)
+            if not keys.num_rows:
+                return None
+            try:
+                now, last, read_bytes = self._now_and_last(keys)
+                old, new = self._paired(last, now)
+                break
+            except duckdb.OutOfMemoryException as e:  # nothing was changed yet: the same with fewer keys
+                if keys.num_rows == 1:
+                    raise Irrecoverable(
+                        f"the rows of one key do not fit the memory of the SQL: {first_line(e)}",
+                        code="row_too_large",
+                        where=f"step {self.step.name}, key {_shown(keys)}",
+                        cure="leave the large columns out of the step",
+                    ) from e
+                self._slice_keys = keys.num_rows // 2
+        out = self._applied(last, now, old, new, ts_us)
         self._state.done_pending(self.step.name, self.step.root_key, keys)
-        self._slice_keys = max(
-            500, min(SLICE_KEYS_MAX, int(keys.num_rows * SLICE_BYTES / max(now.nbytes + last.nbytes, 1)), self._slice_keys * 2)
-        )
+        fitting = int(keys.num_rows * SLICE_BYTES / max(now.nbytes + last.nbytes + read_bytes, 1))
+        self._slice_keys = max(1, min(SLICE_KEYS_MAX, fitting, self._slice_keys * 2))
         return out
 
-    def _evaluate(self, keys: pa.Table) -> pa.Table:
-        """The query's rows for these root keys, from the closure of their rows."""
+    def _now_and_last(self, keys: pa.Table) -> tuple[pa.Table, pa.Table, int]:
+        """The query's rows for these root keys, those emitted last, and how many bytes were read for them."""
+        now, read_bytes = self._evaluate(keys)
+        renamed = keys.rename_columns(list(self.step.schema.key))
+        last = self._state.store.lookup(last_table(self.step.name), self.step.schema.key, renamed, self.step.schema.names)
+        return now, conform(last, self.step.schema), read_bytes
+
+    def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
+        """The query's rows for these root keys, from the closure of their rows, and the closure's bytes."""
         relations = walk.closure(self.step, keys, self._lookup, self._wanted)
         try:
             result = self._sql.select(self.step.sql, relations)
@@ -169,13 +186,14 @@ class Joined:
                 half = keys.num_rows // 2
                 self._evaluate(keys.slice(0, half))
                 self._evaluate(keys.slice(half))
-            key = {n: str(keys.column(n)[0].as_py()) for n in keys.column_names}
             raise BadRecord(
                 f"the SQL fails on this record: {first_line(e)}",
                 code="sql_failed",
-                where=f"step {self.step.name}, {self._input_of[self.step.root]} key {key}",
+                where=f"step {self.step.name}, {self._input_of[self.step.root]} key {_shown(keys)}",
                 cure="mend the row at the source, or use TRY_CAST, and apply again",
             ) from e
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as e:
             raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {self.step.name}") from e
         rows = conform(result, self.step.schema)
@@ -184,7 +202,7 @@ class Joined:
             twice = distinct.filter(pc.greater(distinct.column("count_all"), 1)).slice(0, 1).to_pylist()[0]
             twice.pop("count_all")
             raise self._two_rows(str({k: str(v) for k, v in twice.items()}))
-        return rows
+        return rows, sum(r.nbytes for r in relations.values())
 
     def _two_rows(self, what: str) -> Irrecoverable:
         return Irrecoverable(
@@ -194,24 +212,27 @@ class Joined:
             cure="join on columns that are unique in the joined table",
         )
 
-    def _difference(self, last: pa.Table, now: pa.Table) -> Batch | None:
-        """What turns `last` into `now`, applied to the last output and as events."""
-        old, new = self._paired(last, now)
+    def _applied(self, last: pa.Table, now: pa.Table, old: Indices, new: Indices, ts_us: int) -> Batch | None:
+        """What turns `last` into `now` (the places of the rows that differ), applied to the last output and as events."""
         if not len(old):
             return None
         schema, table = self.step.schema, last_table(self.step.name)
         gone, fresh = old[old >= 0], new[new >= 0]
         self._state.store.delete(table, schema.key, last.select(list(schema.key)).take(pa.array(gone)))
         self._state.store.insert(table, now.take(pa.array(fresh)))
-        return changes(self.step.name, schema, structs(last, old, schema), structs(now, new, schema), old, new, self._ts_us)
+        return changes(self.step.name, schema, structs(last, old, schema), structs(now, new, schema), old, new, ts_us)
 
-    def _paired(self, last: pa.Table, now: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    def _paired(self, last: pa.Table, now: pa.Table) -> tuple[Indices, Indices]:
         """Rows that differ: each one's place in `last` and in `now`, -1 where it is in one only."""
         found = self._sql.select(difference_sql('"__ms_last"', '"__ms_now"', self.step.schema, "o.__ms_row AS o, n.__ms_row AS n"), {
             "__ms_last": _numbered(last), "__ms_now": _numbered(now),
         })  # fmt: skip
         places = [np.asarray(pc.fill_null(found.column(c).combine_chunks(), -1)) for c in ("o", "n")]
         return places[0].astype(np.int64), places[1].astype(np.int64)
+
+
+def _shown(keys: pa.Table) -> dict[str, str]:
+    return {n: str(keys.column(n)[0].as_py()) for n in keys.column_names}
 
 
 def _numbered(rows: pa.Table) -> pa.Table:

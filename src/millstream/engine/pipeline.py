@@ -7,7 +7,6 @@ publish → trim the outbox. A pipeline without stateful steps keeps no state: i
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,15 +24,11 @@ from millstream.events.batch import Batch
 from millstream.events.origin import DERIVED
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import Plan
+from millstream.pipelines.reads import fingerprint
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
 PROGRESS_EVERY_S = 1.0
-
-
-def fingerprint(plan: Plan) -> str:
-    """Changes exactly when what the plan computes or publishes does: then its output is rebuilt."""
-    return hashlib.sha256(repr((plan.nodes, plan.outputs)).encode()).hexdigest()[:32]
 
 
 class Pipeline:
@@ -45,10 +40,11 @@ class Pipeline:
         topics: Topics,
         registry: Registry,
         state_path: Path,
+        memory_mib: int = 1024,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
-        self._topics, self._registry, self._path, self._clock = topics, registry, state_path, clock
+        self._topics, self._registry, self._path, self._memory_mib, self._clock = topics, registry, state_path, memory_mib, clock
         self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
         self.reads = tuple(i.topic for i in plan.inputs)
         self._fingerprint = fingerprint(plan)
@@ -66,12 +62,18 @@ class Pipeline:
     def open(self) -> None:
         """Lock the state and raise the fence; settle what the last run left. Raises Refused("state_in_use"), Irrecoverable."""
         if self.plan.stateful:
-            self._state = State(Store(self._path))  # the lock comes before the fence: a second run must not fence the first off
-        nodes = {n.name: n for n in self.plan.nodes}
-        outputs = {o.topic: nodes[o.node].schema for o in self.plan.outputs}
-        self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
-        self._graph = Graph(self.plan, self._sql, self._state)
-        self._read_from(self._settled_positions())
+            # The lock comes before the fence: a second run must not fence the first off.
+            self._state = State(Store(self._path, memory_mib=self._memory_mib))
+        try:
+            nodes = {n.name: n for n in self.plan.nodes}
+            outputs = {o.topic: nodes[o.node].schema for o in self.plan.outputs}
+            self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
+            self._graph = Graph(self.plan, self._sql, self._state)
+            self._read_from(self._settled_positions())
+        except BaseException:
+            if self._state is not None:  # a second try opens it anew
+                self._state.store.close()
+            raise
 
     def _settled_positions(self) -> Mapping[str, int]:
         """Where to read on, after publishing what the outbox holds; sets `_built`."""
@@ -79,6 +81,7 @@ class Pipeline:
         if self._state is None:
             fresh = self._publisher.sequence == 0
             self._built = fresh or published.get("fingerprint") == self._fingerprint
+            self._restore(published)
             return dict(published.get("positions", {}))
         meta = self._state.meta()
         self._built = meta is not None and meta.fingerprint == self._fingerprint and meta.sequence >= self._publisher.sequence
@@ -95,9 +98,13 @@ class Pipeline:
             blocks = self._state.outbox(self._publisher.sequence).get(meta.sequence, ())
             self._publisher.publish(Commit(meta.sequence, blocks, meta.state))
         self.pending = self._graph.pending
-        self._progress = dict(meta.state["progress"])
-        self._ready = any(meta.state["ready"].values())
+        self._restore(meta.state)
         return dict(meta.state["positions"])
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """What was said of completeness still holds."""
+        self._progress = dict(state.get("progress", {}))
+        self._ready = any(state.get("ready", {}).values())
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
         self._readers = {
@@ -105,6 +112,7 @@ class Pipeline:
             for i in self.plan.inputs
         }
         self._committed = self.positions
+        self._stopped_by: Refused | None = None
 
     @property
     def positions(self) -> dict[str, int]:
@@ -125,12 +133,12 @@ class Pipeline:
         """One round: True if anything was read, refreshed or built. Raises Refused where an input's schema is not accepted."""
         if not self._built:
             return self._build()
-        read, stop = self._read()
+        read = self._read() if self._stopped_by is None else {}
         if read or self.pending:
             self._compute(read)
             return True
-        if stop is not None:
-            raise stop
+        if self._stopped_by is not None:
+            raise self._stopped_by
         self._publish_progress()
         return False
 
@@ -138,19 +146,19 @@ class Pipeline:
         """After a Retryable: from the committed positions. The fence is not raised again."""
         self._read_from(self._settled_positions())
 
-    def _read(self) -> tuple[dict[str, list[Batch]], Refused | None]:
-        """What each input has next. An input at a schema that is not accepted stops, once the others are worked off too."""
+    def _read(self) -> dict[str, list[Batch]]:
+        """What each input has next. Where one is at a schema that is not accepted, this is the last read of them all: what
+        was read is worked off, then the pipeline stops with all its positions (design §5.3, pause)."""
         read: dict[str, list[Batch]] = {}
-        stop: Refused | None = None
         for topic, reader in self._readers.items():
             try:
                 batches = [b for b in reader.read(READ_BYTES // len(self._readers)) if len(b)]
             except Refused as e:
-                stop = e
+                self._stopped_by = e
                 continue
             if batches:
                 read[topic] = batches
-        return read, stop
+        return read
 
     def _compute(self, read: Mapping[str, list[Batch]]) -> None:
         sequence = self._publisher.sequence + 1
@@ -176,8 +184,9 @@ class Pipeline:
     def _keep(self, commit: Commit) -> None:
         """The state's side of a commit: outbox and meta. A round without output takes no sequence: it is published with the next."""
         assert self._state is not None
-        self._state.trim_outbox(self._publisher.sequence)
-        self._state.put_out(commit.sequence, commit.blocks)
+        if commit.blocks:  # the last published commit stays until the next: topics put back by one would want it again
+            self._state.trim_outbox(self._publisher.sequence)
+            self._state.put_out(commit.sequence, commit.blocks)
         sequence = commit.sequence if commit.blocks else commit.sequence - 1
         self._state.set_meta(Meta(sequence, commit.state, self._fingerprint))
 
@@ -202,7 +211,6 @@ class Pipeline:
         commit = Commit(self._publisher.sequence + 1, (), state)
         if self._state is not None:
             with self._state.transaction():
-                self._state.trim_outbox(self._publisher.sequence)
                 self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
         self._publisher.publish(commit)
         self._note()
@@ -212,8 +220,8 @@ class Pipeline:
         complete: dict[str, str] = {}
         for topic, reader in self._readers.items():
             writer = self._topics.producer_record(writer_of(self._topics, topic))
-            if writer is None:
-                continue
+            if writer is None or not writer.state.get("progress"):
+                return dict(self._progress)  # an input that does not say how complete it is holds the whole back
             for source, position in writer.state.get("progress", {}).items():
                 reached_to = position if reader.offset >= writer.ends.get(topic, 0) else self._progress.get(source, "")
                 complete[source] = min(complete.get(source, reached_to), reached_to)
@@ -240,23 +248,30 @@ class Pipeline:
     def _build(self) -> bool:
         if self.plan.stateful and self.waiting_for():
             return False
-        state = self._state or State(Store(self._path))  # a stateless pipeline needs one for the comparison only
         self._read_from({})
-        graph = Graph(self.plan, self._sql, state)
-        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock)
+        if self._state is not None:
+            self._rebuild(self._state)
+        else:  # a stateless pipeline needs a state for the comparison only
+            state = State(Store(self._path, memory_mib=self._memory_mib))
+            try:
+                self._rebuild(state)
+            finally:
+                state.store.close()
+            self._path.unlink()
         self._ready = not self.waiting_for()
         commit = Commit(self._publisher.sequence + 1, (), self._published_state())
         if self._state is not None:
-            with state.transaction():
-                state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
+            with self._state.transaction():
+                self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
         reached("pipeline.after_rebuild")
         self._publisher.publish(commit)
-        if self._state is None:
-            state.store.close()
-            self._path.unlink()
         self._built, self._committed = True, self.positions
         self._note()
         return True
+
+    def _rebuild(self, state: State) -> None:
+        graph = Graph(self.plan, self._sql, state)
+        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock)
 
     def close(self) -> None:
         if self._state is not None:

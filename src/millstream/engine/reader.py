@@ -76,7 +76,7 @@ class TopicReader:
             return batch
         try:
             rows = [_image(batch, side, self.schema) for side in ("before", "after")]
-        except pa.ArrowInvalid as e:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
             raise Irrecoverable(
                 f"events of an earlier schema do not fit the accepted one: {e}",
                 code="schema_uncoverable",

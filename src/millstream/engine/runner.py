@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from millstream.capture.connector import Connector
-from millstream.engine.pipeline import Pipeline
+from millstream.engine.pipeline import Pipeline, writer_of
 from millstream.engine.rebuild import Stopped
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Irrecoverable, MillstreamError, Retryable
@@ -126,7 +127,7 @@ class Runner:
 
     def _drive(self, part: _Part) -> None:
         backoff = RETRY_FIRST_S
-        is_open = False
+        is_open = unsettled = False
         try:
             while not self._stop.is_set():
                 try:
@@ -135,6 +136,10 @@ class Runner:
                         is_open = True
                         part.opened.set()
                         self._state(part, "running")
+                    if unsettled:  # what failed may have failed half-way: no step before this has gone through
+                        part.work.retry()
+                        unsettled = False
+                        self._state(part, "running")
                     worked = part.work.step()
                     backoff = RETRY_FIRST_S
                     self._after_step(part, worked)
@@ -142,10 +147,10 @@ class Runner:
                     self._state(part, "retrying", e)
                     self._stop.wait(backoff)
                     backoff = min(backoff * 2, RETRY_MAX_S)
-                    if is_open:
-                        is_open = self._retried(part)
-            if is_open and isinstance(part.work, SinkRun):
-                part.work.flush()
+                    unsettled = is_open
+            if is_open and not unsettled and isinstance(part.work, SinkRun):
+                with suppress(Retryable):  # the target's position stands: the next run writes it
+                    part.work.flush()
             self._state(part, "stopped" if not part.over else part.status.state)
         except Stopped:
             self._state(part, "stopped")
@@ -157,14 +162,6 @@ class Runner:
         finally:
             reached("runner.part_over")
             part.work.close()
-
-    def _retried(self, part: _Part) -> bool:
-        try:
-            part.work.retry()
-            self._state(part, "running")
-        except Retryable as e:
-            self._state(part, "retrying", e)
-        return True
 
     def _after_step(self, part: _Part, worked: bool) -> None:
         if worked:
@@ -216,7 +213,7 @@ class _CaughtUp:
     def __init__(self, topics: Topics, connectors: list[_Part], pipelines: list[_Part], sinks: list[_Part]) -> None:
         self._topics = topics
         self._connectors, self._pipelines, self._sinks = connectors, pipelines, sinks
-        self._heads: dict[str, tuple[int, int]] = {}
+        self._writers = {p.work.name: p for p in (*connectors, *pipelines)}
         self._ends: dict[str, dict[str, int]] = {}
         self._asked_at = 0.0
 
@@ -233,10 +230,9 @@ class _CaughtUp:
             return True
         if not part.opened.is_set() or not isinstance(part.work, Connector):
             return False
-        if part.work.name not in self._heads:
-            self._heads[part.work.name] = part.work.head()
-        position = part.work.position
-        return part.work.loaded and position is not None and (position.major, position.minor) >= self._heads[part.work.name]
+        part.work.head_wanted = True
+        head, position = part.work.head, part.work.position
+        return part.work.loaded and head is not None and position is not None and (position.major, position.minor) >= head
 
     def _reader(self, part: _Part) -> bool:
         """Its target is where its topics end when all parts before it were done: `check` asks in that order."""
@@ -246,4 +242,7 @@ class _CaughtUp:
             return False
         if part.work.name not in self._ends:
             self._ends[part.work.name] = {t: self._topics.end(t) for t in part.work.reads}
+        if isinstance(part.work, Pipeline) and (missing := part.work.unready()):
+            # Where the writers of what it waits for have stopped, it waits for a person, and nobody should wait for it.
+            return all(self._writers[writer_of(self._topics, t)].over for t in missing)
         return part.work.caught_up(self._ends[part.work.name])

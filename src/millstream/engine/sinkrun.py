@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from millstream.engine.reader import TopicReader
+from millstream.errors import Refused
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
@@ -59,7 +60,11 @@ class SinkRun:
 
     def step(self) -> bool:
         """Gather what the topic has, and write it when it is enough or has waited `linger_s`. True if anything moved."""
-        batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
+        try:
+            batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
+        except Refused:  # invariant 6: it stops before the change, with all that lies before it written
+            self.flush()
+            raise
         if batches and not self._gathered:
             self._since = self._clock()
         self._gathered += batches

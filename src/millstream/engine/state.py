@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.engine.sql import quoted
 from millstream.engine.store import Store
@@ -115,18 +117,28 @@ class State:
         self.store.create(last_table(step), fields, key)
 
     def create_pending(self, step: str, key: Sequence[Field]) -> None:
-        """`since` is the commit that made the key pending: progress does not pass the oldest."""
-        since = Field("__ms_since", Type("int64"), 0)
-        self.store.create(pending_table(step), [*key, since], [f.name for f in key])
+        """`since` is the commit that made the key pending: progress does not pass the oldest. `ts` is that change's commit time."""
+        marks = [Field(name, Type("int64"), 0) for name in ("__ms_since", "__ms_ts")]
+        self.store.create(pending_table(step), [*key, *marks], [f.name for f in key])
+
+    def add_pending(self, step: str, keys: pa.Table, since: int, ts_us: int) -> None:
+        """Those that are pending already stay as they are."""
+        for name, value in (("__ms_since", since), ("__ms_ts", ts_us)):
+            keys = keys.append_column(name, pa.array(np.full(keys.num_rows, value, np.int64)))
+        self.store.insert_missing(pending_table(step), keys)
 
     def pending_count(self, step: str) -> int:
         return self.store.count(pending_table(step))
 
-    def take_pending(self, step: str, key: Sequence[str], limit: int) -> pa.Table:
-        """The oldest pending keys, at most `limit`; they stay until `done_pending`."""
+    def take_pending(self, step: str, key: Sequence[str], limit: int) -> tuple[pa.Table, int]:
+        """The oldest pending keys, at most `limit`, and the latest commit time (microseconds) of what made them pending.
+
+        They stay until `done_pending`.
+        """
         names = ", ".join(map(quoted, key))
-        sql = f"SELECT {names} FROM {quoted(pending_table(step))} ORDER BY __ms_since LIMIT {limit}"
-        return self.store.table(sql)
+        found = self.store.table(f"SELECT {names}, __ms_ts FROM {quoted(pending_table(step))} ORDER BY __ms_since LIMIT {limit}")
+        latest = pc.max(found.column("__ms_ts")).as_py() or 0
+        return found.select(list(key)), latest
 
     def done_pending(self, step: str, key: Sequence[str], keys: pa.Table) -> None:
         self.store.delete(pending_table(step), key, keys)

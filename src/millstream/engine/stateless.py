@@ -7,17 +7,15 @@ output key is a delete and an insert.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlglot
-from sqlglot import exp
 
 from millstream.engine.images import Indices, Mask, conform, flat, structs
 from millstream.engine.sql import Sql, quoted
 from millstream.events.batch import CREATE, DELETE, READ, UPDATE, Batch, columns
+from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateless
 
 _INPUT = "__ms_images"
@@ -38,20 +36,13 @@ def key_query(step: Stateless) -> str:
     return f"SELECT {quoted(_ROW)}, {outputs} FROM {quoted(_INPUT)}"
 
 
-@lru_cache(maxsize=1024)
-def columns_read(step: Stateless) -> frozenset[str]:
-    """The input's columns that the step uses: the others never reach SQL."""
-    texts = [p.sql for p in step.projections] + ([step.where] if step.where else [])
-    return frozenset(c.name for text in texts for c in sqlglot.parse_one(text, read="duckdb").find_all(exp.Column))
-
-
 def run(step: Stateless, batch: Batch, sql: Sql) -> Batch:
     """The events that `step` makes of `batch` (whole before images, no gap behind it). Topic and version are the input's.
 
     Raises BadRecord naming topic, offset and key of the first row that the SQL fails on.
     """
     count = len(batch)
-    read = columns_read(step)
+    read = reads.of_stateless(step)  # the other columns never reach SQL
     before, before_events = flat(batch.column("before"), read)
     after, after_events = flat(batch.column("after"), read)
     images = pa.concat_tables([before, after])
@@ -127,7 +118,7 @@ def _unmatched_repairs(batch: Batch, old: Indices, new: Indices) -> Mask:
 
 def _with_key_deletes(out: Batch, step: Stateless, batch: Batch, misses: Mask, sql: Sql) -> Batch:
     """`out` and, for each missed read, a delete whose before holds the key columns only. Per key the order stays."""
-    rows, _ = flat(batch.filter(misses).column("after"), columns_read(step))
+    rows, _ = flat(batch.filter(misses).column("after"), reads.of_stateless(step))
     numbered = rows.append_column(_ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
     keys = sql.select(key_query(step), {_INPUT: numbered})
     given = {

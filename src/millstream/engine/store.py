@@ -10,7 +10,7 @@ index; delete + insert of 10,000 rows takes 28 ms where INSERT OR REPLACE takes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def duckdb_type(type_: Type) -> str:
 class Store:
     """One state file. Not for two threads at once. Raises Refused("state_in_use") where another process has it open."""
 
-    def __init__(self, path: Path, *, memory_mib: int = 160) -> None:
+    def __init__(self, path: Path, *, memory_mib: int = 1024) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._memory_mib = path, memory_mib
         try:
             self._con = duckdb.connect(str(path))
         except duckdb.IOException as e:
@@ -125,6 +125,13 @@ class Store:
             with self._given(rows):
                 self._con.execute(f"INSERT OR IGNORE INTO {quoted(table)} ({names}) SELECT DISTINCT {names} FROM {_GIVEN}")
 
+    def insert_missing_from(self, table: str, source: str, columns: Sequence[str], keys: pa.Table, select: str) -> None:
+        """`select` (our own SQL) over the rows of `source` that `lookup` would find goes into `table`, but for keys that are there."""
+        if keys.num_rows:
+            with self._given(keys):
+                where = self._in(columns, keys)
+                self._con.execute(f"INSERT OR IGNORE INTO {quoted(table)} SELECT DISTINCT {select} FROM {quoted(source)} WHERE {where}")
+
     def count(self, table: str) -> int:
         return int(self._con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall()[0][0])
 
@@ -146,22 +153,38 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Durable on leaving; nothing of it remains if an error leaves it."""
+        """Durable on leaving; nothing of it remains if an error leaves it.
+
+        Raises Irrecoverable("state_memory") where the indexes do not fit their memory, "state_not_written" for the disk.
+        """
         self._con.execute("BEGIN TRANSACTION")
         try:
             yield
-        except BaseException:
-            self._con.execute("ROLLBACK")
-            raise
-        try:
             self._con.execute("COMMIT")
-        except duckdb.Error as e:
-            raise Irrecoverable(
-                f"the state could not be written: {str(e).splitlines()[0]}",
-                code="state_not_written",
-                where=str(self.path),
-                cure="free space on the disk and run again; nothing is lost",
-            ) from e
+        except BaseException as e:
+            with suppress(duckdb.Error):  # where COMMIT itself failed there is nothing to roll back
+                self._con.execute("ROLLBACK")
+            if isinstance(e, duckdb.OutOfMemoryException):
+                raise self._memory(e) from e
+            if isinstance(e, duckdb.IOException):
+                raise self._disk(e) from e
+            raise
+
+    def _memory(self, error: duckdb.Error) -> Irrecoverable:
+        return Irrecoverable(
+            f"the state does not fit the {self._memory_mib} MiB of memory that it may use: {str(error).splitlines()[0]}",
+            code="state_memory",
+            where=str(self.path),
+            cure="raise `state_memory_mib` in mesh.yaml: the index of a key takes about 100 bytes a row for uuid texts, 16 for integers",
+        )
+
+    def _disk(self, error: duckdb.Error) -> Irrecoverable:
+        return Irrecoverable(
+            f"the state could not be written: {str(error).splitlines()[0]}",
+            code="state_not_written",
+            where=str(self.path),
+            cure="free space on the disk and run again; nothing is lost",
+        )
 
     def close(self) -> None:
         self._con.close()
@@ -172,7 +195,8 @@ class Store:
         try:
             yield
         finally:
-            self._con.unregister(_GIVEN)
+            with suppress(duckdb.TransactionException):  # after an error the transaction is over: that error is the one to show
+                self._con.unregister(_GIVEN)
 
     @staticmethod
     def _in(columns: Sequence[str], keys: pa.Table) -> str:

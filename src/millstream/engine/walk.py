@@ -13,6 +13,7 @@ equality.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,18 +24,29 @@ Lookup = Callable[[str, Sequence[str], pa.Table, Sequence[str]], pa.Table]
 """lookup(occurrence, columns, keys, wanted): the rows of an occurrence's table whose columns equal one of keys."""
 
 
-def affected(step: Stateful, occurrence: str, images: pa.Table, lookup: Lookup) -> pa.Table:
-    """The root keys that `images` (old and new rows at `occurrence`) may affect: a table of root_key columns, distinct.
+@dataclass(frozen=True)
+class Reach:
+    """Root keys by what leads to them: those of the root rows whose `columns` equal one of `keys`; or, where `columns` is the
+    root key itself, `keys` as they are (their rows may be gone). So a row under millions of documents stays small here."""
 
-    `images` has at least the occurrence's key-walking columns. Raises nothing of its own.
+    columns: tuple[str, ...]
+    keys: pa.Table
+
+
+def affected(step: Stateful, occurrence: str, images: pa.Table, lookup: Lookup) -> Reach:
+    """The root keys that `images` (old and new rows at `occurrence`) may affect.
+
+    `images` has at least the columns that lead towards the root. Raises nothing of its own.
     """
     at, rows = occurrence, images
     while at != step.root:
         edge = _edge_to_parent(step, at)
         keys = distinct(rows.select(edge.child_columns))
-        rows = lookup(edge.parent, edge.parent_columns, keys, _walking_columns(step, edge.parent))
+        if edge.parent == step.root:
+            return Reach(edge.parent_columns, keys)
+        rows = lookup(edge.parent, edge.parent_columns, keys, _edge_to_parent(step, edge.parent).child_columns)
         at = edge.parent
-    return distinct(rows.select(step.root_key))
+    return Reach(step.root_key, distinct(rows.select(step.root_key)))
 
 
 def closure(step: Stateful, keys: pa.Table, lookup: Lookup, wanted: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
@@ -46,7 +58,7 @@ def closure(step: Stateful, keys: pa.Table, lookup: Lookup, wanted: Mapping[str,
     return rows
 
 
-def columns_read(step: Stateful, occurrence: str, in_sql: set[str]) -> list[str]:
+def columns_read(step: Stateful, occurrence: str, in_sql: frozenset[str]) -> list[str]:
     """What a closure must fetch of an occurrence: what the SQL reads and what leads on to other occurrences."""
     leads = {c for e in step.edges if e.parent == occurrence for c in e.parent_columns}
     leads |= {c for e in step.edges if e.child == occurrence for c in e.child_columns}
@@ -74,7 +86,3 @@ def distinct(rows: pa.Table) -> pa.Table:
 
 def _edge_to_parent(step: Stateful, occurrence: str) -> Edge:
     return next(e for e in step.edges if e.child == occurrence)
-
-
-def _walking_columns(step: Stateful, occurrence: str) -> Sequence[str]:
-    return step.root_key if occurrence == step.root else _edge_to_parent(step, occurrence).child_columns

@@ -44,12 +44,14 @@ class Options(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class MeshDefinition:
-    """`state` is the folder for everything that the mesh keeps, relative to the project."""
+    """`state` is the folder for everything that the mesh keeps, relative to the project; `state_memory_mib` is what the state of
+    each pipeline with a join may use of memory."""
 
     name: str
     topics: str
     runner: str
     state: str = field(repr=False)
+    state_memory_mib: int = 1024
 
 
 @dataclass(frozen=True)

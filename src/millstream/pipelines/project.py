@@ -32,6 +32,7 @@ from millstream.pipelines.yaml import Items, Node, Scalar, Section, documents
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _TABLE = re.compile(r"[^.\s]+(\.[^.\s]+)*")
+_MEMORY_MIB_MIN = 64
 _SECRET_MIN = 4  # shorter values would blot out half of every text
 _NAME_CURE = "use small letters, digits and _, beginning with a letter"
 
@@ -91,7 +92,7 @@ class _Load:
                 self._mistakes.append(Diagnostic("mesh.yaml", 1, 1, "mesh", "missing", "mesh.yaml is empty", "write `mesh: name`"))
             return None
         section = found[0]
-        self._keys(section, "mesh", ("mesh", "topics", "runner", "state"))
+        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib"))
         name = self._name(section, "mesh", "mesh")
         topics = self._choice(section, "topics", ("local",))
         runner = self._choice(section, "runner", ("local",))
@@ -100,7 +101,18 @@ class _Load:
         if not isinstance(state, str) or not state:
             self._note(section.keys["state"], "mesh.state", "bad_value", "state is the path of a folder", "write state: .millstream")
             return None
-        return MeshDefinition(name, topics, runner, state) if name else None
+        return MeshDefinition(name, topics, runner, state, self._memory(section)) if name else None
+
+    def _memory(self, section: Section) -> int:
+        node = section.entries.get("state_memory_mib")
+        if node is None:
+            return MeshDefinition.state_memory_mib
+        memory = self._resolved(node, "mesh.state_memory_mib")
+        if isinstance(memory, int) and memory >= _MEMORY_MIB_MIN:
+            return memory
+        cure = f"write a number of MiB from {_MEMORY_MIB_MIN} up, such as 4096"
+        self._note(section.keys["state_memory_mib"], "mesh.state_memory_mib", "bad_value", "state_memory_mib is a number of MiB", cure)
+        return MeshDefinition.state_memory_mib
 
     def _source(self, section: Section) -> SourceDefinition | None:
         name = self._name(section, "source", "sources.?")

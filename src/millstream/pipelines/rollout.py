@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from millstream.events.types import RowSchema, difference
+from millstream.pipelines import reads
 from millstream.pipelines.plan import Plan
 
 Kind = Literal[
@@ -152,7 +153,7 @@ def _id(schema_id: int) -> str:
 def wanted_pipeline(plan: Plan) -> Pipeline:
     """A plan's side of the comparison."""
     return Pipeline(
-        fingerprint=fingerprint(repr((plan.nodes, plan.outputs))),
+        fingerprint=reads.fingerprint(plan),
         accepts={i.topic: i.schema_id for i in plan.inputs},
         sinks={s.name: fingerprint(f"{s.kind} {s.topic} {s.options!r}") for s in plan.sinks},
     )

@@ -1,0 +1,57 @@
+"""What a plan really uses of its inputs, and the fingerprint that says whether its output is still what it would be.
+
+The columns that nobody reads may come, go and change: they are no part of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import sqlglot
+from sqlglot import exp
+
+from millstream.pipelines.plan import Plan, Stateful, Stateless
+
+
+@lru_cache(maxsize=1024)
+def of_stateless(step: Stateless) -> frozenset[str]:
+    """The input's columns that the step's SQL names."""
+    texts = [p.sql for p in step.projections] + ([step.where] if step.where else [])
+    return frozenset(c.name for text in texts for c in _columns(text))
+
+
+@lru_cache(maxsize=1024)
+def of_stateful(step: Stateful) -> dict[str, frozenset[str]]:
+    """Occurrence → the columns that the step's SQL names of it."""
+    columns = _columns(step.sql)
+    return {o.alias: frozenset(c.name for c in columns if c.table == o.alias) for o in step.occurrences}
+
+
+def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
+    """Input topic → the columns that any step uses, those of its key and of joins among them."""
+    used: dict[str, set[str]] = {i.topic: set(i.schema.key) for i in plan.inputs}
+    for node in plan.nodes:
+        if isinstance(node, Stateless):
+            used.setdefault(node.input, set()).update(of_stateless(node))
+            continue
+        named = of_stateful(node)
+        for o in node.occurrences:
+            ends = [end for e in node.edges for end in ((e.parent, e.parent_columns), (e.child, e.child_columns))]
+            leads = {c for alias, columns in ends if alias == o.alias for c in columns}
+            used.setdefault(o.input, set()).update(named[o.alias] | leads)
+    return {i.topic: frozenset(used[i.topic]) for i in plan.inputs}
+
+
+def fingerprint(plan: Plan) -> str:
+    """Changes exactly when what the plan computes, keeps or publishes does: then its output is rebuilt.
+
+    An input's column counts by its id and type too: one that was dropped and made again under its old name is another.
+    """
+    used = of_plan(plan)
+    read = [(i.topic, [(f.name, f.id, str(f.type)) for f in i.schema.fields if f.name in used[i.topic]]) for i in plan.inputs]
+    return hashlib.sha256(repr((plan.nodes, plan.outputs, read)).encode()).hexdigest()[:32]
+
+
+def _columns(sql: str) -> list[exp.Column]:
+    return list(sqlglot.parse_one(sql, read="duckdb").find_all(exp.Column))
