@@ -83,6 +83,10 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # Ends it when its own standard input ends, which is when the tests' process does, however that came about.
+        self._watcher: subprocess.Popen[bytes] | None = subprocess.Popen(
+            ["/bin/sh", "-c", "read _; kill -KILL $0", str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
 
     @property
     def pid(self) -> int:
@@ -99,9 +103,11 @@ class Process:
     def wait(self, timeout_s: float = FINISHES_WITHIN_S) -> int:
         """Its exit code; minus the signal's number where one ended it. Raises AssertionError if it goes on too long."""
         try:
-            return self._popen.wait(timeout_s)
+            code = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"millstream {' '.join(self.arguments)} still runs after {timeout_s} s:\n{self.words[-3000:]}") from None
+        self._end_watch()
+        return code
 
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
@@ -110,6 +116,15 @@ class Process:
         """Nothing, if it has ended already."""
         self._popen.kill()
         self._popen.wait()
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.wait()
+            assert self._watcher.stdin is not None
+            self._watcher.stdin.close()
+            self._watcher = None
 
     def stopped(self) -> bool:
         """Whether a SIGSTOP holds it."""
