@@ -139,7 +139,20 @@ class Connector:
         return bool(out)
 
     def retry(self) -> None:
-        """After a Retryable: a new stream from the committed position. The fence is not raised again."""
+        """After a Retryable: a new stream from the committed position. The fence is not raised again.
+
+        Raises Irrecoverable("fenced") where another opening took over meanwhile: the source has gone on with that one, and
+        what it would say to our old position (changes lost, slot moved) would be a false alarm.
+        """
+        assert self._producer is not None
+        ours, stored = self._producer.record, self._topics.producer_record(self.name)
+        if stored is None or stored.fence != ours.fence:
+            raise Irrecoverable(
+                f"another opening of this writer took over (fence {stored.fence if stored else 'gone'}, ours {ours.fence})",
+                code="fenced",
+                where=f"producer {self.name}",
+                cure="nothing was written; stop this process, the other one goes on",
+            )
         self._reopen_stream()
 
     def _admitted(self, batch: Batch) -> Batch:

@@ -68,7 +68,8 @@ class TopicReader:
             code="schema_not_accepted",
             where=f"{self.topic}@{batch.offsets[0]}",
             cure="look at the change with `millstream plan`, edit what uses the field if need be, then `millstream apply` and run again: "
-            "not one event is lost or repeated",
+            "not one event is lost or repeated. A change that the database made to old rows (a default, a converted type) is not "
+            "in its log: rows keep what they had here until they change again",
         )
 
     def _mapped(self, batch: Batch) -> Batch:

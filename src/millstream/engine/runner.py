@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = logging.getLogger("millstream.runner")
 PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 10.0
 IDLE_WAIT_S = 0.5
+TELL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class _Part:
         self.doing: tuple[str, int, int] = ("", 0, 0)
         self.thread: threading.Thread | None = None
         self.opened = threading.Event()
+        self.told: tuple[str, str] = ("", "")  # state and reason as last reported, and when
+        self.told_at = 0.0
 
     @property
     def over(self) -> bool:
@@ -164,6 +168,7 @@ class Runner:
             part.work.close()
 
     def _after_step(self, part: _Part, worked: bool) -> None:
+        self._tell(part)
         if worked:
             part.doing = ("", 0, 0)
             if part.status.state != "running":
@@ -185,7 +190,7 @@ class Runner:
     def _waiting(self, part: _Part, what: str) -> None:
         if part.status.state != "waiting":
             part.status = PartStatus(part.work.name, "waiting", f"waits for {what}")
-            self._report(part.work.name, "waiting", part.status.reason, "")
+            self._tell(part)
 
     def _state(self, part: _Part, state: PartState, error: MillstreamError | None = None) -> None:
         reason = f"{error.where + ': ' if error.where else ''}{error.message} [{error.code}]" if error else ""
@@ -194,7 +199,16 @@ class Runner:
             if error:
                 log.warning("%s %s: %s", part.work.name, state, reason)
             part.status = PartStatus(part.work.name, state, reason, cure)
-            self._report(part.work.name, state, reason, cure)
+        self._tell(part)
+
+    def _tell(self, part: _Part) -> None:
+        """Report the part's state where it is not known yet. Busy and idle follow each other fast: those are told once a second."""
+        at, now = part.status, time.monotonic()
+        told = (at.state, at.reason)
+        restless = {part.told[0], at.state} <= {"running", "caught_up"}
+        if told != part.told and not (restless and now - part.told_at < TELL_EVERY_S):
+            part.told, part.told_at = told, now
+            self._report(at.name, at.state, at.reason, at.cure)
 
     def _ticker(self, part: _Part) -> Callable[[str, int, int], None]:
         def tick(what: str, done: int, total: int) -> None:
