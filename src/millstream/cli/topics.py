@@ -103,6 +103,8 @@ def read(
         offset = start if start is not None else mesh.topics.end(topic) if follow else 0
         if offset < 0:
             raise Refused(f"--from {offset}: offsets count from 0", code="usage", cure="leave --from out to read from the start")
+        if limit < 0:
+            raise Refused(f"--limit {limit}: a limit counts events", code="usage", cure="--limit 0 reads all of them")
         show(mesh.topics, known, offset, None if follow or limit == 0 else limit, follow, session.output)
     return OK
 

@@ -14,9 +14,7 @@ from millstream.sources.postgres.session import Session
 from millstream.sources.postgres.transport import Identity
 
 CREATED_WITHIN_S = 60.0
-_REPAIR = (
-    "start the source afresh with a new slot, and back-fill its tables: the topics then hold what the tables hold now, deletes excepted"
-)
+_REPAIR = "begin again under another source name: a new slot, new topics, a new initial load (docs/how-to/lost-slot.md)"
 
 
 @dataclass(frozen=True)

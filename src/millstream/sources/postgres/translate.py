@@ -25,7 +25,7 @@ from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.octets import Cells, Index, Mask, Octets
 from millstream.sources.postgres.values import Converted, convert
 
-_AFRESH = "then start this source afresh: new slot, new topics, new initial load"
+_AFRESH = "then begin again under another source name: a new slot, new topics, a new initial load (docs/how-to/lost-slot.md)"
 _OPS = pa.array(["c", "u", "d"])
 _OP_CODE = np.zeros(256, np.int8)
 _OP_CODE[[m.INSERT, m.UPDATE, m.DELETE]] = [0, 1, 2]
@@ -223,7 +223,7 @@ class Translator:
             f"{', '.join(tables)} was truncated; the events before are given, the rows' end is not",
             code="truncate",
             where=self._where,
-            cure="start this source afresh (a new slot, topics and initial load), or take the table out of the definition; "
+            cure="begin again under another source name (docs/how-to/lost-slot.md), or take the table out of the definition; "
             "next time, empty it by DELETE, which is told row by row",
         )
 
@@ -244,7 +244,7 @@ def unfit_key(table: str, column: str, why: str, where: str) -> Irrecoverable:
         f"a row of {table} has a key that no event can carry: {column} is {why.replace('_', ' ')}",
         code="unfit_key",
         where=f"{where} {table}.{column}",
-        cure="give that row another key and start this source afresh, or leave the table out of the definition",
+        cure="give that row another key and begin again under another source name, or leave the table out of the definition",
     )
 
 
