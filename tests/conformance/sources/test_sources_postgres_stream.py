@@ -49,7 +49,7 @@ def test_a_slot_that_is_gone(rig: PostgresRig) -> None:
     with pytest.raises(Irrecoverable, match="may be lost") as error:
         next(rig.source().stream(position))
     assert error.value.code == "slot_gone"
-    assert "back-fill" in error.value.cure
+    assert "lost-slot.md" in error.value.cure
 
 
 def test_a_slot_that_was_made_again(rig: PostgresRig) -> None:
