@@ -229,7 +229,6 @@ class _CaughtUp:
         self._connectors, self._pipelines, self._sinks = connectors, pipelines, sinks
         self._writers = {p.work.name: p for p in (*connectors, *pipelines)}
         self._ends: dict[str, dict[str, int]] = {}
-        self._asked_at = 0.0
 
     def check(self) -> bool:
         """True when caught up; parts that are over count as done. Each level's target is taken when the one before is done."""
