@@ -51,7 +51,7 @@ ALTER TABLE orders REPLICA IDENTITY FULL"""
 BACKLOG = """
 DO $$ BEGIN
   FOR lo IN 0 .. {inserts} - 1 BY {step} LOOP
-    INSERT INTO orders SELECT g, (g * 7919) % 50000, (ARRAY['NEW','PAID','SHIPPED','DONE'])[1 + g % 4], (g % 100000) / 100.0,
+    INSERT INTO orders SELECT g, (g::bigint * 7919) % 50000, (ARRAY['NEW','PAID','SHIPPED','DONE'])[1 + g % 4], (g % 100000) / 100.0,
       nullif(g % 10, 3), timestamptz '2026-01-01' + g * interval '1 second', CASE WHEN g % 5 > 0 THEN 'note number ' || g END,
       jsonb_build_object('k', g, 'tag', 't' || (g % 100)) FROM generate_series(lo, lo + {step} - 1) g;
     COMMIT;
@@ -124,8 +124,8 @@ def drain(folder: Path, url: str) -> dict[str, float]:
     """Read until everything committed so far is in the topic. Both clocks start when Python has started."""
     before, cpu_before = time.monotonic(), time.process_time()
     ours, topics = connector(folder, url)
-    head = ours.head()
-    while not ours.loaded or ours.position is None or (ours.position.major, ours.position.minor) < head:
+    ours.head_wanted = True
+    while not (ours.loaded and ours.head and ours.position and (ours.position.major, ours.position.minor) >= ours.head):
         ours.step()
     run = Run(time.monotonic() - before, time.process_time() - cpu_before, peak_mib(os.getpid()))
     ours.close()
