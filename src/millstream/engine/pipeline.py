@@ -238,15 +238,15 @@ class Pipeline:
 
     def unready(self) -> list[str]:
         """What it waits for before it can begin."""
-        return self.waiting_for() if self.plan.stateful and not self._built else []
+        return [] if self._built else self.waiting_for()
 
     def waiting_for(self) -> list[str]:
-        """Inputs whose first load is not complete: a stateful pipeline begins after it."""
+        """Inputs whose first load is not complete: whatever is built as a set begins after it."""
         records = {t: self._topics.producer_record(writer_of(self._topics, t)) for t in self._readers}
         return [t for t, record in records.items() if record is None or not record.state.get("ready", {}).get(t)]
 
     def _build(self) -> bool:
-        if self.plan.stateful and self.waiting_for():
+        if self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
             return False
         self._read_from({})
         if self._state is not None:
