@@ -10,7 +10,6 @@ from dataclasses import replace
 import pyarrow as pa
 
 from millstream.errors import Irrecoverable, Refused
-from millstream.events import envelope
 from millstream.events.batch import Batch, columns
 from millstream.events.origin import DERIVED
 from millstream.events.types import RowSchema, difference
@@ -45,10 +44,6 @@ class TopicReader:
         if taken:
             self.offset = self._topics.read_end(taken)
         return [self._mapped(b) for b in taken]
-
-    def lag(self) -> int:
-        """Records between here and the end."""
-        return self._topics.end(self.topic) - self.offset
 
     def _versions(self) -> dict[int, int]:
         return {v.id: v.version for v in self._registry.versions(f"{self.topic}-value")}
@@ -97,11 +92,3 @@ def _image(batch: Batch, side: str, schema: RowSchema) -> pa.StructArray:
     by_id = {f.id: i for i, f in enumerate(batch.schema.fields)}
     children = [image.field(by_id[f.id]).cast(f.type.arrow) if f.id in by_id else pa.nulls(len(image), f.type.arrow) for f in schema.fields]
     return pa.StructArray.from_arrays(children, fields=list(schema.arrow), mask=image.is_null())
-
-
-def accepted_schema(registry: Registry, topic: str, key: tuple[str, ...]) -> tuple[RowSchema, int]:
-    """The newest registered version of a topic's row schema, with its id. Raises Refused("not_applied") where there is none."""
-    versions = registry.versions(f"{topic}-value")
-    if not versions:
-        raise Refused(f"topic {topic} has no schema", code="not_applied", cure="run `millstream apply`")
-    return envelope.row_schema(versions[-1].text, key), versions[-1].id

@@ -52,12 +52,6 @@ def columns(schema: RowSchema) -> pa.Schema:
     )
 
 
-def null_column(name: str, rows: int) -> pa.Array:
-    """An all-null column of a batch, by name (not before/after)."""
-    types = {"processed_us": pa.int64(), "tx_order": pa.int64(), "tx_table_order": pa.int64(), "holes": HOLES}
-    return pa.nulls(rows, types.get(name, pa.string()))
-
-
 @dataclass(frozen=True)
 class Batch:
     """Change events of one topic and schema version: `rows` has the columns that `columns(schema)` names.

@@ -101,15 +101,11 @@ class RowSchema:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between two row schemas. `destroys`: a reader of the old schema may lose what it uses."""
+    """One difference between two row schemas."""
 
     kind: Literal["added", "dropped", "renamed", "retyped", "rekeyed"]
     field: str
     detail: str = ""
-
-    @property
-    def destroys(self) -> bool:
-        return self.kind != "added"
 
     def __str__(self) -> str:
         return f"{self.kind} {self.field}{f' ({self.detail})' if self.detail else ''}"
