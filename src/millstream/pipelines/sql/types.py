@@ -45,11 +45,6 @@ def duckdb_name(type_: Type) -> str:
     return f"DECIMAL({type_.precision},{type_.scale})" if type_.kind == "decimal" else _DUCKDB[type_.kind]
 
 
-def sql_name(type_: Type) -> str:
-    """What a person writes after CAST(… AS."""
-    return "TIMESTAMPTZ" if type_.kind == "timestamptz" else "TEXT" if type_.kind == "text" else duckdb_name(type_)
-
-
 def digits(type_: Type) -> tuple[int, int]:
     """An integer or decimal as decimal: precision and scale."""
     if type_.kind == "decimal":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from millstream.events.types import Type
 
-FIRST_USER_OID = 16384
 # information_schema's domains and the like have oids from here up, which no table below knows.
 FIRST_UNFIXED_OID = 10000
 NUMERIC = 1700
