@@ -109,7 +109,8 @@ class Runner:
         return final
 
     def stop(self) -> None:
-        """Let every part finish its commit and stop. May be called from a signal handler."""
+        """Let every part finish its commit and stop. From any thread, but not from a signal handler, which may have interrupted
+        the very lock that this takes: there, set a mark that `watch` acts on."""
         self._stop.set()
 
     def statuses(self) -> list[PartStatus]:
