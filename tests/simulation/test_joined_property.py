@@ -19,7 +19,7 @@ from millstream.engine.state import State
 from millstream.engine.store import Store
 from millstream.events.batch import Batch, batch
 from millstream.events.types import Field, RowSchema, Type
-from millstream.pipelines.plan import Edge, Occurrence, Stateful
+from millstream.pipelines.plan import Edge, Occurrence, Root, Stateful
 
 SEEDS, MORE_SEEDS = 24, 400
 BATCHES = 8
@@ -76,7 +76,9 @@ def make_world(rng: random.Random) -> World:
     by_alias = sql
     for o in occurrences:
         by_alias = by_alias.replace(f'"{o.input}" AS "{o.alias}"', f'"{o.alias}"')
-    step = Stateful("joined", by_alias, "o0", ("id",), tuple(occurrences), tuple(edges), RowSchema(tuple(fields), ("key",)))
+    step = Stateful(
+        "joined", by_alias, (Root("o0", ("id",)),), ("key",), tuple(occurrences), tuple(edges), RowSchema(tuple(fields), ("key",))
+    )
     return World(tables, step, {t: {} for t in tables})
 
 
@@ -205,9 +207,9 @@ def test_the_obvious_rule_is_seen_to_fail(tmp_path: Path, monkeypatch: pytest.Mo
             names = sorted({c for e in step.edges for c in (*(e.parent_columns if e.parent == o.alias else ()),)} | {"id", "v", "n"})
             relations[o.alias] = images if o.alias == occurrence else lookup(o.alias, ["id"], everything, names)
         sql = Sql()
-        keys = sql.select(step.sql, relations).select(["key"]).rename_columns(list(step.root_key))
+        keys = sql.select(step.sql, relations).select(["key"]).rename_columns(["id"])
         sql.close()
-        return walk.Reach(step.root_key, walk.distinct(keys))
+        return walk.Reach(step.roots[0], ("id",), walk.distinct(keys))
 
     monkeypatch.setattr(walk, "affected", obvious)
     failed = 0

@@ -19,7 +19,7 @@ from millstream.errors import Retryable
 from millstream.events import envelope
 from millstream.events.origin import Origin
 from millstream.events.types import Field, RowSchema, Type
-from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Plan, Projection, Stateful, Stateless
+from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Plan, Projection, Root, Stateful, Stateless
 from millstream.schemas.sql import SqlRegistry
 from millstream.testing.scripted_source import Change, ScriptedDatabase, ScriptedSource
 from millstream.topics.contract import Topic
@@ -57,7 +57,7 @@ def joined_plan(inputs: dict[str, Input]) -> Plan:
         "rated",
         'SELECT "m"."movie" AS "movie", "m"."decade" AS "decade", "p"."name" AS "director" '
         'FROM "m" LEFT JOIN "p" ON "m"."director" = "p"."id"',
-        "m",
+        (Root("m", ("movie",)),),
         ("movie",),
         (Occurrence("m", "plain.recent"), Occurrence("p", "s.person")),
         (Edge("m", "p", ("director",), ("id",)),),

@@ -11,7 +11,7 @@ from millstream.engine.sql import Sql
 from millstream.engine.state import State
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
-from millstream.pipelines.plan import Plan, Stateful, Stateless
+from millstream.pipelines.plan import Plan, Stateful, Stateless, Union, inputs_of
 
 Made = dict[str, list[Batch]]
 """Node or topic name → its events, in order."""
@@ -39,9 +39,11 @@ class Graph:
         for node in self._plan.nodes:
             if isinstance(node, Stateful):
                 joined = self.joined[node.name]
-                joined.take({i: made[i] for i in _inputs(node) if made.get(i)}, since)
+                joined.take({i: made[i] for i in inputs_of(node) if made.get(i)}, since)
                 out = joined.refresh()
                 made[node.name] = [] if out is None else [out]
+            elif isinstance(node, Union):
+                made[node.name] = _together(node, made)
             else:
                 made[node.name] = self._stateless(node, made)
         return made
@@ -53,10 +55,12 @@ class Graph:
             if node.name in read:
                 continue
             if isinstance(node, Stateful):
-                for name in _inputs(node):
+                for name in inputs_of(node):
                     if any(map(len, made.get(name, ()))):
                         self.joined[node.name].load(name, made[name])
                 made[node.name] = []
+            elif isinstance(node, Union):
+                made[node.name] = _together(node, made)
             else:
                 made[node.name] = self._stateless(node, made)
         return made
@@ -67,7 +71,7 @@ class Graph:
 
     def has_readers(self, name: str) -> bool:
         """Whether a node of this plan reads `name`."""
-        return any(name in _inputs(n) for n in self._plan.nodes)
+        return any(name in inputs_of(n) for n in self._plan.nodes)
 
     def _stateless(self, node: Stateless, made: Made) -> list[Batch]:
         results = (stateless.run(node, b, self._sql) for b in made.get(node.input, []) if len(b))
@@ -80,5 +84,5 @@ class Graph:
                 yield replace(b, topic=output.topic)
 
 
-def _inputs(node: Stateful | Stateless) -> list[str]:
-    return list(dict.fromkeys(o.input for o in node.occurrences)) if isinstance(node, Stateful) else [node.input]
+def _together(node: Union, made: Mapping[str, Sequence[Batch]]) -> list[Batch]:
+    return [replace(b, topic=node.name) for name in node.inputs for b in made.get(name, ())]

@@ -40,7 +40,6 @@ class Joined:
         tree = sqlglot.parse_one(step.sql, read="duckdb")
         self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in reads.of_stateful(step).items()}
         self._set_sql = self._over_copies(tree)
-        self._root_fields = [self._schemas[self._input_of[step.root]][name] for name in step.root_key]
         self._slice_keys = SLICE_KEYS_FIRST
 
     def _copy(self, alias: str) -> str:
@@ -64,7 +63,7 @@ class Joined:
             used = set(schema.key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
             self._state.create_copy(self.step.name, name, [f for f in schema.fields if f.name in used], schema.key)
         self._state.create_last(self.step.name, self.step.schema.fields, self.step.schema.key)
-        self._state.create_pending(self.step.name, self._root_fields)
+        self._state.create_pending(self.step.name, [self.step.schema[name] for name in self.step.unit])
 
     def create_indexes(self) -> None:
         done = set()
@@ -74,6 +73,8 @@ class Joined:
                 if names != schema.key and (self._copy(alias), names) not in done:
                     done.add((self._copy(alias), names))
                     self._state.store.index(self._copy(alias), names)
+        if self.step.unit != self.step.schema.key:
+            self._state.store.index(last_table(self.step.name), self.step.unit)
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """Apply an input's events to its copy; nothing is evaluated."""
@@ -100,10 +101,11 @@ class Joined:
 
     def name_bad_record(self) -> None:
         """After `build` failed on some row's value: evaluate key by key range until the record is alone. Raises BadRecord."""
-        columns = ", ".join(map(quoted, self.step.root_key))
-        keys = self._state.store.table(f"SELECT {columns} FROM {quoted(self._copy(self.step.root))}")
-        for start in range(0, keys.num_rows, SLICE_KEYS_MAX):
-            self._evaluate(keys.slice(start, SLICE_KEYS_MAX))
+        for root in self.step.roots:
+            columns = ", ".join(map(quoted, root.columns))
+            keys = self._state.store.table(f"SELECT DISTINCT {columns} FROM {quoted(self._copy(root.alias))}")
+            for start in range(0, keys.num_rows, SLICE_KEYS_MAX):
+                self._evaluate(keys.slice(start, SLICE_KEYS_MAX))
 
     # ---- keeping current
 
@@ -126,12 +128,12 @@ class Joined:
                 self._pend(walk.affected(self.step, occurrence.alias, images[occurrence.input], self._lookup), since, ts_us)
 
     def _pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
-        table, root = pending_table(self.step.name), self.step.root
-        if reach.columns == self.step.root_key:
-            self._state.add_pending(self.step.name, reach.keys.rename_columns(list(self.step.root_key)), since, ts_us)
+        table, root = pending_table(self.step.name), reach.root
+        if reach.columns == root.columns:
+            self._state.add_pending(self.step.name, reach.keys.rename_columns(list(self.step.unit)), since, ts_us)
         else:
-            select = f"{', '.join(map(quoted, self.step.root_key))}, {since}, {ts_us}"
-            self._state.store.insert_missing_from(table, self._copy(root), reach.columns, reach.keys, select)
+            select = f"{', '.join(map(quoted, root.columns))}, {since}, {ts_us}"
+            self._state.store.insert_missing_from(table, self._copy(root.alias), reach.columns, reach.keys, select)
 
     def _lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
         return self._state.store.lookup(self._copy(occurrence), columns, keys, wanted)
@@ -147,7 +149,7 @@ class Joined:
         rows of one key alone do not fit the memory of the SQL.
         """
         while True:
-            keys, ts_us = self._state.take_pending(self.step.name, self.step.root_key, self._slice_keys)
+            keys, ts_us = self._state.take_pending(self.step.name, self.step.unit, self._slice_keys)
             if not keys.num_rows:
                 return None
             try:
@@ -164,20 +166,19 @@ class Joined:
                     ) from e
                 self._slice_keys = keys.num_rows // 2
         out = self._applied(last, now, old, new, ts_us)
-        self._state.done_pending(self.step.name, self.step.root_key, keys)
+        self._state.done_pending(self.step.name, self.step.unit, keys)
         fitting = int(keys.num_rows * SLICE_BYTES / max(now.nbytes + last.nbytes + read_bytes, 1))
         self._slice_keys = max(1, min(SLICE_KEYS_MAX, fitting, self._slice_keys * 2))
         return out
 
     def _now_and_last(self, keys: pa.Table) -> tuple[pa.Table, pa.Table, int]:
-        """The query's rows for these root keys, those emitted last, and how many bytes were read for them."""
+        """The query's rows for these units, those emitted last, and how many bytes were read for them."""
         now, read_bytes = self._evaluate(keys)
-        renamed = keys.rename_columns(list(self.step.schema.key))
-        last = self._state.store.lookup(last_table(self.step.name), self.step.schema.key, renamed, self.step.schema.names)
+        last = self._state.store.lookup(last_table(self.step.name), self.step.unit, keys, self.step.schema.names)
         return now, conform(last, self.step.schema), read_bytes
 
     def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
-        """The query's rows for these root keys, from the closure of their rows, and the closure's bytes."""
+        """The query's rows for these units, from the closure of their rows, and the closure's bytes."""
         relations = walk.closure(self.step, keys, self._lookup, self._wanted)
         try:
             result = self._sql.select(self.step.sql, relations)
@@ -189,7 +190,7 @@ class Joined:
             raise BadRecord(
                 f"the SQL fails on this record: {first_line(e)}",
                 code="sql_failed",
-                where=f"step {self.step.name}, {self._input_of[self.step.root]} key {_shown(keys)}",
+                where=f"step {self.step.name}, {self._input_of[self.step.roots[0].alias]} key {_shown(keys)}",
                 cure="mend the row at the source, or use TRY_CAST, and apply again",
             ) from e
         except duckdb.OutOfMemoryException:

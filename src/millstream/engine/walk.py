@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.pipelines.plan import Edge, Stateful
+from millstream.pipelines.plan import Edge, Root, Stateful
 
 Lookup = Callable[[str, Sequence[str], pa.Table, Sequence[str]], pa.Table]
 """lookup(occurrence, columns, keys, wanted): the rows of an occurrence's table whose columns equal one of keys."""
@@ -26,32 +26,34 @@ Lookup = Callable[[str, Sequence[str], pa.Table, Sequence[str]], pa.Table]
 
 @dataclass(frozen=True)
 class Reach:
-    """Root keys by what leads to them: those of the root rows whose `columns` equal one of `keys`; or, where `columns` is the
-    root key itself, `keys` as they are (their rows may be gone). So a row under millions of documents stays small here."""
+    """Units by what leads to them: those of the rows of `root` whose `columns` equal one of `keys`; or, where `columns` is
+    the root's own, `keys` as they are (their rows may be gone). So a row under millions of documents stays small here."""
 
+    root: Root
     columns: tuple[str, ...]
     keys: pa.Table
 
 
 def affected(step: Stateful, occurrence: str, images: pa.Table, lookup: Lookup) -> Reach:
-    """The root keys that `images` (old and new rows at `occurrence`) may affect.
+    """The units that `images` (old and new rows at `occurrence`) may affect.
 
     `images` has at least the columns that lead towards the root. Raises nothing of its own.
     """
+    roots = {r.alias: r for r in step.roots}
     at, rows = occurrence, images
-    while at != step.root:
+    while at not in roots:
         edge = _edge_to_parent(step, at)
         keys = distinct(rows.select(edge.child_columns))
-        if edge.parent == step.root:
-            return Reach(edge.parent_columns, keys)
+        if edge.parent in roots:
+            return Reach(roots[edge.parent], edge.parent_columns, keys)
         rows = lookup(edge.parent, edge.parent_columns, keys, _edge_to_parent(step, edge.parent).child_columns)
         at = edge.parent
-    return Reach(step.root_key, distinct(rows.select(step.root_key)))
+    return Reach(roots[at], roots[at].columns, distinct(rows.select(roots[at].columns)))
 
 
 def closure(step: Stateful, keys: pa.Table, lookup: Lookup, wanted: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
-    """The rows of every occurrence that the root rows of `keys` can join with; `wanted` names the columns of each."""
-    rows = {step.root: lookup(step.root, step.root_key, keys, wanted[step.root])}
+    """The rows of every occurrence that the root rows of `keys` (units) can join with; `wanted` names the columns of each."""
+    rows = {r.alias: lookup(r.alias, r.columns, keys, wanted[r.alias]) for r in step.roots}
     for edge in step.edges:
         values = distinct(rows[edge.parent].select(edge.parent_columns))
         rows[edge.child] = lookup(edge.child, edge.child_columns, values, wanted[edge.child])
@@ -62,13 +64,15 @@ def columns_read(step: Stateful, occurrence: str, in_sql: frozenset[str]) -> lis
     """What a closure must fetch of an occurrence: what the SQL reads and what leads on to other occurrences."""
     leads = {c for e in step.edges if e.parent == occurrence for c in e.parent_columns}
     leads |= {c for e in step.edges if e.child == occurrence for c in e.child_columns}
-    leads |= set(step.root_key) if occurrence == step.root else set()
+    leads |= {c for r in step.roots if r.alias == occurrence for c in r.columns}
     return sorted(in_sql | leads)
 
 
 def indexes(step: Stateful) -> dict[str, set[tuple[str, ...]]]:
     """The column lists by which each occurrence is looked up (its input's key has an index anyway)."""
     wanted: dict[str, set[tuple[str, ...]]] = {o.alias: set() for o in step.occurrences}
+    for r in step.roots:
+        wanted[r.alias].add(r.columns)
     for e in step.edges:
         wanted[e.parent].add(e.parent_columns)
         wanted[e.child].add(e.child_columns)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 Kind = Literal[
     "boolean", "int32", "int64", "float32", "float64", "text", "bytes", "decimal",
-    "date", "time", "timestamp", "timestamptz", "uuid", "json", "numeric",
+    "date", "time", "timestamp", "timestamptz", "uuid", "json", "numeric", "list", "record",
 ]  # fmt: skip
 
 _ARROW: dict[str, pa.DataType] = {
@@ -40,23 +40,48 @@ class Type:
     """A column type. `decimal` has precision 1..76 and 0 <= scale <= precision; no other kind has either.
 
     `numeric` is a decimal of no declared bounds, as text. Times and timestamps are microseconds; `timestamp` has no
-    zone, `timestamptz` is an instant.
+    zone, `timestamptz` is an instant. A `list` has an `element` type, a `record` has `fields`, whose ids are its own;
+    elements and fields may be null.
     """
 
     kind: Kind
     precision: int | None = None
     scale: int | None = None
+    element: Type | None = None
+    fields: tuple[Field, ...] = ()
 
     def __str__(self) -> str:
-        return f"decimal({self.precision},{self.scale})" if self.kind == "decimal" else self.kind
+        match self.kind:
+            case "decimal":
+                return f"decimal({self.precision},{self.scale})"
+            case "list":
+                return f"list({self.element})"
+            case "record":
+                return f"record({', '.join(f'{f.name} {f.type}' for f in self.fields)})"
+        return self.kind
 
     @property
     def arrow(self) -> pa.DataType:
-        if self.kind != "decimal":
-            return _ARROW[self.kind]
-        assert self.precision is not None
-        make = pa.decimal128 if self.precision <= 38 else pa.decimal256
-        return make(self.precision, self.scale)
+        match self.kind:
+            case "decimal":
+                assert self.precision is not None
+                make = pa.decimal128 if self.precision <= 38 else pa.decimal256
+                return make(self.precision, self.scale)
+            case "list":
+                assert self.element is not None
+                return pa.list_(self.element.arrow)
+            case "record":
+                return pa.struct([pa.field(f.name, f.type.arrow) for f in self.fields])
+        return _ARROW[self.kind]
+
+
+def list_of(element: Type) -> Type:
+    return Type("list", element=element)
+
+
+def record_of(*fields: tuple[str, Type]) -> Type:
+    """A record of these members, in order, with ids from 1."""
+    return Type("record", fields=tuple(Field(name, type_, i) for i, (name, type_) in enumerate(fields, 1)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import evolved, key_of
-from millstream.pipelines.plan import Input, Node, Occurrence, Output, Plan, Projection, SinkPlan, Stateful, Stateless
+from millstream.pipelines.plan import Input, Node, Occurrence, Output, Plan, Projection, Root, SinkPlan, Stateful, Stateless, inputs_of
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.joins import edges, prove_unique
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
@@ -94,7 +94,7 @@ class _Compile:
         if self._diagnostics:
             raise InvalidProject(self._diagnostics)
         outputs = self._outputs({s.topic for s in sinks})
-        read = {i for n in self._nodes.values() for i in _inputs(n)}
+        read = {i for n in self._nodes.values() for i in inputs_of(n)}
         inputs = tuple(self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes)
         return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks)
 
@@ -130,8 +130,8 @@ class _Compile:
         return Stateful(
             name=step.name,
             sql=query.sql,
-            root=query.root.alias,
-            root_key=tuple(sources[k] for k in key),
+            roots=(Root(query.root.alias, tuple(sources[k] for k in key)),),
+            unit=key,
             occurrences=tuple(Occurrence(r.alias, r.input) for r in relations),
             edges=edges(query),
             schema=schema,
@@ -191,13 +191,9 @@ class _Compile:
         return tuple(plans)
 
     def _outputs(self, sunk: Collection[str]) -> tuple[Output, ...]:
-        read = {i for n in self._nodes.values() for i in _inputs(n)}
+        read = {i for n in self._nodes.values() for i in inputs_of(n)}
         topics = {n: f"{self._definition.name}.{n}" for n in self._nodes}
         return tuple(Output(n, topic, "whole") for n, topic in topics.items() if topic in sunk or n in self._published or n not in read)
-
-
-def _inputs(node: Node) -> tuple[str, ...]:
-    return (node.input,) if isinstance(node, Stateless) else tuple(o.input for o in node.occurrences)
 
 
 def _tables(select: exp.Select) -> list[tuple[str, exp.Table]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from millstream.errors import without_secrets
 from millstream.events.types import RowSchema
-from millstream.pipelines.plan import Plan, SinkPlan, Stateful, Stateless
+from millstream.pipelines.plan import Node, Plan, SinkPlan, Stateful, Stateless, Union
 from millstream.pipelines.sql.relations import RESERVED
 
 
@@ -35,7 +35,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         )
     for node in plan.nodes:
         yield f"step {node.name}"
-        yield from (f"  {line}" for line in (_stateless(node) if isinstance(node, Stateless) else _stateful(node)))
+        yield from (f"  {line}" for line in _node(node))
         yield from _table([(f"  {f.name}", str(f.type), "key" if f.name in node.schema.key else "") for f in node.schema.fields])
     if plan.outputs:
         yield "publishes"
@@ -43,6 +43,16 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.sinks:
         yield "sinks"
         yield from _table([(s.name, f"reads {s.topic}", _options(s)) for s in plan.sinks])
+
+
+def _node(node: Node) -> Iterator[str]:
+    match node:
+        case Stateless():
+            yield from _stateless(node)
+        case Union():
+            yield f"reads {', '.join(node.inputs)}, all rows of each"
+        case Stateful():
+            yield from _stateful(node)
 
 
 def _stateless(node: Stateless) -> Iterator[str]:
@@ -56,14 +66,15 @@ def _stateless(node: Stateless) -> Iterator[str]:
 
 def _stateful(node: Stateful) -> Iterator[str]:
     inputs = {o.alias: o.input for o in node.occurrences}
-    yield f"joins {len(inputs)} tables, kept as copies; one row per row of {_named(node.root, inputs)}"
+    yield f"joins {len(inputs)} tables, kept as copies; one row per {', '.join(node.unit)} of {_named(node.roots[0].alias, inputs)}"
     children: dict[str, list[str]] = {}
     for e in node.edges:
         pairs = ", ".join(f"{_shown(e.child)}.{c} = {_shown(e.parent)}.{p}" for p, c in zip(e.parent_columns, e.child_columns, strict=True))
         children.setdefault(e.parent, []).append(e.child)
         inputs[e.child] = f"{inputs[e.child]} by {pairs}"
     yield "a change leads upwards, from each table to the one above it:"
-    yield from _tree(node.root, inputs, children, "  ")
+    for root in node.roots:
+        yield from _tree(root.alias, inputs, children, "  ")
     yield f"sql {node.sql}"
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from millstream.events.origin import Grade
-from millstream.events.types import RowSchema
+from millstream.events.types import RowSchema, Type
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Stateless:
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One mention of an input in a joined query. `alias` is unique in the query; `input` is a topic's or node's name."""
+    """One mention of an input in a joined query, in whatever part of it (FROM, EXISTS, a nested list). `alias` is unique in the
+    query; `input` is a topic's or node's name."""
 
     alias: str
     input: str
@@ -60,7 +61,7 @@ class Occurrence:
 class Edge:
     """An equality by which the walk goes between two occurrences: parent.parent_columns[i] = child.child_columns[i].
 
-    The edges make a tree whose top is the root; parents are nearer to it. Every column is of the occurrence's input.
+    The edges make a forest whose tops are the roots; parents are nearer to them. Every column is of the occurrence's input.
     """
 
     parent: str
@@ -70,24 +71,72 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Stateful:
-    """A joined query, kept current by recomputing the keys that a change may affect (design §5.4).
+class Root:
+    """An occurrence from which keys are taken: `columns` are its columns (or computed ones) that the step's `unit` carries."""
 
-    `sql` is DuckDB text in which each occurrence is the relation named by its quoted alias. `edges` stand in order from the
-    root outwards (an edge's parent is the root or the child of an earlier edge) and reach every occurrence. `root_key`
-    names the root's columns that are its input's key, `schema.key` the output's columns that carry them, in the same order.
+    alias: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A column that the copy of `input` holds beside the input's own, for the walk: DuckDB text over the input's columns
+    (quoted identifiers). Its name begins with the reserved prefix."""
+
+    input: str
+    name: str
+    sql: str
+    type: Type
+
+
+@dataclass(frozen=True)
+class Stateful:
+    """A query over several rows or tables, kept current by recomputing what a change may affect (design §5.4).
+
+    `sql` is DuckDB text in which each occurrence is the relation named by its quoted alias. What is recomputed at once is a
+    *unit*: all the rows with the same values in the output columns `unit`, which are among the key's. Each root gives these
+    values from columns of its own: the primary key of the first table of a join, the columns of GROUP BY or PARTITION BY, the
+    USING columns of both sides of a FULL JOIN. `edges` stand in order from the roots outwards (an edge's parent is a root or the
+    child of an earlier edge) and reach every occurrence. No unit column is ever null.
+
+    `stamp` names a column of `schema` (text kind json) which `sql` does not give: source → position that the row has seen.
+    `keeps` says what of the last output is kept: its rows, or (documents) a hash of each; then before images are of grade none.
+    `read` says where the rows of other tables come from: local copies, or queries to the source databases.
     """
 
     name: str
     sql: str
-    root: str
-    root_key: tuple[str, ...]
+    roots: tuple[Root, ...]
+    unit: tuple[str, ...]
     occurrences: tuple[Occurrence, ...]
     edges: tuple[Edge, ...]
     schema: RowSchema
+    computed: tuple[Computed, ...] = ()
+    keeps: Literal["rows", "hash"] = "rows"
+    read: Literal["copies", "source"] = "copies"
+    stamp: str | None = None
 
 
-Node = Stateless | Stateful
+@dataclass(frozen=True)
+class Union:
+    """UNION ALL: the events of several nodes of one schema, whose keys differ by a literal. Keeps nothing."""
+
+    name: str
+    inputs: tuple[str, ...]
+    schema: RowSchema
+
+
+Node = Stateless | Stateful | Union
+
+
+def inputs_of(node: Node) -> tuple[str, ...]:
+    """The topics and nodes that it reads, each once."""
+    match node:
+        case Stateless():
+            return (node.input,)
+        case Union():
+            return node.inputs
+    return tuple(dict.fromkeys(o.input for o in node.occurrences))
 
 
 @dataclass(frozen=True)

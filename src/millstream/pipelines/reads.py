@@ -11,7 +11,7 @@ from functools import lru_cache
 import sqlglot
 from sqlglot import exp
 
-from millstream.pipelines.plan import Plan, Stateful, Stateless
+from millstream.pipelines.plan import Plan, Stateful, Stateless, Union
 
 
 @lru_cache(maxsize=1024)
@@ -34,6 +34,8 @@ def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
     for node in plan.nodes:
         if isinstance(node, Stateless):
             used.setdefault(node.input, set()).update(of_stateless(node))
+            continue
+        if isinstance(node, Union):
             continue
         named = of_stateful(node)
         for o in node.occurrences:

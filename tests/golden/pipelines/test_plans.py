@@ -51,7 +51,7 @@ def shown(plan: Plan) -> str:
     lines = [explain(plan), ""]
     for node in plan.nodes:
         if isinstance(node, Stateful):
-            lines += [f"{node.name}: root {node.root} by {node.root_key}", *(f"  {e}" for e in node.edges)]
+            lines += [f"{node.name}: {', '.join(map(str, node.roots))} by {node.unit}", *(f"  {e}" for e in node.edges)]
         lines += [f"{node.name}: {f.id} {f.name} {f.type}" for f in node.schema.fields]
     return "\n".join(lines) + "\n"
 

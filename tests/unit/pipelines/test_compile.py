@@ -11,7 +11,7 @@ import pytest
 from millstream.events.types import Field, RowSchema, Type
 from millstream.pipelines.compile import compile_all, compile_pipeline
 from millstream.pipelines.diagnostics import InvalidProject
-from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Stateful, Stateless
+from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Root, Stateful, Stateless
 from millstream.pipelines.project import load
 from millstream.pipelines.sql.types import duckdb_name
 
@@ -65,8 +65,8 @@ def test_the_join_tree_goes_from_the_root_outwards_and_edges_take_one_parent(pla
     (plan,) = plans(pipeline("p", f"s [n, m]: {sql}"))
     (step,) = plan.nodes
     assert isinstance(step, Stateful)
-    assert step.root == "c"
-    assert (step.root_key, step.schema.key) == (("number", "movie_id"), ("n", "m"))
+    assert step.roots == (Root("c", ("number", "movie_id")),)
+    assert (step.unit, step.schema.key) == (("n", "m"), ("n", "m"))
     assert step.occurrences == (Occurrence("c", C), Occurrence("__ms_movie", M), Occurrence("__ms_person", P), Occurrence("boss", P))
     assert step.edges == (
         Edge("c", "__ms_movie", ("movie_id",), ("id",)),
