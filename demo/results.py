@@ -19,7 +19,7 @@ import tantivy
 from demo.commands import Failed, Millstream
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks.iceberg.read import current_rows_sql, table
-from millstream.sinks.search.layout import index_path
+from millstream.sinks.search.generations import index_path, live
 from millstream.topics.local import LocalTopics
 
 INDEX, TABLE, FILE = "flights", "lake.flights", "long_delays.jsonl"
@@ -69,7 +69,7 @@ def _caught_up(status: dict[str, Any], target: str) -> bool:
 
 def documents(project: Path) -> Iterator[dict[str, Any]]:
     """Every document of the index, as stored."""
-    index = tantivy.Index.open(str(index_path(home(project), INDEX)))
+    index = tantivy.Index.open(str(index_path(home(project), live(home(project), INDEX))))
     searcher = index.searcher()
     hits = searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1), count=False).hits
     for _, address in hits:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from millstream.errors import BadRecord, Refused
 from millstream.events.types import Field, RowSchema, Type
+from millstream.sinks.search.generations import indexes
 from millstream.sinks.search.options import Options
-from millstream.sinks.search.query import indexes, search
+from millstream.sinks.search.query import search
 from millstream.sinks.search.render import key_terms, last_per_key
 from millstream.sinks.search.sink import SearchSink, open_sink
 from millstream.testing.sink_events import TOPIC, changes, workload

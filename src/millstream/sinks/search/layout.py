@@ -17,7 +17,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import tantivy
@@ -26,7 +25,6 @@ from millstream.sinks.position import Held
 from millstream.sinks.search.options import Treatment
 
 META = "position"
-FOLDER = "search"
 LOCK = ".millstream-writer.lock"
 
 
@@ -42,10 +40,6 @@ def schema() -> Any:
     builder.add_json_field("_exact", fast=True, tokenizer_name="raw", index_option="basic")
     builder.add_text_field("_text")
     return builder.build()
-
-
-def index_path(place: Path, index: str) -> Path:
-    return place / FOLDER / index
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ Treatment = Literal["text", "exact", "stored"]
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    index: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$", description="The index's name: letters, digits, - and _.")
+    index: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}(@[1-9][0-9]{0,8})?$",
+        description="The index's name: letters, digits, - and _. `NAME@2` is generation 2 of it, in a folder of its own.",
+    )
     fields: dict[str, Treatment] = Field(
         default_factory=dict,
         description="How columns are found: text (by words, and whole), exact (by the whole value), stored (not at all). "

@@ -17,7 +17,8 @@ from typing import Any
 import tantivy
 
 from millstream.errors import Irrecoverable, Refused
-from millstream.sinks.search.layout import FOLDER, META, index_path, stored_state
+from millstream.sinks.search.generations import FOLDER, folders, index_path, indexes, live
+from millstream.sinks.search.layout import META, stored_state
 
 LIMIT_MAX = 10_000
 _FIELDS = ("_text", "_words", "_exact")
@@ -65,27 +66,19 @@ def search(place: Path, index: str, query: str, limit: int = 10) -> list[Hit]:
     return [_hit(score, searcher.doc(address)) for score, address in searcher.search(found, limit, count=False).hits]
 
 
-def indexes(place: Path) -> list[str]:
-    """The names of the indexes under a mesh's data folder."""
-    folder = place / FOLDER
-    return sorted(p.name for p in folder.iterdir() if (p / "meta.json").exists()) if folder.is_dir() else []
-
-
 def _open(place: Path, index: str) -> tuple[Any, Mapping[str, str]]:
-    known = indexes(place)
-    if index not in known:
-        near = get_close_matches(index, known, 3) or known[:10]
-        raise Refused(
-            f"there is no index {index!r}",
-            code="unknown_index",
-            where=str(place / FOLDER),
-            cure=f"one of: {', '.join(near)}" if near else "run a pipeline with a search sink first",
-        )
-    path = index_path(place, index)
+    folder = live(place, index)
+    path = index_path(place, folder)
     try:
+        if not (path / "meta.json").exists():
+            raise _unknown(place, index)
         opened = tantivy.Index.open(str(path))
         state = stored_state(opened)
-    except (ValueError, OSError) as error:
+    except (Refused, ValueError, OSError) as error:
+        if live(place, index) != folder:  # switched meanwhile, and the old generation removed
+            return _open(place, index)
+        if isinstance(error, Refused):
+            raise
         raise Irrecoverable(
             f"the index cannot be read: {error}",
             code="index_damaged",
@@ -93,6 +86,16 @@ def _open(place: Path, index: str) -> tuple[Any, Mapping[str, str]]:
             cure="stop its sink, delete the folder and start again: it is built anew from the topic",
         ) from error
     return opened, state.columns if state else {}
+
+
+def _unknown(place: Path, index: str) -> Refused:
+    if folders(place, index):
+        said, cure = f"index {index!r} has no generation that may be asked yet", "wait until its first one is built"
+    else:
+        known = indexes(place)
+        near = get_close_matches(index, known, 3) or known[:10]
+        said, cure = f"there is no index {index!r}", f"one of: {', '.join(near)}" if near else "run a pipeline with a search sink first"
+    return Refused(said, code="unknown_index", where=str(place / FOLDER), cure=cure)
 
 
 def _parsed(opened: Any, query: str, columns: Mapping[str, str]) -> Any:

@@ -14,7 +14,8 @@ from millstream.errors import Refused
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.sinks.position import Held, fresh, taken_over
-from millstream.sinks.search.layout import State, index_path
+from millstream.sinks.search.generations import index_path
+from millstream.sinks.search.layout import State
 from millstream.sinks.search.options import Options
 from millstream.sinks.search.render import changes, last_per_key
 from millstream.sinks.search.transport import IndexFile
