@@ -21,6 +21,7 @@ from millstream.cli.run import run
 from millstream.cli.search import search
 from millstream.cli.session import Session, Wiring
 from millstream.cli.status import status
+from millstream.cli.test import test
 from millstream.cli.validate import validate
 from millstream.pipelines.diagnostics import InvalidProject
 
@@ -33,7 +34,7 @@ The way through: `init` a project, describe sources and pipelines in its files, 
 
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
-COMMANDS: tuple[Callable[..., int], ...] = (init, validate, plan, apply, run, status, search)
+COMMANDS: tuple[Callable[..., int], ...] = (init, validate, test, plan, apply, run, status, search)
 GROUPS = (sources.app, topics.app, schemas.app)
 
 

@@ -16,6 +16,7 @@ from millstream.cli.mesh import Mesh
 from millstream.cli.output import counted
 from millstream.cli.session import Here, Session
 from millstream.errors import MillstreamError
+from millstream.pipelines import examples
 from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import PipelineDefinition, Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
@@ -76,20 +77,27 @@ def checked(project: Project, there: Known) -> Findings:
     """Compile what can be compiled. A pipeline that reads a table whose columns are not known, or one that could not be
     checked, is not checked; its readers neither."""
     there = there.of(project)
+    left, unchecked = compilable(project, there)
+    try:
+        plans = compile_all(left, there.inputs, there.history)
+    except InvalidProject as error:
+        return Findings(error.diagnostics, unchecked=unchecked)
+    book = examples.book(project)
+    _, mistakes = examples.read_all(book, plans)
+    return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked)
+
+
+def compilable(project: Project, there: Known) -> tuple[Project, dict[str, str]]:
+    """The project without the pipelines whose inputs are not known, and why each of those is left out."""
     unknown = [t for s in project.sources for t in there.missing(s)]
     unchecked: dict[str, str] = {}
     while True:
         left = replace(project, pipelines=tuple(p for p in project.pipelines if p.name not in unchecked))
         held_up = {p.name: t for p in left.pipelines if (t := _read_of(p, unknown))}
         if not held_up:
-            break
+            return left, unchecked
         unchecked |= {name: f"it reads {topic}, whose columns are not known" for name, topic in held_up.items()}
         unknown = [*unknown, *(f"{name}." for name in held_up)]
-    try:
-        compile_all(left, there.inputs, there.history)
-    except InvalidProject as error:
-        return Findings(error.diagnostics, unchecked=unchecked)
-    return Findings(unchecked=unchecked)
 
 
 def _read_of(pipeline: PipelineDefinition, topics: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from millstream.errors import without_secrets
 from millstream.pipelines.diagnostics import Diagnostic, Place
+from millstream.pipelines.yaml import Node, Section
 
 Places = Mapping[str, Place]
 """Definition path ("pipelines.rated.steps[0].sql") → where it stands."""
@@ -93,11 +94,14 @@ class SinkDefinition:
 
 @dataclass(frozen=True)
 class PipelineDefinition:
+    """`examples` as written: they are read when they are run."""
+
     name: str
     owner: str
     steps: tuple[StepDefinition, ...]
     sinks: tuple[SinkDefinition, ...]
     places: Places = field(repr=False, compare=False)
+    examples: Node | None = field(repr=False, compare=False, default=None)
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""
@@ -112,10 +116,12 @@ class PipelineDefinition:
 
 @dataclass(frozen=True)
 class Project:
-    """`secrets` are the values that came from the environment (4 characters or more): no output may hold them."""
+    """`secrets` are the values that came from the environment (4 characters or more): no output may hold them. `tests` are the
+    documents of tests/*.yaml as written."""
 
     root: Path
     mesh: MeshDefinition
     sources: tuple[SourceDefinition, ...]
     pipelines: tuple[PipelineDefinition, ...]
     secrets: frozenset[str] = field(repr=False, default=frozenset())
+    tests: tuple[Section, ...] = field(repr=False, compare=False, default=())

@@ -1,4 +1,4 @@
-"""A project folder → its definitions: mesh.yaml, sources/*.yaml, pipelines/*.yaml. Every mistake of every file at once.
+"""A project folder → its definitions: mesh.yaml, sources/*.yaml, pipelines/*.yaml, tests/*.yaml. Every mistake of every file at once.
 
 Components are known by the lists handed in; SQL is read by `compile.py`. Values from the environment (`${NAME}`, `$${` for
 a plain `${`) go into the options of sources and sinks and the state folder only: names and SQL are shown to everyone.
@@ -43,10 +43,11 @@ class _Load(Reading):
         mesh = self._mesh()
         sources = tuple(s for s in map(self._source, self._documents("sources")) if s)
         pipelines = tuple(p for p in map(self._pipeline, self._documents("pipelines")) if p)
+        tests = tuple(self._documents("tests"))
         self._unique(sources, pipelines)
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
-        return Project(self._root, mesh, sources, pipelines, frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN))
+        return Project(self._root, mesh, sources, pipelines, frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN), tests)
 
     # ---- files ----------------------------------------------------------------------------------------------------
     def _read(self, path: Path) -> list[Section]:
@@ -124,7 +125,7 @@ class _Load(Reading):
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("pipeline", "owner", "steps", "sinks"))
+        self._keys(section, path, ("pipeline", "owner", "steps", "sinks", "examples"))
         owner = self._text(section, "owner", path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
         sinks = tuple(k for i, n in enumerate(self._items(section, "sinks", path)) if (k := self._sink(n, f"{path}.sinks[{i}]")))
@@ -137,7 +138,7 @@ class _Load(Reading):
                     self._places[f"{step.path}.name"], f"{step.path}.name", "name_twice", f"two steps are called {step.name}", "rename one"
                 )
             seen.add(step.name)
-        return PipelineDefinition(name, owner, steps, sinks, self._part(path)) if name else None
+        return PipelineDefinition(name, owner, steps, sinks, self._part(path), section.entries.get("examples")) if name else None
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):
