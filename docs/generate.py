@@ -19,7 +19,7 @@ from millstream.cli.output import Secrets
 from millstream.components import Component
 from millstream.pipelines.sql.functions import UNITS
 from millstream.pipelines.sql.shape import Function, Operator
-from millstream.pipelines.sql.subset import AGGREGATES, FUNCTIONS, OPERATORS, SAME_AS, VOLATILE
+from millstream.pipelines.sql.subset import AGGREGATE_NAMES, FUNCTIONS, OPERATORS, SAME_AS, VOLATILE
 from millstream.sinks.kinds import KINDS as SINKS
 from millstream.sources.kinds import KINDS as SOURCES
 from millstream.wiring import Wiring
@@ -103,7 +103,7 @@ Other spellings: {", ".join(f"`{other}` is `{name}`" for other, name in sorted(S
 
 Because their answer changes by itself: {", ".join(f"`{name}`" for name in sorted(VOLATILE))}.
 
-Because this version has no groups: {", ".join(f"`{name}`" for name in sorted(AGGREGATES))}.
+Because this version has no groups: {", ".join(f"`{name}`" for name in sorted(AGGREGATE_NAMES))}.
 """
 
 

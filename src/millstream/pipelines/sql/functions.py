@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from millstream.events.types import Kind, Type
+from millstream.pipelines.sql import list_functions
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.shape import Argument, Function
 
@@ -51,7 +52,7 @@ def _count(name: str) -> Argument:
 
 _UNIT = Argument("unit", _TEXT, form="unit")
 _FLOAT = Argument("number", t.NUMBERS, t.FLOAT64)
-_ANY = Argument("value", t.EVERY)
+_ANY = Argument("value", t.EVERY | t.NESTED)
 
 
 def _part(name: str, kinds: frozenset[Kind], example: str) -> Function:
@@ -63,7 +64,14 @@ def _part(name: str, kinds: frozenset[Kind], example: str) -> Function:
 FUNCTIONS: tuple[Function, ...] = (
     Function("upper", (_text(),), _gives(t.TEXT), "upper({0})", "In capitals.", (("upper('aé')", "'AÉ'"),)),
     Function("lower", (_text(),), _gives(t.TEXT), "lower({0})", "In small letters.", (("lower('AÉ')", "'aé'"),)),
-    Function("length", (_text(),), _gives(t.INT64), "length({0})", "Number of characters (code points).", (("length('aé')", "2"),)),
+    Function(
+        "length",
+        (Argument("value", frozenset({"text", "list"})),),
+        _gives(t.INT64),
+        "length({0})",
+        "Number of characters (code points) of a text, of values of a list.",
+        (("length('aé')", "2"),),
+    ),
     Function("octet_length", (Argument("bytes", frozenset({"bytes"})),), _gives(t.INT64), "octet_length({0})", "Number of bytes.", ()),
     Function("trim", (_text(),), _gives(t.TEXT), "trim({0})", "Without spaces at either end.", (("trim(' a ')", "'a'"),)),
     Function("ltrim", (_text(),), _gives(t.TEXT), "ltrim({0})", "Without spaces at its beginning.", (("ltrim(' a ')", "'a '"),)),
@@ -258,4 +266,5 @@ FUNCTIONS: tuple[Function, ...] = (
         (("make_date(2024, 2, 29)", "DATE '2024-02-29'"),),
         fails="where there is no such day",
     ),
+    *list_functions.FUNCTIONS,
 )

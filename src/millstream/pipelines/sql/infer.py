@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sqlglot import exp
 
-from millstream.events.types import Type
+from millstream.events.types import Type, list_of
 from millstream.pipelines.sql import subset
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.casts import cast_target
@@ -62,6 +62,7 @@ class Inference:
             exp.Is: self._is,
             exp.In: self._in,
             exp.Between: self._between,
+            exp.Array: self._list,
             exp.Case: self._case,
             exp.Cast: lambda n: self._cast(n, attempt=False),
             exp.TryCast: lambda n: self._cast(n, attempt=True),
@@ -210,6 +211,14 @@ class Inference:
         end = f" ELSE {values[-1].sql}" if default is not None else ""
         return Typed(f"(CASE {whens}{end} END)", values[0].type, default is None or any(v.nullable for v in values))
 
+    def _list(self, node: exp.Array) -> Typed:
+        if not node.expressions:
+            return self._clash(node, "an empty list has no type", "a list over no rows is empty by itself; else leave it out")
+        values = self._together(node, node.expressions, "the values of a list")
+        if values is None or values[0].type is None:
+            return UNKNOWN
+        return Typed(f"[{', '.join(v.sql for v in values)}]", list_of(values[0].type))
+
     def _together(self, node: exp.Expression, nodes: Sequence[exp.Expression], what: str) -> list[Typed] | None:
         """The values cast to the type they share; None and a mistake where they share none."""
         values = [self.typed(n) for n in nodes]
@@ -264,7 +273,7 @@ class Inference:
         if name in subset.VOLATILE:
             cure = "use a column of the data: a time must come from the event, or the same row would differ each time"
             self._mistakes.add(node, "volatile", f"{name}() gives another value each time", cure)
-        elif name in subset.AGGREGATES:
+        elif name in subset.AGGREGATE_NAMES:
             self._mistakes.add(
                 node, "aggregate", f"{name}() is an aggregate, which this subset does not have", "aggregate behind the sink for now"
             )
@@ -285,7 +294,9 @@ class Inference:
         if any(v.type is None for v in fitted):
             return UNKNOWN
         result = found.result([v.type for v in fitted if v.type], [v.constant for v in values])
-        assert result is not None, found.name  # types that share none were refused above
+        if result is None:
+            shown = " and ".join(_shown(v) for v in fitted)
+            return self._clash(node, f"{found.name} does not take {shown} together", f"CAST one to fit; the function is {found.signature}")
         sql = found.duckdb.format(*(v.sql for v in fitted), all=", ".join(v.sql for v in fitted), type=t.duckdb_name(result))
         return Typed(sql, result, _nullable(found, fitted))
 

@@ -37,12 +37,12 @@ class Operator:
 
 @dataclass(frozen=True)
 class Argument:
-    """`unit`: a quoted name of UNITS; `constant`: a whole number written out, 0 or more."""
+    """`unit`: a quoted name of UNITS; `constant`: a whole number written out, 0 or more; `quoted`: a text written out."""
 
     name: str
     kinds: frozenset[Kind]
     to: Type | None = None
-    form: Literal["any", "unit", "constant"] = "any"
+    form: Literal["any", "unit", "constant", "quoted"] = "any"
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,47 @@ class Function:
         first = len(words) - self.optional
         shown = ", ".join(words[:first]) + "".join(f" [, {w}]" for w in words[first:])
         return f"{self.name}({shown}{', …' if self.variadic else ''})"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows that an aggregate is tried on: `columns` are their names and types, `rows` literals of Millstream SQL.
+
+    `arguments` and `order` name columns; `wanted` is DuckDB text of the value.
+    """
+
+    columns: tuple[tuple[str, Type], ...]
+    rows: tuple[tuple[str, ...], ...]
+    arguments: tuple[str, ...]
+    wanted: str
+    order: str = ""
+    distinct: bool = False
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A value made of the rows of a group. `optional` counts the arguments at the end that may be left out (count(*) has none).
+
+    `ordered`: its value depends on the order of rows, so the call must say a total one: f(x ORDER BY …). `distinct`: f(DISTINCT x)
+    may be said. `over_none`: what it is over no row, and over rows whose arguments are null (a list keeps those). `duckdb` and
+    `flink` are for `aggregates.text`, which says what may stand in them. `flink` None: only where a pipeline runs locally.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...]
+    result: Callable[[Sequence[Type]], Type]
+    duckdb: str
+    flink: str | None
+    doc: str
+    examples: tuple[Sample, ...]
+    over_none: Literal["null", "zero", "empty list"] = "null"
+    fails: str = "never"
+    cure: str = ""
+    ordered: bool = False
+    distinct: bool = False
+    optional: int = 0
+
+    @property
+    def signature(self) -> str:
+        words = ", ".join(a.name for a in self.arguments)
+        return f"{self.name}({'[DISTINCT] ' if self.distinct else ''}{words}{' ORDER BY …' if self.ordered else ''})"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, time
 from uuid import UUID
 
-from millstream.events.types import Kind, Type
+from millstream.events.types import Kind, Type, list_of, record_of
 
 BOOLEAN, INT32, INT64, FLOAT32, FLOAT64 = Type("boolean"), Type("int32"), Type("int64"), Type("float32"), Type("float64")
 TEXT, BYTES, DATE, TIME = Type("text"), Type("bytes"), Type("date"), Type("time")
@@ -25,6 +25,7 @@ DAYS: frozenset[Kind] = INSTANTS | {"date"}
 COMPARABLE: frozenset[Kind] = NUMBERS | DAYS | {"boolean", "text", "bytes", "time", "uuid"}
 WRITTEN: frozenset[Kind] = DAYS | {"time", "uuid"}  # types whose literals are quoted text
 EVERY: frozenset[Kind] = COMPARABLE | {"json", "numeric"}
+NESTED: frozenset[Kind] = frozenset({"list", "record"})
 
 PRECISION_MAX = 38  # DuckDB's widest decimal
 KEY_TYPES: frozenset[Kind] = frozenset(COMPARABLE - FLOATS)
@@ -41,8 +42,20 @@ def decimal(precision: int, scale: int) -> Type:
 
 
 def duckdb_name(type_: Type) -> str:
-    """The DuckDB type that holds it: what DESCRIBE says of such a column."""
-    return f"DECIMAL({type_.precision},{type_.scale})" if type_.kind == "decimal" else _DUCKDB[type_.kind]
+    """The DuckDB type that holds it. DESCRIBE says the same of such a column, but quotes a record's names only where it must."""
+    match type_.kind:
+        case "decimal":
+            return f"DECIMAL({type_.precision},{type_.scale})"
+        case "list":
+            assert type_.element is not None
+            return duckdb_name(type_.element) + "[]"
+        case "record":
+            return f"STRUCT({', '.join(f'{_quoted(f.name)} {duckdb_name(f.type)}' for f in type_.fields)})"
+    return _DUCKDB[type_.kind]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def digits(type_: Type) -> tuple[int, int]:
@@ -57,11 +70,21 @@ def common(left: Type, right: Type) -> Type | None:
     """The type that both become where they meet (comparison, CASE, COALESCE); None: they clash.
 
     Integers widen; an integer beside a decimal is one; a float beside anything but its like is float64; a date is
-    its midnight. Decimals that would need more than 38 digits clash.
+    its midnight. Decimals that would need more than 38 digits clash. Lists share where their elements do; records where they
+    have the same names in the same order and each pair of members shares.
     """
     if left == right:
         return left
     kinds = {left.kind, right.kind}
+    if left.element and right.element:
+        element = common(left.element, right.element)
+        return list_of(element) if element else None
+    if kinds == {"record"}:
+        if [f.name for f in left.fields] != [f.name for f in right.fields]:
+            return None
+        members = [(f.name, common(f.type, g.type)) for f, g in zip(left.fields, right.fields, strict=True)]
+        shared = [(name, type_) for name, type_ in members if type_]
+        return record_of(*shared) if len(shared) == len(members) else None
     if kinds <= NUMBERS:
         if kinds & FLOATS:
             return FLOAT64
@@ -72,6 +95,11 @@ def common(left: Type, right: Type) -> Type | None:
         precision = max(p1 - s1, p2 - s2) + scale
         return decimal(precision, scale) if precision <= PRECISION_MAX else None
     return TIMESTAMP if kinds == {"date", "timestamp"} else None
+
+
+def member(record: Type, name: str) -> Type | None:
+    """The type of a record's member of that name, case counting; None: it has none."""
+    return next((f.type for f in record.fields if f.name == name), None)
 
 
 def common_of(types: Sequence[Type]) -> Type | None:
@@ -97,10 +125,15 @@ _CASTS: dict[Kind, frozenset[Kind]] = {
     "uuid": frozenset({"text"}),
     "json": frozenset({"text"}),
     "numeric": NUMBERS | {"text"},
+    "list": frozenset(),
+    "record": frozenset(),
 }
 
 
 def castable(source: Type, target: Type) -> bool:
+    """Whether CAST may be written. A list or record becomes only one that its members widen to."""
+    if source.kind in NESTED:
+        return common(source, target) == target
     return source.kind == target.kind or target.kind in _CASTS[source.kind]
 
 

@@ -1,0 +1,39 @@
+"""The functions of lists. A list comes from list(… ORDER BY …) or is written [a, b]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from millstream.events.types import Kind, Type
+from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.shape import Argument, Function
+
+_LIST: frozenset[Kind] = frozenset({"list"})
+
+
+def _same(types: Sequence[Type], constants: Sequence[int | None]) -> Type | None:
+    return types[0]
+
+
+def _within(types: Sequence[Type], constants: Sequence[int | None]) -> Type | None:
+    return t.BOOLEAN if types[0].element == types[1] else None
+
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(
+        "list_slice",
+        (Argument("list", _LIST), Argument("begin", t.INTEGERS, t.INT64, "constant"), Argument("end", t.INTEGERS, t.INT64, "constant")),
+        _same,
+        "list_slice({all})",
+        "The values from number `begin` to number `end`, counted from 1; list_slice(list, 1, 5) is its first five.",
+        (("list_slice([1, 2, 3], 1, 2)", "[1, 2]"), ("list_slice([1, 2, 3], 3, 9)", "[3]")),
+    ),
+    Function(
+        "list_contains",
+        (Argument("list", _LIST), Argument("value", t.COMPARABLE)),
+        _within,
+        "list_contains({all})",
+        "Whether a value of the list equals it; both must have one type.",
+        (("list_contains([1, 2], 2)", "TRUE"), ("list_contains(['a'], 'b')", "FALSE")),
+    ),
+)
