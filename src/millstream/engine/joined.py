@@ -16,14 +16,15 @@ import sqlglot
 from sqlglot import exp
 
 from millstream.engine import walk
-from millstream.engine.images import Indices, conform, last_per_key, structs
+from millstream.engine.copies import Copies, Rows
+from millstream.engine.images import Indices, conform, structs
 from millstream.engine.sql import ROW_ERRORS, Sql, first_line, quoted
-from millstream.engine.state import State, copy_table, last_table, pending_table
+from millstream.engine.state import State, last_table
 from millstream.errors import BadRecord, Irrecoverable
 from millstream.events.batch import CREATE, DELETE, UPDATE, Batch, batch
 from millstream.events.types import RowSchema
 from millstream.pipelines import reads
-from millstream.pipelines.plan import Stateful
+from millstream.pipelines.plan import Stateful, inputs_of
 
 SLICE_KEYS_FIRST, SLICE_KEYS_MAX = 1_000, 20_000
 SLICE_BYTES = 16 << 20
@@ -36,21 +37,17 @@ class Joined:
     def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql) -> None:
         self.step, self._state, self._sql = step, state, sql
         self._input_of = {o.alias: o.input for o in step.occurrences}
-        self._schemas = {name: schemas[name] for name in dict.fromkeys(self._input_of.values())}
-        tree = sqlglot.parse_one(step.sql, read="duckdb")
         self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in reads.of_stateful(step).items()}
-        self._set_sql = self._over_copies(tree)
+        self._copies = Copies(step, {name: schemas[name] for name in inputs_of(step)}, state)
+        self._rows: Rows = self._copies
         self._slice_keys = SLICE_KEYS_FIRST
 
-    def _copy(self, alias: str) -> str:
-        return copy_table(self.step.name, self._input_of[alias])
-
-    def _over_copies(self, tree: exp.Expression) -> str:
+    def _over_copies(self) -> str:
         """The step's query with each occurrence read from its copy instead of a relation of its own name."""
-        tree = tree.copy()
+        tree = sqlglot.parse_one(self.step.sql, read="duckdb")
         for table in list(tree.find_all(exp.Table)):
             alias = table.name if table.name in self._input_of else table.alias
-            copied = exp.Table(this=exp.to_identifier(self._copy(alias), quoted=True))
+            copied = exp.Table(this=exp.to_identifier(self._copies.table(alias), quoted=True))
             copied.set("alias", exp.TableAlias(this=exp.to_identifier(table.alias or alias, quoted=True)))
             table.replace(copied)
         return str(tree.sql(dialect="duckdb"))
@@ -59,43 +56,25 @@ class Joined:
 
     def create(self) -> None:
         """The step's tables, empty and without the indexes that lookups need."""
-        for name, schema in self._schemas.items():
-            used = set(schema.key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
-            self._state.create_copy(self.step.name, name, [f for f in schema.fields if f.name in used], schema.key)
+        self._rows.create()
         self._state.create_last(self.step.name, self.step.schema.fields, self.step.schema.key)
         self._state.create_pending(self.step.name, [self.step.schema[name] for name in self.step.unit])
 
     def create_indexes(self) -> None:
-        done = set()
-        for alias, columns in walk.indexes(self.step).items():
-            schema = self._schemas[self._input_of[alias]]
-            for names in sorted(columns):
-                if names != schema.key and (self._copy(alias), names) not in done:
-                    done.add((self._copy(alias), names))
-                    self._state.store.index(self._copy(alias), names)
+        self._rows.create_indexes()
         if self.step.unit != self.step.schema.key:
             self._state.store.index(last_table(self.step.name), self.step.unit)
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
-        """Apply an input's events to its copy; nothing is evaluated."""
-        changed, live = last_per_key(batches)
-        self._apply(name, changed, live)
-
-    def _apply(self, name: str, changed: pa.Table, live: pa.Table) -> None:
-        table = copy_table(self.step.name, name)
-        self._state.store.delete(table, self._schemas[name].key, changed)
-        self._state.store.insert(table, live.select(self._kept(name)))
-
-    def _kept(self, name: str) -> list[str]:
-        used = set(self._schemas[name].key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
-        return [f.name for f in self._schemas[name].fields if f.name in used]
+        """Take in an input's events; nothing is evaluated."""
+        self._rows.load(name, batches)
 
     def build(self) -> None:
         """Evaluate the whole query over the copies into the last output, which is empty."""
         names = ", ".join(map(quoted, self.step.schema.names))
         table = quoted(last_table(self.step.name))
         try:
-            self._state.store.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM ({self._set_sql})")
+            self._state.store.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM ({self._over_copies()})")
         except duckdb.ConstraintException as e:
             raise self._two_rows(first_line(e)) from e
 
@@ -103,7 +82,7 @@ class Joined:
         """After `build` failed on some row's value: evaluate key by key range until the record is alone. Raises BadRecord."""
         for root in self.step.roots:
             columns = ", ".join(map(quoted, root.columns))
-            keys = self._state.store.table(f"SELECT DISTINCT {columns} FROM {quoted(self._copy(root.alias))}")
+            keys = self._state.store.table(f"SELECT DISTINCT {columns} FROM {quoted(self._copies.table(root.alias))}")
             for start in range(0, keys.num_rows, SLICE_KEYS_MAX):
                 self._evaluate(keys.slice(start, SLICE_KEYS_MAX))
 
@@ -116,27 +95,12 @@ class Joined:
         for name, batches in changes.items():
             if not any(map(len, batches)):
                 continue
-            changed, live = last_per_key(batches)
-            kept = self._kept(name)
-            old = self._state.store.lookup(copy_table(self.step.name, name), self._schemas[name].key, changed, kept)
-            new = live.select(kept)
-            self._apply(name, changed, live)
-            images[name] = pa.concat_tables([old.cast(new.schema), new])
+            images[name] = self._rows.images(name, batches)
             ts_us = max(ts_us, *(int(np.max(np.asarray(b.column("ts_us")))) for b in batches if len(b)))
         for occurrence in self.step.occurrences:  # after all inputs are applied
             if occurrence.input in images:
-                self._pend(walk.affected(self.step, occurrence.alias, images[occurrence.input], self._lookup), since, ts_us)
-
-    def _pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
-        table, root = pending_table(self.step.name), reach.root
-        if reach.columns == root.columns:
-            self._state.add_pending(self.step.name, reach.keys.rename_columns(list(self.step.unit)), since, ts_us)
-        else:
-            select = f"{', '.join(map(quoted, root.columns))}, {since}, {ts_us}"
-            self._state.store.insert_missing_from(table, self._copy(root.alias), reach.columns, reach.keys, select)
-
-    def _lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
-        return self._state.store.lookup(self._copy(occurrence), columns, keys, wanted)
+                reach = walk.affected(self.step, occurrence.alias, images[occurrence.input], self._rows.lookup)
+                self._rows.pend(reach, since, ts_us)
 
     @property
     def pending(self) -> int:
@@ -179,7 +143,7 @@ class Joined:
 
     def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
         """The query's rows for these units, from the closure of their rows, and the closure's bytes."""
-        relations = walk.closure(self.step, keys, self._lookup, self._wanted)
+        relations = walk.closure(self.step, keys, self._rows.lookup, self._wanted)
         try:
             result = self._sql.select(self.step.sql, relations)
         except ROW_ERRORS as e:
