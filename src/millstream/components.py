@@ -15,16 +15,28 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class Component:
-    """`opener` is "package.module:callable"; what the callable takes is the contract of its room (sources, sinks)."""
+    """`opener` is "package.module:callable"; what the callable takes is the contract of its room (sources, sinks). `lookup` is
+    the opener of what a source offers beside its stream, where it does."""
 
     name: str
     options: type[BaseModel]
     opener: str
+    lookup: str | None = None
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
-        module, _, attribute = self.opener.partition(":")
-        make: Callable[..., Any] = getattr(import_module(module), attribute)
-        return make(*args, **kwargs)
+        return _made_by(self.opener)(*args, **kwargs)
+
+    def open_lookup(self, *args: Any, **kwargs: Any) -> Any:
+        """ValueError where it offers none."""
+        if self.lookup is None:
+            raise ValueError(f"{self.name} offers no lookups")
+        return _made_by(self.lookup)(*args, **kwargs)
+
+
+def _made_by(opener: str) -> Callable[..., Any]:
+    module, _, attribute = opener.partition(":")
+    make: Callable[..., Any] = getattr(import_module(module), attribute)
+    return make
 
 
 def find(components: tuple[Component, ...], name: str) -> Component | None:

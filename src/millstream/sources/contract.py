@@ -1,4 +1,5 @@
 """What every source database offers: discover, stream from a position, read a chunk at a known position, acknowledge.
+And what some do beside it: rows by their values, at or after a position (`Lookup`).
 
 A source runs in its connector's thread; nothing here is called from two threads at once, except `close`.
 Its stream and its chunks know each other: `chunk` is called between two items of `stream`.
@@ -6,7 +7,7 @@ Its stream and its chunks know each other: `chunk` is called between two items o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -100,3 +101,52 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Ends a stream that is waiting; may be called from another thread, and twice."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows of `table` whose `columns` equal one of `keys` (columns in that order), and of them `wanted`. No key holds a null.
+
+    `schema` is the one that the asker has accepted: it says what the names mean, by field ids, and the types of the answer.
+    """
+
+    table: str
+    schema: RowSchema
+    columns: tuple[str, ...]
+    keys: pa.Table
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a source bears: queries a second, keys in one of them; `slow_ms`: one that takes longer says that it bears no more."""
+
+    per_s: float
+    keys_max: int
+    slow_ms: float
+
+
+class Lookup(Protocol):
+    """Reads rows by their values beside the stream. For several threads at once; as many queries run as the source allows.
+
+    A kind of source that offers it has a `lookup` opener in `sources.kinds`.
+    """
+
+    name: str
+    limits: Limits
+
+    def lookup(self, asked: Asked, not_before: Position) -> Generator[pa.Table, None, None]:
+        """One query: the rows piece by piece, each of a bounded size, in no order; close the generator to stop early.
+
+        Every row is as of one moment at or after all that `not_before` counts, or not given: no older copy of the database answers.
+        Gives every row that is equal; where the database's equality is wider (collations), others too. Raises Retryable
+        (connection, timeout, "replica_behind", "not_visible_yet"), Refused (password, privilege, "schema_not_accepted"), Irrecoverable
+        ("other_server"). An error may come after pieces: what they made must then be thrown away.
+        """
+
+    @property
+    def reading(self) -> str:
+        """Where the last answer came from, and why not from elsewhere; for people."""
+
+    def close(self) -> None:
+        """Ends what is running; may be called from any thread, and twice."""

@@ -5,4 +5,8 @@ from __future__ import annotations
 from millstream.components import Component
 from millstream.sources.postgres.options import Options as Postgres
 
-KINDS: tuple[Component, ...] = (Component("postgres", Postgres, "millstream.sources.postgres.source:open_source"),)
+KINDS: tuple[Component, ...] = (
+    Component(
+        "postgres", Postgres, "millstream.sources.postgres.source:open_source", lookup="millstream.sources.postgres.lookup:open_lookup"
+    ),
+)

@@ -14,7 +14,8 @@ class Options(BaseModel):
     """`url` is a libpq URL or conninfo text. `slot` and `publication` default to `millstream_<source>`.
 
     What bounds memory: at most two batches of the stream wait to be taken, each of `batch_messages` messages or
-    `batch_bytes`, whichever is first; a chunk of a backfill is `chunk_bytes` large.
+    `batch_bytes`, whichever is first; a chunk of a backfill is `chunk_bytes` large. What begins with `read` or `lookup` is for
+    pipelines and products with `read: source`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -31,6 +32,16 @@ class Options(BaseModel):
     batch_messages: int = Field(default=20_000, ge=1, description="Most messages of the stream in one batch.")
     batch_bytes: int = Field(default=8 << 20, ge=1, description="Most bytes of the stream in one batch.")
     chunk_bytes: int = Field(default=16 << 20, ge=1, description="About how many bytes the initial load reads at once.")
+
+    read_url: SecretStr | None = Field(
+        default=None, description="A streaming replica that `read: source` asks first. While it is behind, or not there, `url` is asked."
+    )
+    read_wait_ms: int = Field(default=500, ge=0, description="How long a query waits for the replica to have what it must show.")
+    lookup_connections: int = Field(default=2, ge=1, le=64, description="Most queries of `read: source` at once, on each server.")
+    lookup_timeout_ms: int = Field(default=10_000, ge=10, description="The longest that one such query may take.")
+    lookup_slow_ms: int = Field(default=2_000, ge=1, description="Several that take longer in a row: the source is left alone for a while.")
+    lookup_keys: int = Field(default=5_000, ge=1, description="Most keys in one such query.")
+    lookups_per_s: float = Field(default=200.0, gt=0, description="Most such queries a second.")
 
     @field_validator("tables")
     @classmethod

@@ -55,6 +55,10 @@ class Server:
             "options": f"{parameters.get('options') or ''} {_TEXT_SETTINGS}".strip(),
         }
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return self._secrets
+
     def connect(self, **more: Any) -> psycopg.Connection[Any]:
         """A connection in autocommit. Raises Refused (password, login, database) or Retryable."""
         with self.failing("cannot connect"):
