@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from millstream.engine.build import READ_BYTES
 from millstream.engine.graph import Graph
 from millstream.engine.publisher import Commit, Publisher
 from millstream.engine.reader import TopicReader
-from millstream.engine.rebuild import READ_BYTES, Rebuild
+from millstream.engine.rebuild import Rebuild
 from millstream.engine.sql import Sql
 from millstream.engine.state import Meta, State
 from millstream.engine.store import Store

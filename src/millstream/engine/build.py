@@ -1,0 +1,133 @@
+"""Build: a plan evaluated as a set over an empty state. Its inputs are read once, its copies filled, then each node in turn.
+
+What is done with the result is its caller's: a rebuild publishes the difference, a reconciliation only names it, a preview looks at a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from millstream.engine.graph import Graph
+from millstream.engine.images import conform, last_per_key, structs
+from millstream.engine.joined import SLICE_KEYS_MAX, changes
+from millstream.engine.reader import TopicReader
+from millstream.engine.sql import ROW_ERRORS, first_line, quoted
+from millstream.engine.state import State, last_table
+from millstream.errors import Irrecoverable, Refused
+from millstream.events.batch import Batch
+from millstream.events.types import RowSchema
+from millstream.pipelines.plan import Plan
+
+READ_BYTES = 8 << 20
+
+Tick = Callable[[str, int, int], None]
+"""tick(what, done, total): called often; raises Stopped to end it."""
+Feeds = Mapping[str, Iterable[Sequence[Batch]]]
+"""Input topic → its events, in order."""
+
+
+class Build:
+    """One build. `wanted` names the nodes whose whole output is asked for afterwards."""
+
+    def __init__(self, plan: Plan, graph: Graph, state: State, tick: Tick, wanted: Iterable[str]) -> None:
+        self._plan, self._graph, self._state, self._tick = plan, graph, state, tick
+        self._schemas = {n.name: n.schema for n in plan.nodes}
+        # A stateful node's last output is kept anyway; any other output is collected.
+        self._collected = [n for n in dict.fromkeys(wanted) if n not in graph.joined]
+
+    def run(self, feeds: Feeds, *, but: str | None = None) -> None:
+        """Throws away what the state holds. The stateful node `but` gets its copies and indexes and is not evaluated.
+
+        Raises BadRecord naming the record that the SQL fails on, Irrecoverable where a key has two rows.
+        """
+        self._state.wipe()
+        with self._state.transaction():
+            for joined in self._graph.joined.values():
+                joined.create()
+            for name in self._collected:
+                self._state.store.create(collected_table(name), self._schemas[name].fields, self._schemas[name].key)
+        for topic, given in feeds.items():
+            for batches in given:
+                with self._state.transaction():
+                    self._collect(self._graph.load({topic: batches}))
+        for name in self._graph.joined:
+            self._evaluate(name, whole=name != but)
+
+    def table(self, node: str) -> str:
+        """The state's table that holds the whole output of a wanted node."""
+        return last_table(node) if node in self._graph.joined else collected_table(node)
+
+    def drop(self) -> None:
+        """The collected outputs go. Part of the caller's transaction."""
+        for name in self._collected:
+            self._state.store.drop(collected_table(name))
+
+    def _collect(self, made: Mapping[str, Sequence[Batch]]) -> None:
+        for name in self._collected:
+            batches = [b for b in made.get(name, ()) if len(b)]
+            if batches:
+                upsert(self._state, collected_table(name), self._schemas[name], batches)
+
+    def _evaluate(self, name: str, *, whole: bool) -> None:
+        joined = self._graph.joined[name]
+        self._tick(f"evaluating {name}", 0, 0)
+        try:
+            with self._state.transaction():
+                joined.create_indexes()
+            if not whole:
+                return
+            with self._state.transaction():
+                joined.build()
+        except ROW_ERRORS as e:
+            joined.name_bad_record()
+            raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {name}") from e
+        self._pass_on(name, self._schemas[name])
+
+    def _pass_on(self, name: str, schema: RowSchema) -> None:
+        """A stateful node's whole output, as inserts, to the nodes after it."""
+        if not self._graph.has_readers(name):
+            return
+        names = ", ".join(map(quoted, schema.names))
+        end = self._state.store.rows(f"SELECT coalesce(max(rowid), -1) FROM {quoted(last_table(name))}")[0][0]
+        for start in range(0, end + 1, SLICE_KEYS_MAX):
+            rows = self._state.store.table(
+                f"SELECT {names} FROM {quoted(last_table(name))} WHERE rowid >= {start} AND rowid < {start + SLICE_KEYS_MAX}"
+            )
+            here, absent = np.arange(rows.num_rows, dtype=np.int64), np.full(rows.num_rows, -1, np.int64)
+            rows = conform(rows, schema)
+            inserts = changes(name, schema, structs(rows, absent, schema), structs(rows, here, schema), absent, here, 0)
+            with self._state.transaction():
+                self._collect(self._graph.downstream(name, [inserts]))
+
+
+def feeds(readers: Mapping[str, TopicReader], ends: Mapping[str, int], tick: Tick) -> dict[str, Iterator[Sequence[Batch]]]:
+    """The readers' topics up to these ends, each when the one before is read."""
+    before, total = 0, sum(ends.values())
+    found: dict[str, Iterator[Sequence[Batch]]] = {}
+    for topic, reader in readers.items():
+        found[topic] = _feed(reader, ends[topic], lambda done, before=before: tick("reading the topics", before + done, total))  # type: ignore[misc]
+        before += ends[topic]
+    return found
+
+
+def _feed(reader: TopicReader, end: int, tick: Callable[[int], None]) -> Iterator[Sequence[Batch]]:
+    while reader.offset < end:
+        tick(reader.offset)
+        try:
+            batches = reader.read(READ_BYTES)
+        except Refused:  # a schema that is not accepted: built up to there; the pipeline's next read says so
+            return
+        yield batches
+
+
+def upsert(state: State, table: str, schema: RowSchema, batches: Sequence[Batch]) -> None:
+    """Apply events to a table of rows by key. Part of the caller's transaction."""
+    changed, live = last_per_key(batches)
+    state.store.delete(table, schema.key, changed)
+    state.store.insert(table, live)
+
+
+def collected_table(node: str) -> str:
+    return f"want {node}"
