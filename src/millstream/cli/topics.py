@@ -16,10 +16,12 @@ from millstream.cli.session import Here
 from millstream.errors import Refused
 from millstream.events import version
 from millstream.events.batch import Batch
+from millstream.events.types import Type
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.sinks import jsontext
 from millstream.topics.contract import Topic, Topics
 
+_TEXT = Type("text")
 READ_BYTES = 4 << 20
 FOLLOW_WAIT_S = 1.0
 
@@ -150,17 +152,17 @@ def json_lines(batch: Batch) -> list[str]:
     assert batch.offsets is not None
     images = {side: jsontext.objects(batch.column(side), batch.schema.fields) for side in ("before", "after")}
     members = {
-        "offset": jsontext.values(pa.array(batch.offsets), "int64"),
-        "op": jsontext.values(batch.column("op"), "text"),
+        "offset": jsontext.values(pa.array(batch.offsets), Type("int64")),
+        "op": jsontext.values(batch.column("op"), _TEXT),
         "key": jsontext.objects(batch.keys(), batch.schema.key_fields),
         **images,
-        "version": jsontext.values(version.texts(*(batch.column(c) for c in ("incarnation", "major", "minor"))), "text"),
-        "committed": jsontext.values(batch.column("ts_us").cast(pa.timestamp("us", "UTC")), "timestamptz"),
-        "transaction": jsontext.values(batch.column("tx_id"), "text"),
-        "position": jsontext.values(batch.column("position"), "text"),
-        "snapshot": jsontext.values(batch.column("snapshot"), "text"),
-        "backfill": jsontext.values(batch.column("backfill"), "text"),
-        "cause": jsontext.values(batch.column("cause"), "text"),
+        "version": jsontext.values(version.texts(*(batch.column(c) for c in ("incarnation", "major", "minor"))), _TEXT),
+        "committed": jsontext.values(batch.column("ts_us").cast(pa.timestamp("us", "UTC")), Type("timestamptz")),
+        "transaction": jsontext.values(batch.column("tx_id"), _TEXT),
+        "position": jsontext.values(batch.column("position"), _TEXT),
+        "snapshot": jsontext.values(batch.column("snapshot"), _TEXT),
+        "backfill": jsontext.values(batch.column("backfill"), _TEXT),
+        "cause": jsontext.values(batch.column("cause"), _TEXT),
         "schema_id": pa.array([str(batch.schema_id)] * rows, pa.string()),
     }
     lines: list[str] = jsontext.named(list(members), list(members.values()), rows).to_pylist()

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch, columns
+from millstream.events.nested import mapped
 from millstream.events.origin import DERIVED
-from millstream.events.types import RowSchema, difference
+from millstream.events.types import RowSchema, Type, difference
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -88,7 +89,4 @@ class TopicReader:
 
 def _image(batch: Batch, side: str, schema: RowSchema) -> pa.StructArray:
     """One side's images in another version of the schema: fields by id, an absent one null, types cast where Arrow can."""
-    image = batch.column(side)
-    by_id = {f.id: i for i, f in enumerate(batch.schema.fields)}
-    children = [image.field(by_id[f.id]).cast(f.type.arrow) if f.id in by_id else pa.nulls(len(image), f.type.arrow) for f in schema.fields]
-    return pa.StructArray.from_arrays(children, fields=list(schema.arrow), mask=image.is_null())
+    return mapped(batch.column(side), Type("record", fields=batch.schema.fields), Type("record", fields=schema.fields))

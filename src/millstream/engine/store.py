@@ -39,8 +39,13 @@ _DUCKDB = {
 
 def duckdb_type(type_: Type) -> str:
     """The column type that holds every value of `type_`. Text kinds (uuid, json, numeric) are VARCHAR."""
-    if type_.kind == "decimal":
-        return f"DECIMAL({type_.precision},{type_.scale})"
+    match type_:
+        case Type("decimal"):
+            return f"DECIMAL({type_.precision},{type_.scale})"
+        case Type("list", element=Type() as element):
+            return f"{duckdb_type(element)}[]"
+        case Type("record"):
+            return f"STRUCT({', '.join(f'{quoted(f.name)} {duckdb_type(f.type)}' for f in type_.fields)})"
     return _DUCKDB.get(type_.kind, "VARCHAR")
 
 

@@ -22,8 +22,9 @@ from millstream.avro import Codec, Datums
 from millstream.errors import BadRecord, Refused
 from millstream.events import version
 from millstream.events.batch import HOLES, Batch, columns
+from millstream.events.nested import relabelled
 from millstream.events.origin import Origin
-from millstream.events.types import Field, Kind, RowSchema, Type
+from millstream.events.types import Field, Kind, RowSchema, Type, list_of
 
 MAGIC = 0
 FRAME_BYTES = 5
@@ -67,7 +68,7 @@ def value_schema(topic: str, schema: RowSchema) -> str:
         "type": "record",
         "name": "Value",
         "connect.name": f"{namespace}.Value",
-        "fields": [{**_field(name, field), "type": ["null", _avro(field.type)], "default": None} for name, field in _named(schema.fields)],
+        "fields": _nullable(schema.fields, f"{namespace}.value"),
     }
     return json.dumps(
         {
@@ -93,7 +94,8 @@ def value_schema(topic: str, schema: RowSchema) -> str:
 def key_schema(topic: str, schema: RowSchema) -> str:
     """The Avro schema of a topic's keys: its key columns in key order, never null."""
     namespace = _namespace(topic)
-    fields = [{**_field(name, field), "type": _avro(field.type)} for name, field in _named(schema.key_fields)]
+    named = _named(schema.key_fields)
+    fields = [{**_field(name, field), "type": _avro(field.type, f"{namespace}.key.{name}")} for name, field in named]
     return json.dumps({"type": "record", "name": "Key", "namespace": namespace, "connect.name": f"{namespace}.Key", "fields": fields})
 
 
@@ -105,8 +107,7 @@ def row_schema(text: str, key: tuple[str, ...]) -> RowSchema:
     try:
         envelope = json.loads(text)
         before = next(field for field in envelope["fields"] if field["name"] == "before")
-        fields = before["type"][1]["fields"]
-        return RowSchema(tuple(Field(f.get(ORIGINAL_NAME, f["name"]), _type(f["type"][1]), f[FIELD_ID]) for f in fields), key)
+        return RowSchema(_fields(before["type"][1]["fields"]), key)
     except (ValueError, LookupError, TypeError, StopIteration) as error:
         raise Refused(
             f"the schema is not the envelope of a topic with key ({', '.join(key)}): {error!r}",
@@ -125,11 +126,11 @@ def encode_values(batch: Batch, origin: Origin, version_tag: str) -> Datums:
     if not len(batch):
         return Datums(b"", np.zeros(0, np.int64))
     codec = _codec(value_schema(batch.topic, batch.schema))
-    names = [name for name, _ in _named(batch.schema.fields)]
+    wire = _wire(batch.schema.fields)
     made = _times(batch.column("processed_us"))
     envelope = {
-        "before": _renamed(batch.column("before"), names),
-        "after": _renamed(batch.column("after"), names),
+        "before": relabelled(batch.column("before"), wire),
+        "after": relabelled(batch.column("after"), wire),
         "source": _source_columns(batch, origin, version_tag),
         "transaction": _transaction_column(batch),
         "op": batch.column("op"),
@@ -147,8 +148,7 @@ def encode_values(batch: Batch, origin: Origin, version_tag: str) -> Datums:
 def encode_keys(batch: Batch, topic: str, key_schema_id: int) -> Datums:
     """The framed key of every event. Raises BadRecord("key_null") where a key column is null."""
     keys = batch.keys()
-    named = _named(batch.schema.key_fields)
-    for column, (_, field) in zip(keys.flatten(), named, strict=True):
+    for column, field in zip(keys.flatten(), batch.schema.key_fields, strict=True):
         if column.null_count:
             row = int(np.argmax(np.asarray(column.is_null())))
             raise BadRecord(
@@ -157,7 +157,9 @@ def encode_keys(batch: Batch, topic: str, key_schema_id: int) -> Datums:
                 where=topic,
                 cure="key columns may not be null: choose another key, or leave such rows out",
             )
-    return _codec(key_schema(topic, batch.schema)).encode(_renamed(keys, [name for name, _ in named]), len(batch), frame(key_schema_id))
+    return _codec(key_schema(topic, batch.schema)).encode(
+        relabelled(keys, _wire(batch.schema.key_fields)), len(batch), frame(key_schema_id)
+    )
 
 
 def decode_values(
@@ -276,16 +278,49 @@ def _field(name: str, field: Field) -> dict[str, Any]:
     return {"name": name, FIELD_ID: field.id, **original}
 
 
-def _avro(kind: Type) -> Any:
-    if kind.kind == "decimal":
-        return {"type": "bytes", "logicalType": "decimal", "precision": kind.precision, "scale": kind.scale}
-    return _AVRO[kind.kind]
+def _nullable(fields: Iterable[Field], place: str) -> list[dict[str, Any]]:
+    """The Avro fields of a row, or of a record in one, at `place`."""
+    return [{**_field(name, f), "type": ["null", _avro(f.type, f"{place}.{name}")], "default": None} for name, f in _named(fields)]
+
+
+def _avro(type_: Type, place: str) -> Any:
+    """`place` is the path to the value; a record has it as its full name, for no other stands there, in any version."""
+    match type_:
+        case Type("decimal"):
+            return {"type": "bytes", "logicalType": "decimal", "precision": type_.precision, "scale": type_.scale}
+        case Type("list", element=Type() as element):
+            return {"type": "array", "items": ["null", _avro(element, place)]}
+        case Type("record"):
+            namespace, _, name = place.rpartition(".")
+            head = {"type": "record", "name": name, "namespace": namespace, "connect.name": place}
+            return {**head, "fields": _nullable(type_.fields, place)}
+    return _AVRO[type_.kind]
 
 
 def _type(avro: Any) -> Type:
-    if isinstance(avro, dict) and avro.get("logicalType") == "decimal":
-        return Type("decimal", avro["precision"], avro["scale"])
+    match avro:
+        case {"logicalType": "decimal"}:
+            return Type("decimal", avro["precision"], avro["scale"])
+        case {"type": "array", "items": ["null", item]}:
+            return list_of(_type(item))
+        case {"type": "record"}:
+            return Type("record", fields=_fields(avro["fields"]))
     return Type(_KINDS[json.dumps(avro, sort_keys=True)])
+
+
+def _fields(avro: Iterable[Any]) -> tuple[Field, ...]:
+    return tuple(Field(f.get(ORIGINAL_NAME, f["name"]), _type(f["type"][1]), f[FIELD_ID]) for f in avro)
+
+
+def _wire(fields: Iterable[Field]) -> pa.StructType:
+    """The Arrow type of such rows under their Avro names, those of records inside too."""
+
+    def named(type_: Type) -> pa.DataType:
+        if type_.element is not None:
+            return pa.list_(named(type_.element))
+        return _wire(type_.fields) if type_.kind == "record" else type_.arrow
+
+    return pa.struct([pa.field(name, named(f.type)) for name, f in _named(fields)])
 
 
 @lru_cache(maxsize=256)
@@ -332,15 +367,6 @@ def _transaction_column(batch: Batch) -> pa.Array:
     return pa.StructArray.from_arrays([ids, orders, table_orders], fields=fields, mask=pa.array(null))
 
 
-def _renamed(rows: pa.StructArray, names: list[str]) -> pa.StructArray:
-    """The same struct with other field names."""
-    if [field.name for field in rows.type] == names:
-        return rows
-    fields = [pa.field(name, field.type) for name, field in zip(names, rows.type, strict=True)]
-    mask = rows.is_null() if rows.null_count else None
-    return pa.StructArray.from_arrays([rows.field(i) for i in range(len(names))], fields=fields, mask=mask)
-
-
 def _check_frames(topic: str, schema_id: int, data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
     def bad(rows: npt.NDArray[np.bool_], what: str) -> BadRecord:
         row = int(np.argmax(rows))
@@ -377,10 +403,9 @@ def _batch_columns(topic: str, schema: RowSchema, envelope: Mapping[str, pa.Arra
     except ValueError as error:
         raise BadRecord(f"millstream.version: {error}", code="avro_malformed", where=topic) from None
     orders = transaction.flatten()
-    names = list(schema.names)
     yield envelope["op"]
-    yield _renamed(envelope["before"], names)
-    yield _renamed(envelope["after"], names)
+    yield relabelled(envelope["before"], schema.arrow)
+    yield relabelled(envelope["after"], schema.arrow)
     yield from (pa.array(incarnation), pa.array(major), pa.array(minor))
     yield source.field("ts_us")
     yield envelope["ts_us"]

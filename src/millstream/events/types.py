@@ -6,8 +6,8 @@ One value of `Type` names one meaning on every side: `arrow` here, Avro in `enve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -153,8 +153,46 @@ def difference(old: RowSchema, new: RowSchema) -> tuple[Change, ...]:
             if was.name != f.name:
                 yield Change("renamed", was.name, f"now {f.name}")
             if was.type != f.type:
-                yield Change("retyped", f.name, f"{was.type} is now {f.type}")
+                yield Change("retyped", f.name, _retyped(was.type, f.type))
         if tuple(f.id for f in old.key_fields) != tuple(f.id for f in new.key_fields):
             yield Change("rekeyed", ", ".join(old.key), f"now {', '.join(new.key)}")
 
     return tuple(changes())
+
+
+def _retyped(was: Type, now: Type) -> str:
+    """Of records, and lists of them, only the members that differ."""
+    old, new = was, now
+    while old.element is not None and new.element is not None:
+        old, new = old.element, new.element
+    if old.kind == new.kind == "record" and (members := difference(RowSchema(old.fields, ()), RowSchema(new.fields, ()))):
+        return "; ".join(map(str, members))
+    return f"{was} is now {now}"
+
+
+def numbered(wanted: Iterable[tuple[str, Type]], history: Sequence[tuple[Field, ...]]) -> tuple[Field, ...]:
+    """Fields of these names and types: one that an earlier version had, by name, keeps its id; a new one gets an id never used.
+
+    So do the members of records in them. `history` has the fields of every earlier version, the newest last.
+    """
+    earlier: dict[str, list[Field]] = {}
+    for version in history:
+        for f in version:
+            earlier.setdefault(f.name, []).append(f)
+    free = max((f.id for version in history for f in version), default=0) + 1
+    fields = []
+    for name, type_ in wanted:
+        if had := earlier.get(name):
+            fields.append(Field(name, _kept(type_, [f.type for f in had if f.id == had[-1].id]), had[-1].id))
+        else:
+            fields.append(Field(name, type_, free))
+            free += 1
+    return tuple(fields)
+
+
+def _kept(type_: Type, history: Sequence[Type]) -> Type:
+    if type_.element is not None:
+        return list_of(_kept(type_.element, [t.element for t in history if t.element is not None]))
+    if type_.kind == "record":
+        return replace(type_, fields=numbered([(f.name, f.type) for f in type_.fields], [t.fields for t in history]))
+    return type_

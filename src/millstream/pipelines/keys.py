@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from millstream.events.types import Field, RowSchema
+from millstream.events.types import RowSchema, numbered
 from millstream.pipelines.definitions import PipelineDefinition, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
@@ -121,15 +121,4 @@ def _sound(
 
 def evolved(columns: Sequence[Column], key: tuple[str, ...], history: Sequence[RowSchema]) -> RowSchema:
     """The row schema: a column that an earlier version had, by name, keeps its id; a new one gets an id never used."""
-    ids: dict[str, int] = {}
-    for version in history:
-        ids.update({f.name: f.id for f in version.fields})
-    free = max((f.id for version in history for f in version.fields), default=0) + 1
-    fields = []
-    for c in columns:
-        if c.name in ids:
-            fields.append(Field(c.name, c.type, ids[c.name]))
-        else:
-            fields.append(Field(c.name, c.type, free))
-            free += 1
-    return RowSchema(tuple(fields), key)
+    return RowSchema(numbered([(c.name, c.type) for c in columns], [version.fields for version in history]), key)

@@ -2,7 +2,8 @@
 
 Integers, floats and booleans are JSON's own; decimals are strings (JSON numbers are floats to most readers), bytes base64,
 dates and times ISO 8601 (timestamptz ends in Z, timestamp has no zone), uuid, json and numeric the text that they
-are. A float that JSON has no number for is "NaN", "Infinity" or "-Infinity". Whole columns at a time; only bytes go by rows.
+are. A float that JSON has no number for is "NaN", "Infinity" or "-Infinity". Lists are arrays, records objects with every
+member in order. Whole columns at a time; only bytes go by rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.events.types import Field
+from millstream.events.nested import with_items
+from millstream.events.types import Field, Type
 
 _SHORT = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _CONTROLS = [(chr(c), _SHORT.get(chr(c), f"\\u{c:04x}")) for c in range(0x20)]
@@ -37,9 +39,9 @@ def joined(*parts: Any) -> pa.Array:
     return pc.binary_join_element_wise(*parts, "")
 
 
-def values(column: pa.Array, kind: str) -> pa.Array:
-    """One column as JSON text; null stays null."""
-    match kind:
+def values(column: pa.Array, type_: Type) -> pa.Array:
+    """One column as JSON text; null stays null, in lists and records it is written."""
+    match type_.kind:
         case "boolean" | "int32" | "int64":
             return pc.cast(column, pa.string())
         case "float32" | "float64":
@@ -49,9 +51,20 @@ def values(column: pa.Array, kind: str) -> pa.Array:
         case "decimal":
             return joined('"', plain_decimals(column), '"')
         case "date" | "time" | "timestamp" | "timestamptz":
-            return joined('"', iso(column, kind), '"')
+            return joined('"', iso(column, type_.kind), '"')
+        case "list":
+            return _arrays(column, type_)
+        case "record":
+            return objects(column, type_.fields)
         case _:
             return quoted(column)
+
+
+def _arrays(column: pa.ListArray, type_: Type) -> pa.Array:
+    assert type_.element is not None
+    element = type_.element
+    texts = with_items(column, lambda items: pc.fill_null(values(items, element), "null"), pa.list_(pa.string()))
+    return joined("[", pc.binary_join(texts, ","), "]")
 
 
 def iso(column: pa.Array, kind: str) -> pa.Array:
@@ -107,7 +120,7 @@ def named(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.Ar
 
 def objects(image: pa.StructArray, fields: Sequence[Field]) -> pa.Array:
     """Rows of an image (its columns are `fields`) as JSON objects; null where the row is null."""
-    members = [values(column, f.type.kind) for column, f in zip(image.flatten(), fields, strict=True)]
+    members = [values(column, f.type) for column, f in zip(image.flatten(), fields, strict=True)]
     return pc.if_else(pc.is_valid(image), named([f.name for f in fields], members, len(image)), None)
 
 
@@ -115,5 +128,5 @@ def lists(image: pa.StructArray, fields: Sequence[Field]) -> pa.Array:
     """Rows as JSON lists of their columns' values: a text that two different keys never share."""
     parts: list[Any] = []
     for place, (column, f) in enumerate(zip(image.flatten(), fields, strict=True)):
-        parts += ["," if place else "[", pc.fill_null(values(column, f.type.kind), "null")]
+        parts += ["," if place else "[", pc.fill_null(values(column, f.type), "null")]
     return joined(*parts, "]")

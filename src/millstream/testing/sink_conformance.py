@@ -204,6 +204,14 @@ def every_type_is_kept(target: Target) -> None:
     check(target, batch.schema, [batch])
 
 
+def lists_and_records_are_kept(target: Target) -> None:
+    batch = given.nested()
+    with opened(target, 1, batch.schema) as sink:
+        sink.write([batch.slice(0, 3)], up_to([batch.slice(0, 3)]))
+        sink.write([batch.slice(2)], up_to([batch]))
+    check(target, batch.schema, [batch])
+
+
 def keys_never_meet(target: Target) -> None:
     """Composite keys whose parts would run into each other, and parts with quotes, commas, brackets, nothing."""
     batch = given.awkward_keys()
@@ -289,6 +297,7 @@ CASES: tuple[Callable[[Target], None], ...] = (
     older_fence_is_refused,
     two_writers_never_both,
     every_type_is_kept,
+    lists_and_records_are_kept,
     keys_never_meet,
     deletes_of_rows_never_seen,
     a_new_column_appears,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.events.batch import Batch, batch
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import Field, RowSchema, Type, list_of, record_of
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -175,14 +175,71 @@ _SAMPLES: dict[str, list[Any]] = {
 def every_type() -> Batch:
     """A column of each kind, its edges, and nulls everywhere but in the key."""
     kinds = list(_SAMPLES)
-    types = [Type("decimal", 16, 8) if k == "decimal" else Type(k) for k in kinds]  # type: ignore[arg-type]
-    schema = RowSchema(
-        (Field("id", Type("int64"), 1), *(Field(f"a_{k}", t, i) for i, (k, t) in enumerate(zip(kinds, types, strict=True), 2))), ("id",)
-    )
+    schema = RowSchema((Field("id", Type("int64"), 1), *(Field(f"a_{k}", _sample_type(k), i) for i, k in enumerate(kinds, 2))), ("id",))
     depth = max(map(len, _SAMPLES.values()))
     rows: list[Row] = [{"id": n, **{f"a_{k}": v[n % len(v)] for k, v in _SAMPLES.items()}} for n in range(depth)]
     rows += [{"id": depth}, *({"id": depth + 1 + n, f"a_{k}": v[0]} for n, (k, v) in enumerate(_SAMPLES.items()))]
     return changes(0, [("c", None, row) for row in rows], schema)
+
+
+def _sample_type(kind: Any) -> Type:
+    return Type("decimal", 16, 8) if kind == "decimal" else Type(kind)
+
+
+_PERSON = record_of(("first name", Type("text")), ("born", Type("date")))
+_CREDIT = record_of(("person", _PERSON), ("role", Type("text")), ("pay", list_of(Type("decimal", 6, 2))))
+_EVERYTHING = record_of(*((f"a_{k}", _sample_type(k)) for k in _SAMPLES))
+NESTED = RowSchema(
+    (
+        Field("id", Type("int64"), 1),
+        Field("cast", list_of(_CREDIT), 2),
+        Field("maker", _PERSON, 3),
+        Field("grid", list_of(list_of(Type("int32"))), 4),
+        Field("everything", list_of(_EVERYTHING), 5),
+    ),
+    ("id",),
+)
+
+
+def nested() -> Batch:
+    """Lists and records in one another: null, empty, and with nulls inside at each level; and every kind inside a record."""
+    person: Row = {"first name": 'Zoë "Z"', "born": dt.date(1990, 2, 28)}
+    nobody: Row = {"first name": None, "born": None}
+    credits: list[Row] = [
+        {"person": person, "role": "actor", "pay": [Decimal("1.50"), None]},
+        {"person": None, "role": None, "pay": []},
+        {"person": nobody, "role": "", "pay": None},
+    ]
+    everything = [{f"a_{k}": v[n % len(v)] for k, v in _SAMPLES.items()} for n in range(max(map(len, _SAMPLES.values())))]
+    rows: list[Row] = [
+        {"cast": credits, "maker": person, "grid": [[1, None], [], None], "everything": everything},
+        {"cast": [], "maker": nobody, "grid": [], "everything": [dict.fromkeys(everything[0])]},
+        {"cast": None, "maker": None, "grid": None, "everything": None},
+        {"cast": [None, credits[0], None], "maker": person, "grid": [[], [2, 3]], "everything": [None]},
+    ]
+    images: list[Image] = [{"id": n, **row} for n, row in enumerate(rows)]
+    inserts: list[tuple[str, Image, Image]] = [("c", None, image) for image in images]
+    return changes(0, [*inserts, ("u", images[0], {**images[3], "id": 0}), ("d", images[1], None)], NESTED)  # type: ignore[dict-item]
+
+
+def with_more_members(start: int) -> Batch:
+    """Events from `start` on in a later version: a member more in a list's record and in a record, one renamed, one widened."""
+    person = (Field("name", Type("text"), 1), Field("born", Type("date"), 2), Field("died", Type("date"), 3))
+    credit = (Field("order", Type("int32"), 4), Field("role", Type("text"), 2), Field("person", Type("record", fields=person), 1))
+    pay = Field("pay", list_of(Type("decimal", 8, 2)), 3)
+    schema = RowSchema(
+        (
+            NESTED.fields[0],
+            Field("cast", list_of(Type("record", fields=(*credit, pay))), 2),
+            Field("maker", Type("record", fields=person), 3),
+            Field("grid", list_of(list_of(Type("int64"))), 4),
+            NESTED.fields[4],
+        ),
+        ("id",),
+    )
+    who = {"name": "Ann", "born": None, "died": dt.date(2020, 1, 1)}
+    cast = [{"order": 1, "role": "actor", "person": who, "pay": [Decimal("123456.78")]}, None]
+    return changes(start, [("c", None, {"id": 9, "cast": cast, "maker": who, "grid": [[2**40]]}), ("c", None, {"id": 10})], schema)
 
 
 _PAIR = RowSchema((Field("value", Type("int32"), 1), Field("b", Type("decimal", 6, 2), 2), Field("a", Type("text"), 3)), ("a", "b"))

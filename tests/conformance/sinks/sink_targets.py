@@ -147,6 +147,11 @@ def value_of(value: Any, kind: Type) -> Any:
     if value is None:
         return None
     match kind.kind:
+        case "list":
+            return [value_of(v, kind.element) for v in value]
+        case "record":
+            assert list(value) == [f.name for f in kind.fields]
+            return {f.name: value_of(value[f.name], f.type) for f in kind.fields}
         case "decimal":
             assert isinstance(value, str)
             return Decimal(value)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ServiceUnavailableError, UnauthorizedError
 from sink_targets import IcebergTarget
 
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import Field, RowSchema, Type, list_of, record_of
 from millstream.sinks.iceberg.options import Options
 from millstream.sinks.iceberg.read import current_rows, current_rows_sql, table
 from millstream.sinks.iceberg.sink import ATTEMPTS, open_sink
 from millstream.testing.sink_conformance import check, opened, up_to
-from millstream.testing.sink_events import MOVIE, TOPIC, changes, latest, workload
+from millstream.testing.sink_events import MOVIE, TOPIC, changes, latest, nested, with_more_members, workload
 
 
 @pytest.fixture
@@ -198,9 +200,52 @@ def test_types_are_promoted_where_iceberg_can(target) -> None:
     assert 2**40 in [r["year"] for r in target.table().scan().to_arrow().to_pylist()]
 
 
+def test_the_files_themselves_hold_null_lists_as_null(target) -> None:
+    """Read without pyiceberg, whose own projection shows them as empty."""
+    batch = nested()
+    with opened(target, 1, batch.schema) as sink:
+        sink.write([batch], up_to([batch]))
+    files = [task.file.file_path for task in target.table().scan().plan_files()]
+    rows = duckdb.sql('SELECT id, "cast" IS NULL, everything IS NULL, len("cast") FROM read_parquet($1) ORDER BY _offset', params=[files])
+    assert rows.fetchall() == [
+        (e["id"], e["cast"] is None, e["everything"] is None, None if e["cast"] is None else len(e["cast"])) for e in images(batch)
+    ]
+
+
+def test_members_appear_are_renamed_and_widened_and_ids_stay(target) -> None:
+    first = nested()
+    later = with_more_members(100)
+    with opened(target, 1, first.schema) as sink:
+        sink.write([first], up_to([first]))
+    before = {name: target.table().schema().find_field(name).field_id for name in ("cast.element.person.first name", "maker.born", "grid")}
+    with opened(target, 2, later.schema) as sink:
+        sink.write([later], up_to([later]))
+        older = replace(first, offsets=first.offsets + 200)  # events of the version before go to the same members
+        sink.write([older, replace(later, offsets=later.offsets + 300)], {TOPIC: 500})
+    schema = target.table().schema()
+    assert schema.find_field("cast.element.person.name").field_id == before["cast.element.person.first name"]
+    assert (schema.find_field("maker.born").field_id, schema.find_field("grid").field_id) == (before["maker.born"], before["grid"])
+    rows = sorted(target.table().scan().to_arrow().to_pylist(), key=lambda r: r["_offset"])
+    count = len(first)
+    for past, sent in ((rows[:count], first), (rows[count + 2 : 2 * count + 2], first)):
+        for row, image in zip(past, images(sent), strict=True):
+            assert row["grid"] == image["grid"]
+            assert row["everything"] == image["everything"]
+            maker = image["maker"]
+            assert row["maker"] == (maker and {"name": maker["first name"], "born": maker["born"], "died": None})
+            assert [c and c["pay"] for c in row["cast"] or ()] == [c and c["pay"] for c in image["cast"] or ()]
+            assert [c and c["order"] for c in row["cast"] or ()] == [None for _ in image["cast"] or ()]
+    for now, image in zip(rows[count : count + 2], images(later), strict=True):
+        assert {name: now[name] for name in ("id", "maker", "grid")} == {name: image[name] for name in ("id", "maker", "grid")}
+        assert [c and dict(sorted(c.items())) for c in now["cast"] or ()] == [c and dict(sorted(c.items())) for c in image["cast"] or ()]
+
+
 @pytest.mark.parametrize(
     ("field", "code"),
     [
+        (Field("year", list_of(Type("int32")), 3), "column_type_changed"),
+        (Field("more", list_of(record_of(("x", Type("decimal", 39, 2)))), 9), "type_not_taken"),
+        (Field("more", Type("record"), 9), "type_not_taken"),
         (Field("year", Type("text"), 3), "column_type_changed"),
         (Field("year", Type("decimal", 39, 2), 3), "type_not_taken"),
         (Field("_op", Type("text"), 3), "column_name_taken"),
@@ -211,11 +256,19 @@ def test_what_iceberg_cannot_take_is_refused_and_changes_nothing(field: Field, c
     with opened(target, 1):
         pass
     before = target.table().schema()
-    with pytest.raises(Refused) as caught, opened(target, 2, retyped("year", field)):
+    schema = retyped("year", field) if field.id == 3 else RowSchema((*MOVIE.fields, field), MOVIE.key)
+    with pytest.raises(Refused) as caught, opened(target, 2, schema):
         pass
     assert caught.value.code == code
     assert caught.value.cure
     assert target.table().schema() == before
+
+
+def test_a_column_and_a_member_of_one_path_are_refused(target) -> None:
+    schema = RowSchema((*MOVIE.fields, Field("a", record_of(("b", Type("text"))), 8), Field("a.b", Type("text"), 9)), MOVIE.key)
+    with pytest.raises(Refused, match=r"'a\.b' is the name of a column and the path of a member") as caught, opened(target, 1, schema):
+        pass
+    assert caught.value.code == "column_name_taken"
 
 
 def test_the_columns_of_the_row_come_first(target) -> None:
@@ -225,7 +278,6 @@ def test_the_columns_of_the_row_come_first(target) -> None:
 
 
 def test_current_rows_by_arrow_and_by_sql_are_the_oracles(target) -> None:
-    import duckdb
 
     batch = workload(0, 300)
     with opened(target, 1) as sink:

@@ -153,9 +153,19 @@ _INNER = ANY_LEAF | records(ANY_LEAF)
 ANY = records(ANY_LEAF | arrays(_INNER) | maps(_INNER) | unions(records(ANY_LEAF)) | nullables(arrays(_INNER)) | nullables(maps(_INNER)))
 
 
+def nested(depth: int) -> st.SearchStrategy[Shape]:
+    """Arrays of what may be null, and records that may be null, `depth` deep: what rows with lists and records are made of."""
+    inner = COLUMNS if depth == 0 else COLUMNS | nested(depth - 1)
+    items = nullables(inner.filter(lambda shape: not isinstance(shape.avro, list)))
+    return nullables(arrays(items)) | nullables(records(items))
+
+
+NESTED = records(nested(4))
+
+
 @st.composite
 def tables(draw: st.DrawFn, of: str = "any shape", rows_max: int = 8) -> tuple[Shape, list[Any]]:
-    shape = draw({"any shape": ANY, "rows": ROWS}[of])
+    shape = draw({"any shape": ANY, "rows": ROWS, "nested": NESTED}[of])
     return shape, draw(st.lists(shape.values, max_size=rows_max))
 
 

@@ -50,13 +50,19 @@ def test_rows_of_columns_and_records_equal_fastavro(table):
 
 
 @MODEST
+@given(shapes.tables("nested"))
+def test_lists_and_records_in_one_another_equal_fastavro(table):
+    check_both_ways(*table)
+
+
+@MODEST
 @given(shapes.tables())
 def test_every_shape_equals_fastavro(table):
     check_both_ways(*table)
 
 
 @settings(MODEST, max_examples=25)
-@given(shapes.tables(), st.integers(0, 7), st.integers(1, 7))
+@given(shapes.tables() | shapes.tables("nested"), st.integers(0, 7), st.integers(1, 7))
 def test_slices_are_their_rows(table, start, length):
     shape, rows = table
     codec = Codec(json.dumps(shape.avro))

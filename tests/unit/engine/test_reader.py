@@ -15,7 +15,7 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope
 from millstream.events.batch import batch
 from millstream.events.origin import Origin
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import Field, RowSchema, Type, list_of
 from millstream.schemas.sql import SqlRegistry
 from millstream.topics.contract import Topic
 from millstream.topics.local import LocalTopics
@@ -98,3 +98,19 @@ def test_an_earlier_schema_that_does_not_fit_is_said(world: World) -> None:
     with pytest.raises(Irrecoverable) as caught:
         world.reader(V3).read(1 << 20)
     assert caught.value.code == "schema_uncoverable" and caught.value.where == "t@0"
+
+
+def test_members_of_records_are_mapped_like_columns(world: World) -> None:
+    def row(*members: Field) -> RowSchema:
+        return RowSchema((Field("id", Type("int64"), 1), Field("cast", list_of(Type("record", fields=members)), 2)), ("id",))
+
+    old = row(Field("name", Type("text"), 1), Field("gone", Type("text"), 2), Field("rank", Type("int32"), 3))
+    new = row(Field("rank", Type("int64"), 3), Field("role", Type("text"), 4), Field("who", Type("text"), 1))
+    world.write(old, [{"id": 1, "cast": [{"name": "a", "gone": "x", "rank": 7}, None]}, {"id": 2, "cast": None}])
+    world.write(new, [{"id": 3, "cast": [{"rank": 1, "role": "r", "who": "b"}]}])
+    got = after(world.reader(new).read(1 << 20))
+    assert got == [
+        {"id": 1, "cast": [{"rank": 7, "role": None, "who": "a"}, None]},
+        {"id": 2, "cast": None},
+        {"id": 3, "cast": [{"rank": 1, "role": "r", "who": "b"}]},
+    ]

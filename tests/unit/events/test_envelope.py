@@ -21,7 +21,7 @@ from millstream.errors import BadRecord, Refused
 from millstream.events import envelope
 from millstream.events.batch import Batch, batch, columns
 from millstream.events.origin import Origin
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import Field, RowSchema, Type, list_of, record_of
 from millstream.events.version import Version
 
 MODEST = settings(max_examples=35, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -47,12 +47,33 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+NAMES = st.text(min_size=1, max_size=4) | st.sampled_from(["a-b", "a_b", "a.b", "1", "_1", "é", "element"])
+
+
 def kinds() -> st.SearchStrategy[Type]:
     bounds = st.integers(1, 76).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p)))
     return st.sampled_from(sorted(KINDS)).map(Type) | bounds.map(lambda b: Type("decimal", *b))
 
 
+def nested(depth: int = 4) -> st.SearchStrategy[Type]:
+    """Lists and records in one another, `depth` deep, of every kind inside; ids and names of members at random."""
+    inner = nested(depth - 1) | kinds() if depth > 1 else kinds()
+    names = st.lists(NAMES, min_size=1, max_size=3, unique=True)
+
+    @st.composite
+    def records(draw: st.DrawFn) -> Type:
+        members = draw(names)
+        ids = draw(st.permutations(range(1, len(members) + 3)))
+        return Type("record", fields=tuple(Field(n, draw(inner), i) for n, i in zip(members, ids, strict=False)))
+
+    return inner.map(list_of) | records()
+
+
 def values(kind: Type) -> st.SearchStrategy[Any]:
+    if kind.kind == "list":
+        return st.lists(st.none() | values(kind.element), max_size=3)
+    if kind.kind == "record":
+        return st.fixed_dictionaries({f.name: st.none() | values(f.type) for f in kind.fields})
     if kind.kind != "decimal":
         return KINDS[kind.kind]
     limit = 10**kind.precision - 1
@@ -61,15 +82,9 @@ def values(kind: Type) -> st.SearchStrategy[Any]:
 
 @st.composite
 def row_schemas(draw: st.DrawFn, every_kind: bool = False) -> RowSchema:
-    types = [Type(k) for k in sorted(KINDS)] + [Type("decimal", 40, 7)] if every_kind else draw(st.lists(kinds(), min_size=1, max_size=6))
-    names = draw(
-        st.lists(
-            st.text(min_size=1, max_size=4) | st.sampled_from(["a-b", "a_b", "a.b", "1", "_1", "é"]),
-            min_size=len(types),
-            max_size=len(types),
-            unique=True,
-        )
-    )
+    some = st.lists(kinds() | nested(), min_size=1, max_size=5)
+    types = [Type(k) for k in sorted(KINDS)] + [Type("decimal", 40, 7)] if every_kind else draw(some)
+    names = draw(st.lists(NAMES, min_size=len(types), max_size=len(types), unique=True))
     ids = draw(st.permutations(range(1, len(types) + 1)))
     key = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
     return RowSchema(tuple(Field(n, t, i) for n, t, i in zip(names, types, ids, strict=True)), tuple(key))
@@ -150,7 +165,6 @@ def test_a_slice_of_a_batch_is_its_rows(sent, start, length):
 def test_fastavro_reads_the_same_events(sent):
     document = json.loads(envelope.value_schema(TOPIC, sent.schema))
     reader = fastavro.parse_schema(document)
-    names = [field["name"] for field in document["fields"][0]["type"][1]["fields"]]
     datums = envelope.encode_values(sent, ORIGIN, "1.2.3")
     for row, (start, end) in enumerate(zip(datums.starts, datums.ends, strict=True)):
         assert datums.data[start : start + 5] == b"\0\0\0\0\7"
@@ -159,8 +173,7 @@ def test_fastavro_reads_the_same_events(sent):
         assert source.read() == b""
         wanted = {name: sent.column(name)[row].as_py() for name in sent.rows.schema.names}
         for image in ("before", "after"):
-            expected = wanted[image] and dict(zip(names, wanted[image].values(), strict=True))
-            assert _texts(event[image]) == _texts(expected)
+            assert _plain(event[image]) == _plain(_on_the_wire(wanted[image], sent.schema.fields))
         tx = (
             None
             if wanted["tx_order"] is None
@@ -191,9 +204,27 @@ def _nanos(micros: int) -> int:
     return max(-limit, min(limit, micros)) * 1000
 
 
-def _texts(row: Any) -> Any:
+def _on_the_wire(row: Any, fields: tuple[Field, ...]) -> Any:
+    """A row under the Avro names of its columns, which the schema's text lists in their order."""
+    if row is None:
+        return None
+    avro = json.loads(envelope.value_schema(TOPIC, RowSchema(fields, ())))["fields"][0]["type"][1]["fields"]
+
+    def inside(value: Any, type_: Type) -> Any:
+        if value is None or type_.kind not in ("list", "record"):
+            return value
+        return _on_the_wire(value, type_.fields) if type_.kind == "record" else [inside(v, type_.element) for v in value]
+
+    return {a["name"]: inside(row[f.name], f.type) for a, f in zip(avro, fields, strict=True)}
+
+
+def _plain(value: Any) -> Any:
     """fastavro gives UUID objects where a batch has text."""
-    return row and {name: str(value) if type(value).__name__ == "UUID" else value for name, value in row.items()}
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return str(value) if type(value).__name__ == "UUID" else value
 
 
 @MODEST
@@ -232,6 +263,36 @@ def test_the_envelope_has_its_fields_in_order():
     assert [f["name"] for f in source["fields"]] == [
         "version", "connector", "name", "ts_ms", "ts_us", "ts_ns", "snapshot", "db", "sequence", "schema", "table", "txId", "position",
     ]  # fmt: skip
+
+
+def test_lists_and_records_have_names_of_their_own():
+    name = record_of(("first name", Type("text")))
+    credit = record_of(("person", name), ("as", name), ("prices", list_of(list_of(Type("decimal", 4, 2)))))
+    schema = RowSchema((Field("id", Type("int64"), 1), Field("cast", list_of(credit), 2)), ("id",))
+    cast = json.loads(envelope.value_schema("shop.movie", schema))["fields"][0]["type"][1]["fields"][1]
+    item = cast["type"][1]["items"][1]
+    assert (cast["type"][1]["type"], cast["type"][1]["items"][0], cast["default"]) == ("array", "null", None)
+    assert (item["name"], item["namespace"], item["connect.name"]) == ("cast", "shop.movie.value", "shop.movie.value.cast")
+    person, played, prices = item["fields"]
+    assert person == {
+        "name": "person",
+        "field-id": 1,
+        "type": [
+            "null",
+            {
+                "type": "record",
+                "name": "person",
+                "namespace": "shop.movie.value.cast",
+                "connect.name": "shop.movie.value.cast.person",
+                "fields": [
+                    {"name": "first_name", "field-id": 1, "millstream.name": "first name", "type": ["null", "string"], "default": None}
+                ],
+            },
+        ],
+        "default": None,
+    }
+    assert played["type"][1]["connect.name"] == "shop.movie.value.cast.as"
+    assert prices["type"][1]["items"][1]["items"][1] == {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}
 
 
 @pytest.mark.parametrize("text", ["nonsense", "{}", "[]", '{"type": "record", "name": "R", "fields": [{"name": "before", "type": "int"}]}'])

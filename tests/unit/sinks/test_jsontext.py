@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.events.types import Field, Type
+from millstream.events.types import Field, Type, list_of, record_of
 from millstream.sinks.jsontext import iso, lists, named, objects, quoted, values
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -31,7 +31,7 @@ def test_strings_read_back(given_texts: list[str | None]) -> None:
 
 @given(st.lists(st.none() | st.floats()))
 def test_floats_read_back_to_the_last_bit(numbers: list[float | None]) -> None:
-    shown = values(pa.array(numbers, pa.float64(), from_pandas=False), "float64").to_pylist()
+    shown = values(pa.array(numbers, pa.float64(), from_pandas=False), Type("float64")).to_pylist()
     for number, text in zip(numbers, shown, strict=True):
         if number is None:
             assert text is None
@@ -45,30 +45,30 @@ def test_floats_read_back_to_the_last_bit(numbers: list[float | None]) -> None:
 
 @given(st.lists(st.none() | st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_short_floats_are_the_shortest_text_of_theirs(numbers: list[float | None]) -> None:
-    shown = values(pa.array(numbers, pa.float32()), "float32").to_pylist()
+    shown = values(pa.array(numbers, pa.float32()), Type("float32")).to_pylist()
     assert [None if t is None else np.float32(t) for t in shown] == [None if n is None else np.float32(n) for n in numbers]
 
 
 @given(st.lists(st.none() | st.decimals(-(10**20), 10**20, places=12)))
 def test_decimals_are_plain_text_at_their_scale(numbers: list[Decimal | None]) -> None:
-    shown = read(values(pa.array(numbers, pa.decimal128(38, 12)), "decimal"))
+    shown = read(values(pa.array(numbers, pa.decimal128(38, 12)), Type("decimal", 38, 12)))
     assert shown == [None if n is None else format(n, ".12f") for n in numbers]
 
 
 @given(st.lists(st.none() | st.binary(max_size=20)))
 def test_bytes_are_base64(given_bytes: list[bytes | None]) -> None:
-    shown = read(values(pa.array(given_bytes, pa.binary()), "bytes"))
+    shown = read(values(pa.array(given_bytes, pa.binary()), Type("bytes")))
     assert [None if t is None else base64.b64decode(t, validate=True) for t in shown] == given_bytes
 
 
 @given(st.lists(st.none() | st.datetimes()), st.lists(st.none() | st.dates()), st.lists(st.none() | st.times()))
 def test_times_are_iso(moments: list, days: list, times: list) -> None:
-    assert [t and dt.datetime.fromisoformat(t) for t in read(values(pa.array(moments, pa.timestamp("us")), "timestamp"))] == moments
-    assert [t and dt.date.fromisoformat(t) for t in read(values(pa.array(days, pa.date32()), "date"))] == days
-    shown = read(values(pa.array(times, pa.time64("us")), "time"))
+    assert [t and dt.datetime.fromisoformat(t) for t in read(values(pa.array(moments, pa.timestamp("us")), Type("timestamp")))] == moments
+    assert [t and dt.date.fromisoformat(t) for t in read(values(pa.array(days, pa.date32()), Type("date")))] == days
+    shown = read(values(pa.array(times, pa.time64("us")), Type("time")))
     assert [None if t is None else dt.time.fromisoformat(t) for t in shown] == times
     instants = [m and m.replace(tzinfo=dt.UTC) for m in moments]
-    shown = read(values(pa.array(instants, pa.timestamp("us", "UTC")), "timestamptz"))
+    shown = read(values(pa.array(instants, pa.timestamp("us", "UTC")), Type("timestamptz")))
     assert [t and dt.datetime.fromisoformat(t) for t in shown] == instants
     assert all(t is None or t.endswith("Z") for t in shown)
 
@@ -101,3 +101,21 @@ def test_two_keys_have_one_text_only_if_they_are_equal(keys: list[tuple[str, int
 @pytest.mark.parametrize("rows", [0, 3])
 def test_no_columns_are_empty_objects(rows: int) -> None:
     assert named([], [], rows).to_pylist() == ["{}"] * rows
+
+
+CREDIT = record_of(("the name", Type("text")), ("pay", Type("decimal", 6, 2)), ("scores", list_of(Type("float64"))))
+credits = st.fixed_dictionaries(
+    {
+        "the name": st.none() | texts,
+        "pay": st.none() | st.decimals(0, 9999, places=2),
+        "scores": st.none() | st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+    }
+)
+
+
+@given(st.lists(st.none() | st.lists(st.none() | credits, max_size=3), max_size=4), st.integers(0, 2))
+def test_lists_and_records_are_arrays_and_objects_also_out_of_a_slice(rows: list, start: int) -> None:
+    column = pa.array(rows, list_of(CREDIT).arrow).slice(start)
+    expected = [r and [c and {**c, "pay": None if c["pay"] is None else format(c["pay"], ".2f")} for c in r] for r in rows[start:]]
+    shown = values(column, list_of(CREDIT)).to_pylist()
+    assert [None if t is None else json.loads(t) for t in shown] == expected

@@ -6,7 +6,7 @@ A row is the row after the change (before it, where it is gone) and what Millstr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +19,11 @@ from pyiceberg.types import (
     FloatType,
     IcebergType,
     IntegerType,
+    ListType,
     LongType,
+    NestedField,
     StringType,
+    StructType,
     TimestampType,
     TimestamptzType,
     TimeType,
@@ -29,7 +32,11 @@ from pyiceberg.types import (
 from millstream.errors import Irrecoverable, Refused
 from millstream.events import version
 from millstream.events.batch import Batch
+from millstream.events.nested import relabelled
 from millstream.events.types import Field, Type
+
+# A column, or a member in it, by the ids of fields that lead to it; a list's items add none.
+Path = tuple[int, ...]
 
 META: Mapping[str, tuple[IcebergType, str]] = {
     "_op": (StringType(), "c, u, d or r: insert, update, delete, read"),
@@ -61,27 +68,46 @@ DECIMAL_DIGITS_MAX = 38
 
 
 def iceberg_type(f: Field, where: str) -> IcebergType:
-    """The type that holds every value of this column. Raises Refused("type_not_taken") where Iceberg has none."""
-    if f.type.kind != "decimal":
-        return _TYPES[f.type.kind]
-    precision, scale = f.type.precision or 0, f.type.scale or 0
-    if precision > DECIMAL_DIGITS_MAX:
-        raise Refused(
-            f"column {f.name!r} is {f.type}: Iceberg's decimals have at most {DECIMAL_DIGITS_MAX} digits",
-            code="type_not_taken",
-            where=where,
-            cure=f"in a pipeline step, CAST it to text or to a decimal of at most {DECIMAL_DIGITS_MAX} digits, or leave it out",
-        )
-    return DecimalType(precision, scale)
+    """The type that holds every value of this column. Raises Refused("type_not_taken") where Iceberg has none.
 
-
-def rows(batch: Batch, names: Mapping[int, str], types: Mapping[str, pa.DataType]) -> pa.Table:
-    """The batch as rows of the table. `names`: field id → column, for a field of an older name; `types`: column → Arrow type.
-
-    Raises Irrecoverable("schema_not_accepted") where a column of the batch has no place in the table.
+    The ids of what lies inside are of no meaning: Iceberg gives its own when the column is added.
     """
-    places = [f.name if f.name in types else names.get(f.id, "") for f in batch.schema.fields]
-    unknown = [f.name for f, place in zip(batch.schema.fields, places, strict=True) if not place]
+    return _type(f.type, f.name, where)
+
+
+def _type(type_: Type, name: str, where: str) -> IcebergType:
+    """`name` says which value it is: the column, or the member's path in it."""
+    match type_:
+        case Type("list", element=Type() as element):
+            return ListType(element_id=1, element=_type(element, name, where), element_required=False)
+        case Type("record"):
+            if not type_.fields:
+                raise _not_taken(f"{name!r} is a record without members", "give it one in a pipeline step, or leave it out", where)
+            members = [(m, _type(m.type, f"{name}.{m.name}", where)) for m in type_.fields]
+            return StructType(*(NestedField(m.id, m.name, held, required=False, doc=DOCS.get(m.type.kind)) for m, held in members))
+        case Type("decimal"):
+            precision, scale = type_.precision or 0, type_.scale or 0
+            if precision > DECIMAL_DIGITS_MAX:
+                raise _not_taken(
+                    f"{name!r} is {type_}: Iceberg's decimals have at most {DECIMAL_DIGITS_MAX} digits",
+                    f"in a pipeline step, CAST it to text or to a decimal of at most {DECIMAL_DIGITS_MAX} digits, or leave it out",
+                    where,
+                )
+            return DecimalType(precision, scale)
+    return _TYPES[type_.kind]
+
+
+def _not_taken(what: str, cure: str, where: str) -> Refused:
+    return Refused(f"column {what}", code="type_not_taken", where=where, cure=cure)
+
+
+def rows(batch: Batch, names: Mapping[Path, str], types: Mapping[str, pa.DataType]) -> pa.Table:
+    """The batch as rows of the table. `names`: path of ids → its name there, where that is another; `types`: column → Arrow type.
+
+    Raises Irrecoverable("schema_not_accepted") where a column of the batch, or a member in one, has no place in the table.
+    """
+    table = pa.struct(list(types.items()))
+    labels, unknown = _labelled(batch.schema.fields, (), table, names)
     if unknown:
         raise Irrecoverable(
             f"events of {batch.topic} have columns that this sink has not accepted: {', '.join(unknown)}",
@@ -92,7 +118,7 @@ def rows(batch: Batch, names: Mapping[int, str], types: Mapping[str, pa.DataType
     events = batch.rows
     after = events.column("after")
     image = pc.if_else(pc.is_null(after), events.column("before"), after)
-    columns = dict(zip(places, image.flatten(), strict=True))
+    columns = {label.name: relabelled(column, label.type) for label, column in zip(labels, image.flatten(), strict=True)}
     columns |= {
         "_op": events.column("op"),
         "_version": version.texts(events.column("incarnation"), events.column("major"), events.column("minor")),
@@ -104,7 +130,30 @@ def rows(batch: Batch, names: Mapping[int, str], types: Mapping[str, pa.DataType
     return pa.table({name: _widened(column, types[name]) for name, column in columns.items()})
 
 
+def _labelled(fields: Iterable[Field], path: Path, table: pa.StructType, names: Mapping[Path, str]) -> tuple[list[pa.Field], list[str]]:
+    """The fields under the table's names, all their members too, and what has none."""
+    unknown: list[str] = []
+
+    def inside(type_: Type, path: Path, there: pa.DataType) -> pa.DataType:
+        if type_.element is not None and pa.types.is_large_list(there):
+            return pa.list_(inside(type_.element, path, there.value_type))
+        if type_.kind == "record" and pa.types.is_struct(there):
+            labels, more = _labelled(type_.fields, path, there, names)
+            unknown.extend(more)
+            return pa.struct(labels)
+        return type_.arrow
+
+    labels = []
+    for f in fields:
+        name = f.name if table.get_field_index(f.name) >= 0 else names.get((*path, f.id))
+        if name is None:
+            unknown.append(f.name)
+        else:
+            labels.append(pa.field(name, inside(f.type, (*path, f.id), table.field(name).type)))
+    return labels, unknown
+
+
 def _widened(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Events of an older schema version into a column that was promoted since; texts keep their own layout."""
+    """Events of an older schema version into a column that was promoted, or given more members, since; texts keep their own layout."""
     same = column.type == wanted or pa.types.is_large_string(wanted) or pa.types.is_large_binary(wanted)
     return column if same else column.cast(wanted)

@@ -16,7 +16,7 @@ from millstream.errors import Retryable
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
-from millstream.sinks.iceberg.columns import assigned, evolve, first_schema, refuse_untakable
+from millstream.sinks.iceberg.columns import assigned, evolve, first_schema, names_of, refuse_untakable
 from millstream.sinks.iceberg.options import Options
 from millstream.sinks.iceberg.render import rows
 from millstream.sinks.iceberg.transport import LakeTable
@@ -76,8 +76,7 @@ class IcebergSink:
         if after == held:
             return
         table = lake.table.schema()
-        ids = assigned(lake.table.metadata.properties, self._name)
-        names = {ours: name for ours, theirs in ids.items() if (name := table.find_column_name(theirs))}
+        names = names_of(table, assigned(lake.table.metadata.properties, self._name))
         types = {f.name: f.type for f in table.as_arrow()}
         rendered = [rows(b, names, types) for b in fresh(batches, held, up_to)]
         reached("sink.iceberg.rendered")

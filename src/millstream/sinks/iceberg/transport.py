@@ -34,6 +34,7 @@ from pyiceberg.table.update import AddSnapshotUpdate
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
 from millstream.faultpoints import reached
 from millstream.sinks.files import explained, make_folder, sync_folder
+from millstream.sinks.iceberg import null_lists
 from millstream.sinks.iceberg.options import Options
 from millstream.sinks.position import Held
 
@@ -264,4 +265,5 @@ def local_properties(place: Path) -> dict[str, str]:
     }
 
 
+null_lists.correct()
 DURABLE_IO = f"{DurableFileIO.__module__}.{DurableFileIO.__name__}"

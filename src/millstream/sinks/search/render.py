@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from millstream.errors import BadRecord
 from millstream.events.batch import Batch
-from millstream.events.types import Field
+from millstream.events.types import Field, Type
 from millstream.sinks.jsontext import iso, joined, lists, named, quoted, values
 from millstream.sinks.search.options import Treatment
 
@@ -89,7 +89,7 @@ def changes(batch: Batch, terms: pa.Array, fields: Mapping[str, Treatment]) -> C
     return Changes(
         keys=terms,
         gone=gone,
-        documents=named(batch.schema.names, [values(of[f.name], f.type.kind) for f in batch.schema.fields], rows),
+        documents=named(batch.schema.names, [values(of[f.name], f.type) for f in batch.schema.fields], rows),
         words=named([f.name for f in by_words], [_words(of[f.name], f) for f in by_words], rows),
         exact=named([f.name for f in by_value], [_exact(of[f.name], f) for f in by_value], rows),
         text=_together([of[f.name] for f in by_words if f.type.kind != "json"], rows),
@@ -141,15 +141,15 @@ def _exact(column: pa.Array, f: Field) -> pa.Array:
     match f.type.kind:
         case "decimal" | "numeric" | "float32" | "float64":
             numbers = column if f.type.kind.startswith("float") else pc.cast(_numbers(column), pa.float64())
-            return values(pc.if_else(pc.is_finite(numbers), numbers, None), f.type.kind if f.type.kind == "float32" else "float64")
+            return values(pc.if_else(pc.is_finite(numbers), numbers, None), f.type if f.type.kind == "float32" else Type("float64"))
         case "date":
             return joined('"', iso(column, "date"), 'T00:00:00Z"')
         case "timestamp":
             return joined('"', iso(column, "timestamp"), 'Z"')
         case "text" | "uuid":
             return quoted(pc.if_else(pc.less_equal(pc.binary_length(column), EXACT_BYTES_MAX), column, None))
-        case kind:
-            return values(column, kind)
+        case _:
+            return values(column, f.type)
 
 
 def _numbers(column: pa.Array) -> pa.Array:
