@@ -165,7 +165,7 @@ class _Compile:
         return {i.topic: i.schema for i in self._known.values()} | {n.name: n.schema for n in self._nodes.values()}
 
     def _sql_mistake(self, step: StepDefinition, offset: int, code: str, message: str, cure: str) -> None:
-        path = f"{step.path}.sql"
+        path = step.part(offset)
         line, column = step.marks[min(offset, len(step.marks) - 1)]
         file = self._definition.place(path).file
         self._diagnostics.append(Diagnostic(file, line, column, path, code, message, cure))

@@ -1,11 +1,11 @@
-"""What a project's files say, typed: the mesh, its sources and its pipelines. Nothing here reads a file."""
+"""What a project's files say, typed: the mesh, its sources, pipelines and products. Nothing here reads a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from millstream.errors import without_secrets
 from millstream.pipelines.diagnostics import Diagnostic, Place
@@ -73,13 +73,21 @@ class SourceDefinition:
 
 @dataclass(frozen=True)
 class StepDefinition:
-    """`key` None: the step takes its input's. `marks`: the (line, column) of each character of `sql`, and of its end."""
+    """`key` None: the step takes its input's. `marks`: the (line, column) of each character of `sql`, and of its end.
+
+    `parts`, of SQL that was put together: from which offset on the text comes from which path of the definition, in order.
+    """
 
     name: str
     sql: str
     key: tuple[str, ...] | None
     path: str
     marks: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+    parts: tuple[tuple[int, str], ...] = field(repr=False, compare=False, default=())
+
+    def part(self, offset: int) -> str:
+        """The path of the definition that the SQL comes from at this offset."""
+        return next((path for start, path in reversed(self.parts) if start <= offset), f"{self.path}.sql")
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,83 @@ class PipelineDefinition:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A piece of a product's text. `marks`: the (line, column) of each of its characters, and of its end."""
+
+    text: str
+    path: str
+    marks: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a document: a column of the table by its name (`value` None), all of its columns ("*"), or an expression."""
+
+    name: Written
+    value: Written | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A topic and what the product calls it. `on` None: the root. A table that is joined need not have a row."""
+
+    topic: Written
+    alias: str
+    on: Written | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A part of the tree, below `table` and the tables `joined` to each of its rows.
+
+    `makes`: "each" a list of the rows, "one" the one row or null, "value" an aggregate of the rows; the root is "root". What it
+    is made of: `members` (a record), or one expression, `value`. `order` and `limit` are a list's.
+    """
+
+    name: Written
+    makes: Literal["root", "each", "one", "value"]
+    table: Table
+    joined: tuple[Table, ...]
+    where: Written | None
+    members: tuple[Member, ...]
+    value: Written | None
+    order: tuple[Written, ...]
+    limit: int | None
+    nest: tuple[Nest, ...]
+    path: str
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (self.table, *self.joined)
+
+    def everywhere(self) -> Iterator[Nest]:
+        """It and all parts below it."""
+        yield self
+        for part in self.nest:
+            yield from part.everywhere()
+
+
+@dataclass(frozen=True)
+class ProductDefinition:
+    """A document woven from many tables. `key` None: the key of the root's table. `text` is the definition as data (YAML), with
+    ${NAME} left in: what reads back as this very definition."""
+
+    name: str
+    owner: str
+    read: Literal["copies", "source"]
+    key: tuple[str, ...] | None
+    root: Nest
+    sinks: tuple[SinkDefinition, ...]
+    text: str
+    places: Places = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> str:
+        return f"products.{self.name}"
+
+
+@dataclass(frozen=True)
 class Project:
     """`secrets` are the values that came from the environment (4 characters or more): no output may hold them. `tests` are the
     documents of tests/*.yaml as written."""
@@ -124,4 +209,5 @@ class Project:
     sources: tuple[SourceDefinition, ...]
     pipelines: tuple[PipelineDefinition, ...]
     secrets: frozenset[str] = field(repr=False, default=frozenset())
+    products: tuple[ProductDefinition, ...] = ()
     tests: tuple[Section, ...] = field(repr=False, compare=False, default=())

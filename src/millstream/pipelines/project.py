@@ -1,4 +1,4 @@
-"""A project folder → its definitions: mesh.yaml, sources/*.yaml, pipelines/*.yaml, tests/*.yaml. Every mistake of every file at once.
+"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/ and tests/. Every mistake of all at once.
 
 Components are known by the lists handed in; SQL is read by `compile.py`. Values from the environment (`${NAME}`, `$${` for
 a plain `${`) go into the options of sources and sinks and the state folder only: names and SQL are shown to everyone.
@@ -7,20 +7,22 @@ a plain `${`) go into the options of sources and sinks and the state folder only
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from millstream.components import Component, find
 from millstream.pipelines.definitions import (
     MeshDefinition,
     PipelineDefinition,
+    ProductDefinition,
     Project,
     SinkDefinition,
     SourceDefinition,
     StepDefinition,
 )
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
-from millstream.pipelines.reading import Reading, place_of
+from millstream.pipelines.productfiles import ProductReading
+from millstream.pipelines.reading import place_of
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.pipelines.yaml import Node, Scalar, Section, documents
 
@@ -34,7 +36,7 @@ def load(root: Path, env: Mapping[str, str], sources: tuple[Component, ...], sin
     return _Load(root, env, sources, sinks).project()
 
 
-class _Load(Reading):
+class _Load(ProductReading):
     def __init__(self, root: Path, env: Mapping[str, str], sources: tuple[Component, ...], sinks: tuple[Component, ...]) -> None:
         super().__init__(env, sinks)
         self._root, self._sources = root, sources
@@ -43,11 +45,13 @@ class _Load(Reading):
         mesh = self._mesh()
         sources = tuple(s for s in map(self._source, self._documents("sources")) if s)
         pipelines = tuple(p for p in map(self._pipeline, self._documents("pipelines")) if p)
+        products = tuple(p for p in map(self._product, self._documents("products")) if p)
         tests = tuple(self._documents("tests"))
-        self._unique(sources, pipelines)
+        self._unique(sources, pipelines, products)
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
-        return Project(self._root, mesh, sources, pipelines, frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN), tests)
+        secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
+        return Project(self._root, mesh, sources, pipelines, secrets, products, tests)
 
     # ---- files ----------------------------------------------------------------------------------------------------
     def _read(self, path: Path) -> list[Section]:
@@ -188,15 +192,21 @@ class _Load(Reading):
         return tuple(n for n in names if n)
 
     # ---- checks over several ----------------------------------------------------------------------------------------
-    def _unique(self, sources: tuple[SourceDefinition, ...], pipelines: tuple[PipelineDefinition, ...]) -> None:
+    def _unique(
+        self, sources: tuple[SourceDefinition, ...], pipelines: tuple[PipelineDefinition, ...], products: tuple[ProductDefinition, ...]
+    ) -> None:
         seen: dict[str, tuple[str, Place]] = {}
-        for what, group, key in (("source", sources, "sources"), ("pipeline", pipelines, "pipelines")):
+        groups: tuple[tuple[str, Iterable[SourceDefinition | PipelineDefinition | ProductDefinition], str], ...] = (
+            ("source", sources, "sources"),
+            ("pipeline", pipelines, "pipelines"),
+            ("product", products, "products"),
+        )
+        for what, group, key in groups:
             for d in group:
                 place = d.places[f"{key}.{d.name}"]
                 if d.name in seen:
                     other, at = seen[d.name]
-                    cure = (
-                        f"rename one: sources and pipelines share their names, which begin their topics' ({other} in {at.file}:{at.line})"
-                    )
+                    shared = "sources, pipelines and products share their names, which begin their topics'"
+                    cure = f"rename one: {shared} ({other} in {at.file}:{at.line})"
                     self._note(place, f"{key}.{d.name}", "name_twice", f"{what} {d.name}: {other} has this name already", cure)
                 seen.setdefault(d.name, (f"a {what}", place))
