@@ -58,6 +58,7 @@ faults: $(READY) ## Processes killed at named and at random moments, long ones t
 bench: $(READY) ## Measure, each beside its peer and its limit, into benchmarks/results/
 	@$(RUN) -m benchmarks.codec
 	@$(RUN) -m benchmarks.drain
+	@$(RUN) -m benchmarks.growth
 
 docs: $(READY) ## Write the pages of docs/reference that the code says itself
 	@$(RUN) docs/generate.py
