@@ -91,7 +91,7 @@ def rows(table: str, start: int, stop: int, planes: int) -> pa.Table:
         },
         "airlines": lambda: {"carrier": text("C", n), "name": text("Airline ", n)},
         "planes": lambda: {"tailnum": text("N", n), "year": 1980 + n % 40, "model": text("Model ", n % 200), "seats": 50 + n % 300},
-        "airports": lambda: {"faa": text("A", n), "name": text("Airport ", n), "lat": (n % 90).astype(float), "lon": (n % 180).astype(float)},
+        "airports": lambda: {"faa": text("A", n), "name": text("Airport ", n), "lat": n % 90 * 1.0, "lon": n % 180 * 1.0},
     }[table]()  # fmt: skip
     return pa.table(columns)
 
