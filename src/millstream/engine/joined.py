@@ -141,6 +141,10 @@ class Joined:
         last = self._state.store.lookup(last_table(self.step.name), self.step.unit, keys, self.step.schema.names)
         return now, conform(last, self.step.schema), read_bytes
 
+    def rows_of(self, units: pa.Table) -> pa.Table:
+        """The query's rows for these units as the copies now are. Nothing is changed. Raises as `refresh`."""
+        return self._evaluate(units)[0]
+
     def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
         """The query's rows for these units, from the closure of their rows, and the closure's bytes."""
         relations = walk.closure(self.step, keys, self._rows.lookup, self._wanted)

@@ -17,6 +17,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from millstream.events.types import Type
+from millstream.pipelines.diagnostics import Place
 from millstream.pipelines.yaml import Items, Node, Scalar, Section
 
 N = TypeVar("N", Scalar, Items, Section)
@@ -43,6 +44,12 @@ def read(node: Node, type_: Type) -> Any:
         said = node.text if isinstance(node, Scalar) else "this"
         example = _EXAMPLES.get(type_.kind)
         raise ValueError(f"{said!r} is no {type_}" + (f"; write {example}" if example else "")) from e
+
+
+def of_text(text: str, type_: Type) -> Any:
+    """As `read`, of a text that stands alone."""
+    meaning = {"true": True, "false": False}.get(text, text)
+    return read(Scalar(text, meaning, Place("", 1, 1), text, False), type_)
 
 
 def _read(node: Node, type_: Type) -> Any:
