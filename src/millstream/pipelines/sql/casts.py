@@ -1,14 +1,17 @@
-"""The types that a person may name in CAST(… AS …)."""
+"""The types that a person may name in CAST(… AS …), and a typed value made another type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sqlglot import exp
 
 from millstream.events.types import Type
+from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.mistakes import Mistakes
+from millstream.pipelines.sql.typed import Typed
 
 _KINDS: Mapping[str, Type] = {
     "BOOLEAN": t.BOOLEAN, "INT": t.INT32, "BIGINT": t.INT64, "FLOAT": t.FLOAT32, "DOUBLE": t.FLOAT64, "TEXT": t.TEXT, "VARCHAR": t.TEXT,
@@ -16,6 +19,21 @@ _KINDS: Mapping[str, Type] = {
     "UUID": t.UUID_TEXT,
 }  # fmt: skip
 _NAMES = "BOOLEAN, INTEGER, BIGINT, FLOAT, DOUBLE, DECIMAL(p,s), TEXT, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, UUID"
+
+
+def cast(value: Typed, target: Type, attempt: bool = False) -> Typed:
+    """The value as `target`, in both texts; one that is `castable`. NULL gets the type. `attempt`: null where it cannot be."""
+    if value.type is None:
+        return Typed(f"CAST(NULL AS {t.duckdb_name(target)})", target, nullable=True, flink=flink.null(target))
+    there = None if value.flink is None else flink.cast(value.flink, value.type, target, attempt)
+    sql = t.cast(value.sql, value.type, target, attempt)
+    return replace(value, sql=sql, flink=there, type=target, nullable=value.nullable or attempt)
+
+
+def read(value: Typed, type_: Type) -> Typed | None:
+    """A quoted literal as a value of `type_` (date, time, timestamp, uuid); None: it is not one."""
+    sql = t.literal(value.literal or "", type_)
+    return replace(value, sql=sql, type=type_, literal=None, flink=flink.literal(value.literal or "", type_)) if sql else None
 
 
 def cast_target(node: exp.Cast, mistakes: Mistakes) -> Type | None:

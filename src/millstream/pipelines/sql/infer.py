@@ -1,4 +1,4 @@
-"""Expression → its type, whether it can be null, and its DuckDB text.
+"""Expression → its type, whether it can be null, and its text for DuckDB and for Flink.
 
 Every value is cast to what `subset.py` asks for before DuckDB sees it, so DuckDB's own conversions never decide a
 meaning. A mistake is noted once; what is built on it is unknown and complains no further.
@@ -13,13 +13,14 @@ from typing import Any, Protocol
 from sqlglot import exp
 
 from millstream.events.types import Type, list_of
-from millstream.pipelines.sql import subset
+from millstream.pipelines.sql import flink, subset
 from millstream.pipelines.sql import types as t
-from millstream.pipelines.sql.casts import cast_target
+from millstream.pipelines.sql.calls import called, negative
+from millstream.pipelines.sql.casts import cast, cast_target, read
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.shape import Argument, Function, Operator
 from millstream.pipelines.sql.subset import BY_NODE, UNITS
-from millstream.pipelines.sql.typed import NULL, UNKNOWN, Typed, number
+from millstream.pipelines.sql.typed import NULL, UNKNOWN, Typed, made, number
 
 _WRITTEN_CURE = "write a date as 2024-01-31, a time as 13:45:00, a timestamp as 2024-01-31 13:45:00"
 _NOT_HERE: Mapping[type, tuple[str, str]] = {
@@ -53,7 +54,7 @@ class Inference:
             exp.Column: lambda n: scope.column(n, mistakes),
             exp.Paren: lambda n: self.typed(n.this),
             exp.Literal: self._literal,
-            exp.Boolean: lambda n: Typed("TRUE" if n.this else "FALSE", t.BOOLEAN),
+            exp.Boolean: lambda n: made("TRUE" if n.this else "FALSE", (), t.BOOLEAN),
             exp.Null: lambda n: NULL,
             exp.Neg: self._negative,
             exp.And: lambda n: self._logic(n, "AND"),
@@ -91,7 +92,7 @@ class Inference:
     def _literal(self, node: exp.Literal) -> Typed:
         text = str(node.this)
         if node.is_string:
-            return Typed("'" + text.replace("'", "''") + "'", t.TEXT, literal=text)
+            return Typed("'" + text.replace("'", "''") + "'", t.TEXT, literal=text, flink=flink.text(text))
         return number(node, text, self._mistakes)
 
     def _negative(self, node: exp.Neg) -> Typed:
@@ -103,7 +104,8 @@ class Inference:
         if value.type is None:
             return UNKNOWN
         # DuckDB widens the negative of a constant least integer: the type must not depend on what a value happens to be.
-        return Typed(f"CAST((-{value.sql}) AS {t.duckdb_name(value.type)})", value.type, value.nullable)
+        template = f"CAST((-{{0}}) AS {t.duckdb_name(value.type)})"
+        return made(template, [value], value.type, value.nullable, on_flink=negative(value.type))
 
     # ---- logic ----------------------------------------------------------------------------------------------------
     def _logic(self, node: exp.Binary, word: str) -> Typed:
@@ -112,22 +114,23 @@ class Inference:
         values = [self.condition(part, word) for part in parts]
         if any(v.type is None for v in values):
             return UNKNOWN
-        return Typed("(" + f" {word} ".join(v.sql for v in values) + ")", t.BOOLEAN, any(v.nullable for v in values))
+        template = "(" + f" {word} ".join(f"{{{i}}}" for i in range(len(values))) + ")"
+        return made(template, values, t.BOOLEAN, any(v.nullable for v in values))
 
     def _not(self, node: exp.Not) -> Typed:
         inner = node.this
         if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
-            value = self.typed(inner.this)
-            return Typed(f"({value.sql} IS NOT NULL)", t.BOOLEAN)
+            return made("({0} IS NOT NULL)", [self.typed(inner.this)], t.BOOLEAN)
         value = self.condition(inner, "NOT")
-        return UNKNOWN if value.type is None else Typed(f"(NOT {value.sql})", t.BOOLEAN, value.nullable)
+        return UNKNOWN if value.type is None else made("(NOT {0})", [value], t.BOOLEAN, value.nullable)
 
     def _is(self, node: exp.Is) -> Typed:
         if isinstance(node.expression, exp.Null):
-            return Typed(f"({self.typed(node.this).sql} IS NULL)", t.BOOLEAN)
+            return made("({0} IS NULL)", [self.typed(node.this)], t.BOOLEAN)
         if isinstance(node.expression, exp.Boolean):
             value = self.condition(node.this, "IS TRUE and IS FALSE")
-            return UNKNOWN if value.type is None else Typed(f"({value.sql} IS {'TRUE' if node.expression.this else 'FALSE'})", t.BOOLEAN)
+            template = "({0} IS TRUE)" if node.expression.this else "({0} IS FALSE)"
+            return UNKNOWN if value.type is None else made(template, [value], t.BOOLEAN)
         return self._refuse(node)
 
     # ---- comparisons ------------------------------------------------------------------------------------------------
@@ -147,11 +150,12 @@ class Inference:
                 if value.literal is not None and beside.type and beside.type.kind in t.WRITTEN:
                     return self._clash(node, f"{value.literal!r} is no {beside.type}", _WRITTEN_CURE)
             return self._clash(node, f"{operator.symbol} between {left.type} and {right.type}", _cure(operator, left.type, right.type))
-        args = [t.cast(v.sql, v.type, to) for v, to in zip((left, right), signature.arguments, strict=True) if v.type]
-        sql = operator.duckdb.format(*args)
+        args = [cast(v, to) for v, to in zip((left, right), signature.arguments, strict=True)]
+        nullable = operator.nulls != "own" and (left.nullable or right.nullable)
+        template = operator.duckdb
         if signature.result.kind == "decimal":
-            sql = f"CAST({sql} AS {t.duckdb_name(signature.result)})"
-        return Typed(sql, signature.result, operator.nulls != "own" and (left.nullable or right.nullable))
+            template = f"CAST({template} AS {t.duckdb_name(signature.result)})"
+        return called(template, operator.flink, args, signature.result, nullable)
 
     def _null_operand(self, node: exp.Expression, operator: Operator) -> Typed:
         self._mistakes.add(node, "null_literal", f"{operator.symbol} with NULL is never true, it is null", "use IS NULL or IS NOT NULL")
@@ -161,8 +165,7 @@ class Inference:
         """A quoted literal beside a date, time, timestamp or uuid is one, if it can be read so."""
         if value.literal is None or beside.type is None or beside.literal is not None:
             return value
-        sql = t.literal(value.literal, beside.type)
-        return replace(value, sql=sql, type=beside.type, literal=None) if sql else value
+        return read(value, beside.type) or value
 
     def _in(self, node: exp.In) -> Typed:
         if node.args.get("query") or node.args.get("field") or node.args.get("unnest"):
@@ -178,8 +181,8 @@ class Inference:
         shared = t.common_of([value.type, *(i.type for i in items if i.type)])
         if shared is None:
             return self._clash(node, "the values of IN have no type in common", "CAST them to one type")
-        first, *rest = [t.cast(v.sql, v.type, shared) for v in (value, *items) if v.type]
-        result = Typed(f"({first} IN ({', '.join(rest)}))", t.BOOLEAN, any(p.nullable for p in parts))
+        template = "({0} IN (" + ", ".join(f"{{{i}}}" for i in range(1, len(items) + 1)) + "))"
+        result = made(template, [cast(v, shared) for v in (value, *items)], t.BOOLEAN, any(p.nullable for p in parts))
         return _negated(result) if node.args.get("negate") else result
 
     def _between(self, node: exp.Between) -> Typed:
@@ -190,7 +193,7 @@ class Inference:
         high = self._apply(node.args["high"], BY_NODE["LTE"], value, self.typed(node.args["high"]))
         if low.type is None or high.type is None:
             return UNKNOWN
-        result = Typed(f"({low.sql} AND {high.sql})", t.BOOLEAN, low.nullable or high.nullable)
+        result = made("({0} AND {1})", [low, high], t.BOOLEAN, low.nullable or high.nullable)
         return _negated(result) if node.args.get("negate") else result
 
     # ---- choices, casts, functions ------------------------------------------------------------------------------
@@ -207,9 +210,11 @@ class Inference:
         values = self._together(node, nodes, "the branches of CASE")
         if values is None or any(c.type is None for c in conditions):
             return UNKNOWN
-        whens = " ".join(f"WHEN {c.sql} THEN {v.sql}" for c, v in zip(conditions, values, strict=False))
-        end = f" ELSE {values[-1].sql}" if default is not None else ""
-        return Typed(f"(CASE {whens}{end} END)", values[0].type, default is None or any(v.nullable for v in values))
+        count = len(conditions)
+        whens = " ".join(f"WHEN {{{i}}} THEN {{{count + i}}}" for i in range(count))
+        end = f" ELSE {{{2 * count}}}" if default is not None else ""
+        nullable = default is None or any(v.nullable for v in values)
+        return made(f"(CASE {whens}{end} END)", [*conditions, *values], values[0].type, nullable)
 
     def _list(self, node: exp.Array) -> Typed:
         if not node.expressions:
@@ -217,7 +222,7 @@ class Inference:
         values = self._together(node, node.expressions, "the values of a list")
         if values is None or values[0].type is None:
             return UNKNOWN
-        return Typed(f"[{', '.join(v.sql for v in values)}]", list_of(values[0].type))
+        return made("[{all}]", values, list_of(values[0].type), on_flink="ARRAY[{all}]")
 
     def _together(self, node: exp.Expression, nodes: Sequence[exp.Expression], what: str) -> list[Typed] | None:
         """The values cast to the type they share; None and a mistake where they share none."""
@@ -236,23 +241,21 @@ class Inference:
             names = " and ".join(dict.fromkeys(str(x) for x in types))
             self._clash(node, f"{what} have different types: {names}", "CAST them to one type")
             return None
-        return [replace(v, sql=t.cast(v.sql, v.type, shared) if v.type else _null_sql(shared), type=shared, null=False) for v in values]
+        return [replace(cast(v, shared), null=False) for v in values]
 
     def _cast(self, node: exp.Cast, attempt: bool) -> Typed:
         value, target = self.typed(node.this), cast_target(node, self._mistakes)
         if target is None or (value.type is None and not value.null):
             return UNKNOWN
         if value.type is None:
-            return Typed(_null_sql(target), target, nullable=True)
+            return replace(cast(value, target), null=False)
         if value.literal is not None and not attempt and target.kind in t.WRITTEN:
-            sql = t.literal(value.literal, target)
-            if sql is None:
-                return self._clash(node, f"{value.literal!r} is no {target}", _WRITTEN_CURE)
-            return Typed(sql, target)
+            written = read(value, target)
+            return self._clash(node, f"{value.literal!r} is no {target}", _WRITTEN_CURE) if written is None else written
         if not t.castable(value.type, target):
             way = ", ".join(t.cast_targets(value.type)) or "nothing"
             return self._clash(node, f"a {value.type} cannot be cast to {target}", f"{value.type} can become: {way}")
-        return Typed(t.cast(value.sql, value.type, target, attempt), target, value.nullable or attempt)
+        return replace(cast(value, target, attempt), literal=None, constant=None, column=None)
 
     def _extract(self, node: exp.Extract) -> Typed:
         name = str(node.this.name).lower()
@@ -297,8 +300,7 @@ class Inference:
         if result is None:
             shown = " and ".join(_shown(v) for v in fitted)
             return self._clash(node, f"{found.name} does not take {shown} together", f"CAST one to fit; the function is {found.signature}")
-        sql = found.duckdb.format(*(v.sql for v in fitted), all=", ".join(v.sql for v in fitted), type=t.duckdb_name(result))
-        return Typed(sql, result, _nullable(found, fitted))
+        return called(found.duckdb, found.flink, fitted, result, _nullable(found, fitted))
 
     def _argument(self, found: Function, node: exp.Expression, value: Typed, expected: Argument) -> Typed:
         if value.null:
@@ -319,7 +321,7 @@ class Inference:
             )
         if expected.to is None:
             return value
-        return replace(value, sql=t.cast(value.sql, value.type, expected.to), type=expected.to)
+        return cast(value, expected.to)
 
     # ---- refusals -------------------------------------------------------------------------------------------------
     def _clash(self, node: exp.Expression, message: str, cure: str) -> Typed:
@@ -345,11 +347,7 @@ def _shown(value: Typed) -> str:
 
 
 def _negated(value: Typed) -> Typed:
-    return value if value.type is None else Typed(f"(NOT {value.sql})", t.BOOLEAN, value.nullable)
-
-
-def _null_sql(type_: Type) -> str:
-    return f"CAST(NULL AS {t.duckdb_name(type_)})"
+    return value if value.type is None else made("(NOT {0})", [value], t.BOOLEAN, value.nullable)
 
 
 def _nullable(found: Function, values: Sequence[Typed]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from millstream.events.types import Field, RowSchema
+from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.mistakes import Mistakes, nearest, suggestion
 from millstream.pipelines.sql.typed import UNKNOWN, Typed
@@ -80,7 +81,8 @@ class Relations:
         place = (relation.alias, column.name)
         certain = (column.name in relation.schema.key and not relation.nullable) or place in self.not_null
         sql = f"{quoted(relation.alias)}.{quoted(column.name)}" if self.qualified else quoted(column.name)
-        return Typed(sql, column.type, not certain, column=place)
+        there = f"{flink.quoted(relation.alias)}.{flink.quoted(column.name)}" if self.qualified else flink.quoted(column.name)
+        return Typed(sql, column.type, not certain, column=place, flink=there)
 
     def named(self, name: str) -> Relation | None:
         return next((r for r in self.met if r.shown.casefold() == name.casefold()), None)

@@ -21,8 +21,26 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One use of an operator or function, for a text that depends on it: the types of its arguments as cast, their texts in one
+    engine, the quoted literals and whole numbers among them as written, and the type of the result."""
+
+    types: tuple[Type, ...]
+    texts: tuple[str, ...]
+    words: tuple[str | None, ...]
+    constants: tuple[int | None, ...]
+    result: Type
+
+
+Text = str | Callable[[Call], str | None]
+"""An engine's text of a call: a template in which {0}, {1}… or {all} stand for the arguments and {type} for the result's type, or
+what writes it; None: that engine has no such text."""
+
+
+@dataclass(frozen=True)
 class Operator:
-    """`node` is sqlglot's name of it. `rule` gives None where the two types clash."""
+    """`node` is sqlglot's name of it. `rule` gives None where the two types clash. `flink` None: not on Flink; `differs`: where its
+    value there is another."""
 
     symbol: str
     node: str
@@ -33,6 +51,8 @@ class Operator:
     nulls: Nulls = "any"
     fails: str = "never"
     examples: tuple[tuple[str, str], ...] = ()
+    flink: Text | None = None
+    differs: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,14 +69,14 @@ class Argument:
 class Function:
     """`optional` counts the arguments at the end that may be left out; `variadic`: the last may be repeated.
 
-    `common`: all arguments are cast to the type they share. `duckdb` has {0}, {1}… or {all} for the arguments and
-    {type} for the result's type.
+    `common`: all arguments are cast to the type they share. `flink` None: not on Flink; `differs`: where its value there is another;
+    `near`: floats whose last digits differ between machines.
     """
 
     name: str
     arguments: tuple[Argument, ...]
     result: Callable[[Sequence[Type], Sequence[int | None]], Type | None]
-    duckdb: str
+    duckdb: Text
     doc: str
     examples: tuple[tuple[str, str], ...]
     nulls: Nulls = "any"
@@ -64,6 +84,9 @@ class Function:
     optional: int = 0
     variadic: bool = False
     common: bool = False
+    flink: Text | None = None
+    differs: str = ""
+    near: bool = False
 
     @property
     def signature(self) -> str:

@@ -148,6 +148,11 @@ def cast(sql: str, source: Type, target: Type, attempt: bool = False) -> str:
     word = "TRY_CAST" if attempt else "CAST"
     if target.kind == "uuid":  # through DuckDB's own, so that bad text fails and good text becomes canonical
         return f"CAST({word}({sql} AS UUID) AS VARCHAR)"
+    if source.kind in FLOATS and target.kind in INTEGERS | {"decimal"}:
+        # As the decimal number that the float is written as, rounded half away from zero; DuckDB's own casts round in binary.
+        sql = f"{word}(CAST({sql} AS VARCHAR) AS DECIMAL(38,0))" if target.kind != "decimal" else f"CAST({sql} AS VARCHAR)"
+    elif source.kind == "decimal" and target.kind in FLOATS and digits(source)[0] > 15:
+        sql = f"CAST({sql} AS VARCHAR)"  # the nearest float; DuckDB's own cast may miss it beyond 2^53
     return sql if duckdb_name(source) == duckdb_name(target) else f"{word}({sql} AS {duckdb_name(target)})"
 
 
