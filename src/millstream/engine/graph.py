@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from millstream.engine import stateless
 from millstream.engine.joined import Joined
+from millstream.engine.remote import Sources
 from millstream.engine.sql import Sql
 from millstream.engine.state import State
 from millstream.events.batch import Batch
@@ -20,14 +21,14 @@ Made = dict[str, list[Batch]]
 class Graph:
     """The nodes of one plan. A plan with a stateful step needs a state; all its calls are part of the caller's transaction."""
 
-    def __init__(self, plan: Plan, sql: Sql, state: State | None) -> None:
+    def __init__(self, plan: Plan, sql: Sql, state: State | None, sources: Sources | None = None) -> None:
         self._plan, self._sql = plan, sql
         schemas: dict[str, RowSchema] = {i.topic: i.schema for i in plan.inputs} | {n.name: n.schema for n in plan.nodes}
         self.joined: dict[str, Joined] = {}
         for node in plan.nodes:
             if isinstance(node, Stateful):
                 assert state is not None
-                self.joined[node.name] = Joined(node, schemas, state, sql)
+                self.joined[node.name] = Joined(node, schemas, state, sql, sources)
 
     @property
     def pending(self) -> int:

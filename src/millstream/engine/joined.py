@@ -18,6 +18,7 @@ from sqlglot import exp
 from millstream.engine import walk
 from millstream.engine.copies import Copies, Rows
 from millstream.engine.images import Indices, conform, structs
+from millstream.engine.remote import Remote, Sources
 from millstream.engine.sql import ROW_ERRORS, Sql, first_line, quoted
 from millstream.engine.state import State, last_table
 from millstream.errors import BadRecord, Irrecoverable
@@ -34,12 +35,15 @@ _OPS = pa.array([CREATE, UPDATE, DELETE])
 class Joined:
     """One stateful step over one state. `schemas` has the row schema of each input (topic or node) of its occurrences."""
 
-    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql) -> None:
+    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql, sources: Sources | None = None) -> None:
         self.step, self._state, self._sql = step, state, sql
         self._input_of = {o.alias: o.input for o in step.occurrences}
         self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in reads.of_stateful(step).items()}
         self._copies = Copies(step, {name: schemas[name] for name in inputs_of(step)}, state)
         self._rows: Rows = self._copies
+        if step.read == "source":
+            assert sources is not None
+            self._rows = Remote(step, {name: schemas[name] for name in inputs_of(step)}, self._pend, sql, sources)
         self._slice_keys = SLICE_KEYS_FIRST
 
     def _over_copies(self) -> str:
@@ -69,8 +73,15 @@ class Joined:
         """Take in an input's events; nothing is evaluated."""
         self._rows.load(name, batches)
 
+    def _pend(self, units: pa.Table, since: int, ts_us: int) -> None:
+        self._state.add_pending(self.step.name, units, since, ts_us)
+
     def build(self) -> None:
         """Evaluate the whole query over the copies into the last output, which is empty."""
+        if self._rows is not self._copies:
+            while self.pending:
+                self.refresh()
+            return
         names = ", ".join(map(quoted, self.step.schema.names))
         table = quoted(last_table(self.step.name))
         try:

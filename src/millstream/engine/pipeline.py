@@ -14,9 +14,11 @@ from typing import Any
 
 from millstream.engine.build import READ_BYTES
 from millstream.engine.graph import Graph
+from millstream.engine.guard import Guard
 from millstream.engine.publisher import Commit, Publisher
 from millstream.engine.reader import TopicReader
 from millstream.engine.rebuild import Rebuild
+from millstream.engine.remote import Sources
 from millstream.engine.sql import Sql
 from millstream.engine.state import Meta, State
 from millstream.engine.store import Store
@@ -43,11 +45,13 @@ class Pipeline:
         state_path: Path,
         memory_mib: int = 1024,
         clock: Callable[[], float] = time.time,
+        guard: Callable[[str], Guard] | None = None,
     ) -> None:
         self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
         self._topics, self._registry, self._path, self._memory_mib, self._clock = topics, registry, state_path, memory_mib, clock
         self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
         self.reads = tuple(i.topic for i in plan.inputs)
+        self._sources = Sources(guard, topics) if guard is not None else None
         self._fingerprint = fingerprint(plan)
         self._sql = Sql()
         self._state: State | None = None
@@ -69,7 +73,7 @@ class Pipeline:
             nodes = {n.name: n for n in self.plan.nodes}
             outputs = {o.topic: nodes[o.node].schema for o in self.plan.outputs}
             self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
-            self._graph = Graph(self.plan, self._sql, self._state)
+            self._graph = Graph(self.plan, self._sql, self._state, self._sources)
             self._read_from(self._settled_positions())
         except BaseException:
             if self._state is not None:  # a second try opens it anew
@@ -106,6 +110,8 @@ class Pipeline:
         """What was said of completeness still holds."""
         self._progress = dict(state.get("progress", {}))
         self._ready = any(state.get("ready", {}).values())
+        if self._sources is not None:
+            self._sources.restore(state.get("seen", {}))
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
         self._readers = {
@@ -197,6 +203,7 @@ class Pipeline:
             "progress": self._progress,
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
+            **({"seen": self._sources.seen} if self._sources is not None else {}),
         }
 
     def _publish_progress(self) -> None:
@@ -271,7 +278,7 @@ class Pipeline:
         return True
 
     def _rebuild(self, state: State) -> None:
-        graph = Graph(self.plan, self._sql, state)
+        graph = Graph(self.plan, self._sql, state, self._sources)
         self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock)
 
     def close(self) -> None:

@@ -1,0 +1,157 @@
+"""A step's rows from the source databases: nothing of its inputs is kept here. See docs/explanation/read-source.md for why it is right.
+
+Old images come from the events, which have whole ones. Every lookup shows its source at or after all events of it that were given
+so far; a later state than theirs is as good, since what changed in between has events of its own, which are still to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine import walk
+from millstream.engine.guard import Guard
+from millstream.engine.images import flat, last_per_key
+from millstream.engine.sql import Sql, quoted
+from millstream.errors import Irrecoverable
+from millstream.events.batch import Batch
+from millstream.events.progress import Position
+from millstream.events.types import RowSchema
+from millstream.pipelines.plan import Stateful
+from millstream.sources.contract import Asked
+from millstream.topics.contract import Topics
+
+KEYS_BYTES = 1 << 20
+ROWS_BYTES = 256 << 20
+
+
+class Sources:
+    """The sources that one pipeline reads, and up to where it has read their events. `guard` opens, or gives again, a source's."""
+
+    def __init__(self, guard: Callable[[str], Guard], topics: Topics) -> None:
+        self._guard, self._topics = guard, topics
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    @property
+    def seen(self) -> dict[str, list[int]]:
+        """Source → (major, minor) of the latest event: part of the pipeline's state."""
+        return {source: list(at) for source, at in self._seen.items()}
+
+    def restore(self, seen: Mapping[str, Sequence[int]]) -> None:
+        self._seen |= {s: (at[0], at[1]) for s, at in seen.items() if (at[0], at[1]) > self._seen.get(s, (-1, -1))}
+
+    def note(self, topic: str, batches: Sequence[Batch]) -> None:
+        """These events were read."""
+        source = topic.partition(".")[0]
+        for b in batches:
+            if len(b):
+                major, minor = (np.asarray(b.column(c)) for c in ("major", "minor"))
+                last = int(np.lexsort((minor, major))[-1])
+                self._seen[source] = max(self._seen.get(source, (-1, -1)), (int(major[last]), int(minor[last])))
+
+    def not_before(self, source: str) -> Position:
+        """All that was read of the source, with what its connector says of it: the server, and commits that no query saw yet."""
+        record = self._topics.producer_record(f"source.{source}")
+        said = record.state.get("position") if record is not None else None
+        at = Position.of(said) if said else Position(0, 0)
+        return Position(*self._seen.get(source, (at.major, at.minor)), at.detail)
+
+    def pieces(
+        self, topic: str, schema: RowSchema, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]
+    ) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The rows, a query for every so many keys: (the query's keys, rows that it found)."""
+        source, _, table = topic.partition(".")
+        guard = self._guard(source)
+        fitting = max(1, KEYS_BYTES * keys.num_rows // max(keys.nbytes, 1))
+        step = min(guard.lookup.limits.keys_max, fitting)
+        for start in range(0, keys.num_rows, step):
+            asked = Asked(table, schema, tuple(columns), keys.slice(start, step), tuple(wanted))
+            with closing(guard.rows(asked, self.not_before(source))) as pieces:
+                for piece in pieces:
+                    yield asked.keys, piece
+
+    def state_of(self, topics: Sequence[str]) -> dict[str, str]:
+        """Source → how it is with it, for people."""
+        return {s: self._guard(s).state for s in dict.fromkeys(t.partition(".")[0] for t in topics)}
+
+
+Pend = Callable[[pa.Table, int, int], None]
+"""pend(units, since, ts_us): these units (columns named as the step's unit) wait to be refreshed."""
+
+
+class TooMuch(Irrecoverable):
+    """The rows of these keys are not held together: with fewer keys at once they may be."""
+
+
+class Remote:
+    """`copies.Rows` for one step with `read: source`."""
+
+    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], pend: Pend, sql: Sql, sources: Sources) -> None:
+        self._step, self._schemas, self._pend_units, self._sql, self._sources = step, schemas, pend, sql, sources
+        self._input_of = {o.alias: o.input for o in step.occurrences}
+        ends = [(a, c) for e in step.edges for a, c in ((e.parent, e.parent_columns), (e.child, e.child_columns))]
+        ends += [(r.alias, r.columns) for r in step.roots]
+        self._leading = {i: sorted({c for a, columns in ends if self._input_of[a] == i for c in columns}) for i in schemas}
+
+    def create(self) -> None:
+        """Nothing is kept."""
+
+    def create_indexes(self) -> None:
+        """Those of the source serve."""
+
+    def load(self, name: str, batches: Sequence[Batch]) -> None:
+        """Every unit of a root will be evaluated; what the other inputs hold is asked for then."""
+        self._sources.note(name, batches)
+        for root in self._step.roots:
+            if self._input_of[root.alias] == name:
+                _, live = last_per_key(batches)
+                self._pend(walk.distinct(live.select(root.columns)), since=0, ts_us=0)
+
+    def images(self, name: str, batches: Sequence[Batch]) -> pa.Table:
+        self._sources.note(name, batches)
+        schema = pa.schema([pa.field(c, self._schemas[name][c].type.arrow) for c in self._leading[name]])
+        found = [flat(b.column(side), self._leading[name])[0].select(schema.names) for b in batches for side in ("before", "after")]
+        return pa.concat_tables([f.cast(schema) for f in found])
+
+    def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
+        schema = self._schemas[self._input_of[occurrence]]
+        found = [pa.table([pa.array([], schema[w].type.arrow) for w in wanted], names=list(wanted))]
+        size = 0
+        for piece in self._pieces(occurrence, columns, keys, wanted):
+            found.append(piece)
+            size += piece.nbytes
+            if size > ROWS_BYTES:
+                raise TooMuch(
+                    f"more than {ROWS_BYTES >> 20} MiB of {self._input_of[occurrence]} are needed together",
+                    code="too_many_rows",
+                    where=f"step {self._step.name}",
+                    cure="use `read: copies` for it",
+                )
+        return pa.concat_tables(found)
+
+    def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
+        if reach.columns == reach.root.columns:
+            self._pend(reach.keys, since, ts_us)
+            return
+        for piece in self._pieces(reach.root.alias, reach.columns, reach.keys, reach.root.columns):
+            self._pend(walk.distinct(piece), since, ts_us)
+
+    def _pend(self, keys: pa.Table, since: int, ts_us: int) -> None:
+        self._pend_units(keys.rename_columns(list(self._step.unit)), since, ts_us)
+
+    def _pieces(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows that equal a key of their query as Millstream compares. A database's collation may find more; and a row that another
+        query's keys find may be found by that one too, as of another moment."""
+        schema = self._schemas[self._input_of[occurrence]]
+        keys = keys.rename_columns(list(columns))
+        fetched = list(dict.fromkeys([*wanted, *columns]))
+        names, match = ", ".join(map(quoted, wanted)), ", ".join(map(quoted, columns))
+        text = f"SELECT {names} FROM __ms_rows WHERE ({match}) IN (SELECT {match} FROM __ms_keys)"
+        if len(columns) == 1:
+            text = f"SELECT {names} FROM __ms_rows WHERE {match} IN (SELECT {match} FROM __ms_keys)"
+        exact = pa.schema([pa.field(w, schema[w].type.arrow) for w in wanted])
+        for theirs, piece in self._sources.pieces(self._input_of[occurrence], schema, columns, keys, fetched):
+            yield self._sql.select(text, {"__ms_rows": piece, "__ms_keys": theirs}).cast(exact)

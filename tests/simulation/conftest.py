@@ -1,0 +1,8 @@
+"""The simulations share their worlds: one may import from another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
