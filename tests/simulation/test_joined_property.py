@@ -168,7 +168,7 @@ def run_world(seed: int, folder: Path) -> None:
                 joined.load(table, [as_batch(world, table, [(None, r) for r in world.rows[table].values()])])
         joined.create_indexes()
     with state.transaction():
-        joined.build()
+        joined.build({})
     emitted = {r["key"]: r for r in state.store.table('SELECT * FROM "last joined"').to_pylist()}
     assert emitted == from_scratch(world), "the first evaluation"
     for step in range(BATCHES):
@@ -177,7 +177,7 @@ def run_world(seed: int, folder: Path) -> None:
             joined.take({t: [as_batch(world, t, c)] for t, c in changes.items() if t in used}, since=step)
         while joined.pending:
             with state.transaction():
-                out = joined.refresh()
+                out = joined.refresh(step, {})
             if out is not None:
                 replay(emitted, out)
         assert emitted == from_scratch(world), f"seed {seed}, batch {step}: {world.step.sql}"

@@ -1,17 +1,21 @@
 """Build: a plan evaluated as a set over an empty state. Its inputs are read once, its copies filled, then each node in turn.
 
 What is done with the result is its caller's: a rebuild publishes the difference, a reconciliation only names it, a preview looks at a part.
+What takes more memory than there is, and documents of which only hashes are kept, are evaluated slice by slice instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.engine.graph import Graph
 from millstream.engine.images import conform, last_per_key, structs
-from millstream.engine.joined import SLICE_KEYS_MAX, changes
+from millstream.engine.joined import SLICE_KEYS_MAX, Joined, Stamp
+from millstream.engine.last import changes
 from millstream.engine.reader import TopicReader
 from millstream.engine.sql import ROW_ERRORS, first_line, quoted
 from millstream.engine.state import State, last_table
@@ -28,6 +32,20 @@ Feeds = Mapping[str, Iterable[Sequence[Batch]]]
 """Input topic → its events, in order."""
 
 
+class Documents(Protocol):
+    """Who wants the rows of the steps that keep hashes only, while they are made."""
+
+    @property
+    def sequence(self) -> int:
+        """The commit with which the next ones go out."""
+
+    def start_from(self, joined: Joined) -> None:
+        """Put what is known of the step's output already into its last output."""
+
+    def made(self, out: Batch) -> None:
+        """Events of what differs from that, with the step's name as topic."""
+
+
 class Build:
     """One build. `wanted` names the nodes whose whole output is asked for afterwards."""
 
@@ -37,11 +55,21 @@ class Build:
         # A stateful node's last output is kept anyway; any other output is collected.
         self._collected = [n for n in dict.fromkeys(wanted) if n not in graph.joined]
 
-    def run(self, feeds: Feeds, *, but: str | None = None) -> None:
-        """Throws away what the state holds. The stateful node `but` gets its copies and indexes and is not evaluated.
+    def run(
+        self,
+        feeds: Feeds,
+        *,
+        but: str | None = None,
+        seen: Callable[[str, Sequence[Batch]], Stamp] = lambda topic, batches: {},
+        documents: Documents | None = None,
+    ) -> None:
+        """Throws away what the state holds. The stateful node `but` gets its copies and indexes and is not evaluated. `seen` is
+        told of every batch that was read, and says up to where the sources' changes are in.
 
-        Raises BadRecord naming the record that the SQL fails on, Irrecoverable where a key has two rows.
+        Raises BadRecord naming the record that the SQL fails on, Irrecoverable where a key has two rows or where the rows of one
+        unit alone do not fit the memory.
         """
+        self._stamp, self._documents = seen("", ()), documents
         self._state.wipe()
         with self._state.transaction():
             for joined in self._graph.joined.values():
@@ -50,6 +78,7 @@ class Build:
                 self._state.store.create(collected_table(name), self._schemas[name].fields, self._schemas[name].key)
         for topic, given in feeds.items():
             for batches in given:
+                self._stamp = seen(topic, batches)
                 with self._state.transaction():
                     self._collect(self._graph.load({topic: batches}))
         for name in self._graph.joined:
@@ -73,17 +102,43 @@ class Build:
     def _evaluate(self, name: str, *, whole: bool) -> None:
         joined = self._graph.joined[name]
         self._tick(f"evaluating {name}", 0, 0)
+        with self._state.transaction():
+            joined.create_indexes()
+        if not whole:
+            return
+        if not self._as_a_set(joined):
+            self._slice_by_slice(joined)
+        self._pass_on(name, self._schemas[name])
+
+    def _as_a_set(self, joined: Joined) -> bool:
+        """False, and nothing done, where it does not suit the step or takes too much memory."""
+        if not joined.built_as_a_set:
+            return False
         try:
             with self._state.transaction():
-                joined.create_indexes()
-            if not whole:
-                return
-            with self._state.transaction():
-                joined.build()
+                joined.build(self._stamp)
         except ROW_ERRORS as e:
-            joined.name_bad_record()
-            raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {name}") from e
-        self._pass_on(name, self._schemas[name])
+            with self._state.transaction():
+                joined.name_bad_record()
+            raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {joined.step.name}") from e
+        except Irrecoverable as e:
+            if e.code != "state_memory":
+                raise
+            return False
+        return True
+
+    def _slice_by_slice(self, joined: Joined) -> None:
+        if self._documents is not None and joined.step.keeps == "hash":
+            self._documents.start_from(joined)
+        with self._state.transaction():
+            joined.pend_all()
+        total = joined.pending
+        while left := joined.pending:
+            self._tick(f"evaluating {joined.step.name}", total - left, total)
+            with self._state.transaction():
+                out = joined.refresh(self._documents.sequence if self._documents is not None else 0, self._stamp)
+            if out is not None and self._documents is not None and joined.step.keeps == "hash":
+                self._documents.made(out)
 
     def _pass_on(self, name: str, schema: RowSchema) -> None:
         """A stateful node's whole output, as inserts, to the nodes after it."""
@@ -124,7 +179,11 @@ def _feed(reader: TopicReader, end: int, tick: Callable[[int], None]) -> Iterato
 
 def upsert(state: State, table: str, schema: RowSchema, batches: Sequence[Batch]) -> None:
     """Apply events to a table of rows by key. Part of the caller's transaction."""
-    changed, live = last_per_key(batches)
+    replace_rows(state, table, schema, *last_per_key(batches))
+
+
+def replace_rows(state: State, table: str, schema: RowSchema, changed: pa.Table, live: pa.Table) -> None:
+    """The keys in `changed` have these rows and no others. Part of the caller's transaction."""
     state.store.delete(table, schema.key, changed)
     state.store.insert(table, live)
 

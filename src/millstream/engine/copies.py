@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from millstream.engine import walk
 from millstream.engine.images import last_per_key
-from millstream.engine.sql import quoted
-from millstream.engine.state import State, copy_table, pending_table
+from millstream.engine.pending import Pending
+from millstream.engine.sql import Sql, quoted
+from millstream.engine.state import copy_table
+from millstream.engine.store import Store
 from millstream.events.batch import Batch
-from millstream.events.types import RowSchema
+from millstream.events.types import Field, RowSchema
 from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateful
 
@@ -40,62 +42,87 @@ class Rows(Protocol):
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         """Add the units of `reach`, which may be millions, to the step's pending ones; nothing of it is held in memory."""
 
+    def pend_all(self, since: int) -> None:
+        """Add every unit that a root has."""
+
 
 class Copies:
-    """Keyed copies of the columns that the step uses."""
+    """Keyed copies of the columns that the step uses, and of those computed from them by which it is walked."""
 
-    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State) -> None:
-        self._step, self._schemas, self._state = step, schemas, state
+    def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], store: Store, pending: Pending, sql: Sql) -> None:
+        self._step, self._schemas, self._store, self._pending, self._sql = step, schemas, store, pending, sql
         self._input_of = {o.alias: o.input for o in step.occurrences}
         named = reads.of_stateful(step)
-        self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in named.items()}
+        wanted = {alias: walk.columns_read(step, alias, names) for alias, names in named.items()}
+        self._computed = {name: [c for c in step.computed if c.input == name] for name in schemas}
+        self._kept = {name: self._columns(name, wanted) for name in schemas}
+
+    def _columns(self, name: str, wanted: Mapping[str, Sequence[str]]) -> list[Field]:
+        used = set(self._schemas[name].key).union(*(wanted[a] for a, i in self._input_of.items() if i == name))
+        own = [f for f in self._schemas[name].fields if f.name in used]
+        return own + [Field(c.name, c.type, 0) for c in self._computed[name]]
 
     def table(self, occurrence: str) -> str:
         return copy_table(self._step.name, self._input_of[occurrence])
 
+    def _lookups(self, name: str) -> list[tuple[str, ...]]:
+        """The column lists by which the input's rows are found, but for its key."""
+        by_alias = walk.indexes(self._step)
+        return sorted({c for a, i in self._input_of.items() if i == name for c in by_alias[a]} - {self._schemas[name].key})
+
     def create(self) -> None:
         for name, schema in self._schemas.items():
-            kept = set(self._kept(name))
-            self._state.create_copy(self._step.name, name, [f for f in schema.fields if f.name in kept], schema.key)
+            self._store.create(copy_table(self._step.name, name), self._kept[name], schema.key, self._lookups(name))
 
     def create_indexes(self) -> None:
-        done = set()
-        for alias, columns in walk.indexes(self._step).items():
-            schema = self._schemas[self._input_of[alias]]
-            for names in sorted(columns):
-                if names != schema.key and (self.table(alias), names) not in done:
-                    done.add((self.table(alias), names))
-                    self._state.store.index(self.table(alias), names)
+        for name in self._schemas:
+            for columns in self._lookups(name):
+                self._store.index(copy_table(self._step.name, name), columns)
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         changed, live = last_per_key(batches)
-        self._apply(name, changed, live)
+        self._apply(name, changed, self._with_computed(name, live))
 
     def images(self, name: str, batches: Sequence[Batch]) -> pa.Table:
         """Old ones from the copy, never from the event: an event may follow on a gap."""
         changed, live = last_per_key(batches)
-        kept = self._kept(name)
-        old = self._state.store.lookup(copy_table(self._step.name, name), self._schemas[name].key, changed, kept)
-        new = live.select(kept)
-        self._apply(name, changed, live)
+        new = self._with_computed(name, live)
+        old = self._store.lookup(copy_table(self._step.name, name), self._schemas[name].key, changed, new.column_names)
+        self._apply(name, changed, new)
         return pa.concat_tables([old.cast(new.schema), new])
 
     def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
-        return self._state.store.lookup(self.table(occurrence), columns, keys, wanted)
+        return self._store.lookup(self.table(occurrence), columns, keys, wanted)
 
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         root = reach.root
         if reach.columns == root.columns:
-            self._state.add_pending(self._step.name, reach.keys.rename_columns(list(self._step.unit)), since, ts_us)
+            self._pending.add(reach.keys, since, ts_us)
         else:
-            table, select = pending_table(self._step.name), f"{', '.join(map(quoted, root.columns))}, {since}, {ts_us}"
-            self._state.store.insert_missing_from(table, self.table(root.alias), reach.columns, reach.keys, select)
+            self._pending.add_from(self.table(root.alias), reach.columns, reach.keys, root.columns, since, ts_us)
+
+    def pend_all(self, since: int) -> None:
+        for root in self._step.roots:
+            columns = ", ".join(f"{quoted(c)} AS {quoted(u)}" for c, u in zip(root.columns, self._step.unit, strict=True))
+            whole = " AND ".join(f"{quoted(c)} IS NOT NULL" for c in root.columns)
+            self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.table(root.alias))} WHERE {whole})", since)
+
+    def _with_computed(self, name: str, rows: pa.Table) -> pa.Table:
+        """The columns that are kept of these rows. Raises BadRecord where one cannot be computed."""
+        computed = self._computed[name]
+        kept = pa.schema([pa.field(f.name, f.type.arrow) for f in self._kept[name]])
+        if not computed:
+            return rows.select(kept.names).cast(kept)
+        named = [f"{quoted(f)}" for f in rows.column_names if f in kept.names] + [f"({c.sql}) AS {quoted(c.name)}" for c in computed]
+        key = self._schemas[name].key
+
+        def shown(row: int) -> str:
+            return f"step {self._step.name}, {name} key { {k: str(rows.column(k)[row].as_py()) for k in key} }"
+
+        return self._sql.select_rows(f"SELECT {', '.join(named)} FROM __ms_rows", "__ms_rows", rows, shown).select(kept.names).cast(kept)
 
     def _apply(self, name: str, changed: pa.Table, live: pa.Table) -> None:
-        table = copy_table(self._step.name, name)
-        self._state.store.delete(table, self._schemas[name].key, changed)
-        self._state.store.insert(table, live.select(self._kept(name)))
-
-    def _kept(self, name: str) -> list[str]:
-        used = set(self._schemas[name].key).union(*(self._wanted[a] for a, i in self._input_of.items() if i == name))
-        return [f.name for f in self._schemas[name].fields if f.name in used]
+        table, key = copy_table(self._step.name, name), list(self._schemas[name].key)
+        if live.num_rows < changed.num_rows:
+            self._store.delete(table, key, changed.join(live.select(key), key, join_type="left anti"))
+        self._store.put(table, key, live)

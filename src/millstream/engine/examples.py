@@ -108,7 +108,7 @@ def _events(example: Example, plan: Plan, folder: Path) -> dict[str, list[Event]
                     offset += 2 * len(changes)
             while read or graph.pending:
                 with state.transaction():
-                    for name, batches in graph.advance(read, number).items():
+                    for name, batches in graph.advance(read, number, {}).items():
                         made.setdefault(name, []).extend(_read_back(batches))
                 read = {}
     finally:

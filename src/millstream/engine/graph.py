@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from millstream.engine import stateless
-from millstream.engine.joined import Joined
+from millstream.engine.joined import Joined, Stamp
 from millstream.engine.remote import Sources
 from millstream.engine.sql import Sql
 from millstream.engine.state import State
@@ -23,6 +23,9 @@ class Graph:
 
     def __init__(self, plan: Plan, sql: Sql, state: State | None, sources: Sources | None = None) -> None:
         self._plan, self._sql = plan, sql
+        for node in plan.nodes:  # a step may compare images: what keeps hashes has no old ones
+            for read in inputs_of(node):
+                assert not any(isinstance(n, Stateful) and n.keeps == "hash" for n in plan.nodes if n.name == read)
         schemas: dict[str, RowSchema] = {i.topic: i.schema for i in plan.inputs} | {n.name: n.schema for n in plan.nodes}
         self.joined: dict[str, Joined] = {}
         for node in plan.nodes:
@@ -34,14 +37,25 @@ class Graph:
     def pending(self) -> int:
         return sum(j.pending for j in self.joined.values())
 
-    def advance(self, read: Mapping[str, Sequence[Batch]], since: int) -> Made:
-        """What every node makes of the events read, with one slice of each stateful step's pending keys refreshed."""
+    @property
+    def triggers(self) -> int:
+        return sum(j.triggers for j in self.joined.values())
+
+    @property
+    def documents(self) -> int:
+        return sum(j.documents for j in self.joined.values())
+
+    def advance(self, read: Mapping[str, Sequence[Batch]], sequence: int, stamp: Stamp) -> Made:
+        """What every node makes of the events read, with one slice of each stateful step's pending units refreshed.
+
+        It goes out with commit `sequence`; `stamp` says up to where the sources' changes are in, these events among them.
+        """
         made: Made = {name: list(batches) for name, batches in read.items()}
         for node in self._plan.nodes:
             if isinstance(node, Stateful):
                 joined = self.joined[node.name]
-                joined.take({i: made[i] for i in inputs_of(node) if made.get(i)}, since)
-                out = joined.refresh()
+                joined.take({i: made[i] for i in inputs_of(node) if made.get(i)}, sequence)
+                out = joined.refresh(sequence, stamp)
                 made[node.name] = [] if out is None else [out]
             elif isinstance(node, Union):
                 made[node.name] = _together(node, made)

@@ -1,12 +1,14 @@
-"""A joined step kept current: keyed copies of its inputs, keys that a change may affect, and their re-evaluation.
+"""A joined step kept current: keyed copies of its inputs, units that a change may affect, and their re-evaluation.
 
 Its four moves are `load` (fill the copies), `build` (evaluate as a set), `take` (apply a batch, remember the affected
-keys) and `refresh` (re-evaluate a slice of them and give the difference). Each is part of its caller's transaction.
+units) and `refresh` (re-evaluate a slice of them and give the difference). Each is part of its caller's transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -17,34 +19,47 @@ from sqlglot import exp
 
 from millstream.engine import walk
 from millstream.engine.copies import Copies, Rows
-from millstream.engine.images import Indices, conform, structs
-from millstream.engine.remote import Remote, Sources
-from millstream.engine.sql import ROW_ERRORS, Sql, first_line, quoted
-from millstream.engine.state import State, last_table
+from millstream.engine.images import Indices, conform
+from millstream.engine.last import Last
+from millstream.engine.pending import Pending, Slice
+from millstream.engine.remote import Remote, Sources, TooMuch
+from millstream.engine.sql import ROW_ERRORS, Sql, first_line, literal, quoted
+from millstream.engine.state import State
 from millstream.errors import BadRecord, Irrecoverable
-from millstream.events.batch import CREATE, DELETE, UPDATE, Batch, batch
+from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateful, inputs_of
 
 SLICE_KEYS_FIRST, SLICE_KEYS_MAX = 1_000, 20_000
 SLICE_BYTES = 16 << 20
-_OPS = pa.array([CREATE, UPDATE, DELETE])
+FIRST_BUILD = 0  # the commit that pends everything when a step is built in slices
+
+Done = TypeVar("Done")
+Stamp = Mapping[str, str]
+"""Source → the position up to which its changes are in the copies."""
 
 
 class Joined:
-    """One stateful step over one state. `schemas` has the row schema of each input (topic or node) of its occurrences."""
+    """One stateful step over one state. `schemas` has the row schema of each input (topic or node) of its occurrences.
+
+    `triggers` counts the units that changes pended, `documents` the rows emitted for them: never more than the former of one
+    key each, since a unit that waits is not pended again and a row that came out the same is not emitted.
+    """
 
     def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql, sources: Sources | None = None) -> None:
         self.step, self._state, self._sql = step, state, sql
         self._input_of = {o.alias: o.input for o in step.occurrences}
         self._wanted = {alias: walk.columns_read(step, alias, names) for alias, names in reads.of_stateful(step).items()}
-        self._copies = Copies(step, {name: schemas[name] for name in inputs_of(step)}, state)
+        self._pending = Pending(step.name, [step.schema[name] for name in step.unit], state.store)
+        self._copies = Copies(step, {name: schemas[name] for name in inputs_of(step)}, state.store, self._pending, sql)
         self._rows: Rows = self._copies
         if step.read == "source":
             assert sources is not None
-            self._rows = Remote(step, {name: schemas[name] for name in inputs_of(step)}, self._pend, sql, sources)
+            self._rows = Remote(step, {name: schemas[name] for name in inputs_of(step)}, self._pending.add, sql, sources)
+        self.last = Last(step, state.store, sql)
         self._slice_keys = SLICE_KEYS_FIRST
+        self.documents = 0
 
     def _over_copies(self) -> str:
         """The step's query with each occurrence read from its copy instead of a relation of its own name."""
@@ -61,46 +76,55 @@ class Joined:
     def create(self) -> None:
         """The step's tables, empty and without the indexes that lookups need."""
         self._rows.create()
-        self._state.create_last(self.step.name, self.step.schema.fields, self.step.schema.key)
-        self._state.create_pending(self.step.name, [self.step.schema[name] for name in self.step.unit])
+        self.last.create()
+        self._pending.create()
 
     def create_indexes(self) -> None:
         self._rows.create_indexes()
-        if self.step.unit != self.step.schema.key:
-            self._state.store.index(last_table(self.step.name), self.step.unit)
+        self.last.create_indexes()
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """Take in an input's events; nothing is evaluated."""
         self._rows.load(name, batches)
 
-    def _pend(self, units: pa.Table, since: int, ts_us: int) -> None:
-        self._state.add_pending(self.step.name, units, since, ts_us)
+    @property
+    def built_as_a_set(self) -> bool:
+        """Whether `build` will do. Else the step is built by `pend_all` and `refresh`: documents are never all in one place."""
+        return self.step.keeps == "rows" and self._rows is self._copies
 
-    def build(self) -> None:
-        """Evaluate the whole query over the copies into the last output, which is empty."""
-        if self._rows is not self._copies:
-            while self.pending:
-                self.refresh()
-            return
-        names = ", ".join(map(quoted, self.step.schema.names))
-        table = quoted(last_table(self.step.name))
+    def build(self, stamp: Stamp) -> None:
+        """Evaluate the whole query over the copies into the last output, which is empty.
+
+        Raises BadRecord naming a root key whose row the SQL fails on; duckdb.OutOfMemoryException where it takes more memory than
+        there is (nothing is kept of it: build it in slices).
+        """
+        names = list(self.step.schema.names)
+        evaluated = ", ".join(map(quoted, self.last.evaluated.names))
+        stamped = f", {literal(_json(stamp))} AS {quoted(self.step.stamp)}" if self.step.stamp else ""
         try:
-            self._state.store.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM ({self._over_copies()})")
+            self._state.store.insert_from(self.last.table, names, f"(SELECT {evaluated}{stamped} FROM ({self._over_copies()}))")
         except duckdb.ConstraintException as e:
             raise self._two_rows(first_line(e)) from e
+        if twice := self.last.check_unique():
+            raise self._two_rows(twice)
+
+    def pend_all(self) -> None:
+        """Every unit that the roots have or that was emitted waits to be refreshed."""
+        self._rows.pend_all(FIRST_BUILD)
+        columns = ", ".join(map(quoted, self.step.unit))
+        self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.last.table)})", FIRST_BUILD)
 
     def name_bad_record(self) -> None:
-        """After `build` failed on some row's value: evaluate key by key range until the record is alone. Raises BadRecord."""
-        for root in self.step.roots:
-            columns = ", ".join(map(quoted, root.columns))
-            keys = self._state.store.table(f"SELECT DISTINCT {columns} FROM {quoted(self._copies.table(root.alias))}")
-            for start in range(0, keys.num_rows, SLICE_KEYS_MAX):
-                self._evaluate(keys.slice(start, SLICE_KEYS_MAX))
+        """After `build` failed on some row's value: evaluate slice by slice until the record is alone. Raises BadRecord."""
+        self.pend_all()
+        while (taken := self._pending.take(SLICE_KEYS_MAX)).keys.num_rows:
+            taken, _ = self._fitting(taken, self._evaluate)
+            self._pending.done(taken)
 
     # ---- keeping current
 
     def take(self, changes: Mapping[str, Sequence[Batch]], since: int) -> None:
-        """Apply the events of every input that has some, and add the keys that they may affect to the pending ones."""
+        """Apply the events of every input that has some, and add the units that they may affect to the pending ones."""
         images: dict[str, pa.Table] = {}
         ts_us = 0
         for name, batches in changes.items():
@@ -115,46 +139,71 @@ class Joined:
 
     @property
     def pending(self) -> int:
-        return self._state.pending_count(self.step.name)
+        return self._pending.count
 
-    def refresh(self) -> Batch | None:
-        """Re-evaluate the oldest pending keys, as many as fit a slice; the difference to their last output, or None.
+    @property
+    def triggers(self) -> int:
+        return self._pending.triggers
+
+    def refresh(self, sequence: int, stamp: Stamp) -> Batch | None:
+        """Re-evaluate pending units, as many as fit a slice; the difference to their last output, or None. It goes out with
+        commit `sequence`.
 
         Raises BadRecord naming the root key whose row the SQL fails on; Irrecoverable where a key has two rows, or where the
-        rows of one key alone do not fit the memory of the SQL.
+        rows of one unit alone do not fit the memory of the SQL.
         """
-        while True:
-            keys, ts_us = self._state.take_pending(self.step.name, self.step.unit, self._slice_keys)
-            if not keys.num_rows:
-                return None
-            try:
-                now, last, read_bytes = self._now_and_last(keys)
-                old, new = self._paired(last, now)
-                break
-            except duckdb.OutOfMemoryException as e:  # nothing was changed yet: the same with fewer keys
-                if keys.num_rows == 1:
-                    raise Irrecoverable(
-                        f"the rows of one key do not fit the memory of the SQL: {first_line(e)}",
-                        code="row_too_large",
-                        where=f"step {self.step.name}, key {_shown(keys)}",
-                        cure="leave the large columns out of the step",
-                    ) from e
-                self._slice_keys = keys.num_rows // 2
-        out = self._applied(last, now, old, new, ts_us)
-        self._state.done_pending(self.step.name, self.step.unit, keys)
-        fitting = int(keys.num_rows * SLICE_BYTES / max(now.nbytes + last.nbytes + read_bytes, 1))
-        self._slice_keys = max(1, min(SLICE_KEYS_MAX, fitting, self._slice_keys * 2))
+        taken = self._pending.take(self._slice_keys)
+        if not taken.keys.num_rows:
+            return None
+        taken, (rows, last, now, old, new, read_bytes) = self._fitting(taken, lambda units: self._compared(units, sequence, stamp))
+        out = None
+        if len(old):
+            self.last.apply(last, now, old, new)
+            out = self.last.events(last, rows, old, new, taken.ts_us)
+            self.documents += len(out)
+        self._pending.done(taken)
+        fitting = int(taken.keys.num_rows * SLICE_BYTES / max(rows.nbytes + last.nbytes + read_bytes, 1))
+        grown = self._slice_keys * 2 if taken.keys.num_rows >= self._slice_keys else self._slice_keys
+        self._slice_keys = max(1, min(SLICE_KEYS_MAX, fitting, grown))
         return out
 
-    def _now_and_last(self, keys: pa.Table) -> tuple[pa.Table, pa.Table, int]:
-        """The query's rows for these units, those emitted last, and how many bytes were read for them."""
-        now, read_bytes = self._evaluate(keys)
-        last = self._state.store.lookup(last_table(self.step.name), self.step.unit, keys, self.step.schema.names)
-        return now, conform(last, self.step.schema), read_bytes
+    def _compared(self, units: pa.Table, sequence: int, stamp: Stamp) -> tuple[pa.Table, pa.Table, pa.Table, Indices, Indices, int]:
+        """The query's rows; what is kept of the last ones and what will be of these; where they differ; how many bytes were read."""
+        rows, read_bytes = self._evaluate(units)
+        rows = self._stamped(rows, stamp)
+        last, now = self.last.of(units), self.last.to_keep(rows, sequence)
+        return rows, last, now, *self.last.difference(last, now), read_bytes
+
+    def _fitting(self, taken: Slice, work: Callable[[pa.Table], Done]) -> tuple[Slice, Done]:
+        """As many of a slice's units as fit the memory, and what `work` made of them. It has changed nothing."""
+        while True:
+            try:
+                return taken, work(taken.keys)
+            except (duckdb.OutOfMemoryException, TooMuch) as e:
+                if taken.keys.num_rows == 1:
+                    raise self._too_large(e, taken.keys) from e
+                taken = taken.first(taken.keys.num_rows // 2)
+                self._slice_keys = taken.keys.num_rows
+
+    def _too_large(self, error: duckdb.Error | TooMuch, unit: pa.Table) -> Irrecoverable:
+        if isinstance(error, TooMuch):
+            return error
+        return Irrecoverable(
+            f"the rows of one key do not fit the memory of the SQL: {first_line(error)}",
+            code="row_too_large",
+            where=f"step {self.step.name}, key {_shown(unit)}",
+            cure="leave the large columns out of the step",
+        )
 
     def rows_of(self, units: pa.Table) -> pa.Table:
-        """The query's rows for these units as the copies now are. Nothing is changed. Raises as `refresh`."""
-        return self._evaluate(units)[0]
+        """The query's rows for these units as the copies now are, their stamp null. Nothing is changed. Raises as `refresh`."""
+        return self._stamped(self._evaluate(units)[0], None)
+
+    def _stamped(self, rows: pa.Table, stamp: Stamp | None) -> pa.Table:
+        if self.step.stamp is None:
+            return rows
+        value = pa.scalar(None if stamp is None else _json(stamp), pa.string())
+        return rows.add_column(self.step.schema.names.index(self.step.stamp), self.step.stamp, pa.repeat(value, rows.num_rows))
 
     def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
         """The query's rows for these units, from the closure of their rows, and the closure's bytes."""
@@ -176,7 +225,7 @@ class Joined:
             raise
         except duckdb.Error as e:
             raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", where=f"step {self.step.name}") from e
-        rows = conform(result, self.step.schema)
+        rows = conform(result, self.last.evaluated)
         distinct = rows.group_by(list(self.step.schema.key), use_threads=False).aggregate([([], "count_all")])
         if distinct.num_rows != rows.num_rows:
             twice = distinct.filter(pc.greater(distinct.column("count_all"), 1)).slice(0, 1).to_pylist()[0]
@@ -192,58 +241,10 @@ class Joined:
             cure="join on columns that are unique in the joined table",
         )
 
-    def _applied(self, last: pa.Table, now: pa.Table, old: Indices, new: Indices, ts_us: int) -> Batch | None:
-        """What turns `last` into `now` (the places of the rows that differ), applied to the last output and as events."""
-        if not len(old):
-            return None
-        schema, table = self.step.schema, last_table(self.step.name)
-        gone, fresh = old[old >= 0], new[new >= 0]
-        self._state.store.delete(table, schema.key, last.select(list(schema.key)).take(pa.array(gone)))
-        self._state.store.insert(table, now.take(pa.array(fresh)))
-        return changes(self.step.name, schema, structs(last, old, schema), structs(now, new, schema), old, new, ts_us)
-
-    def _paired(self, last: pa.Table, now: pa.Table) -> tuple[Indices, Indices]:
-        """Rows that differ: each one's place in `last` and in `now`, -1 where it is in one only."""
-        found = self._sql.select(difference_sql('"__ms_last"', '"__ms_now"', self.step.schema, "o.__ms_row AS o, n.__ms_row AS n"), {
-            "__ms_last": _numbered(last), "__ms_now": _numbered(now),
-        })  # fmt: skip
-        places = [np.asarray(pc.fill_null(found.column(c).combine_chunks(), -1)) for c in ("o", "n")]
-        return places[0].astype(np.int64), places[1].astype(np.int64)
-
 
 def _shown(keys: pa.Table) -> dict[str, str]:
     return {n: str(keys.column(n)[0].as_py()) for n in keys.column_names}
 
 
-def _numbered(rows: pa.Table) -> pa.Table:
-    return rows.append_column("__ms_row", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
-
-
-def difference_sql(last: str, now: str, schema: RowSchema, select: str) -> str:
-    """`select` over the rows of two relations (o: last, n: now) that differ, matched by key. Nulls and NaNs equal themselves."""
-    on = " AND ".join(f"o.{quoted(k)} = n.{quoted(k)}" for k in schema.key)
-    first = quoted(schema.key[0])
-    rest = [c for c in schema.names if c not in schema.key]
-    differ = " OR ".join(f"o.{quoted(c)} IS DISTINCT FROM n.{quoted(c)}" for c in rest) or "false"
-    return f"SELECT {select} FROM {last} o FULL JOIN {now} n ON {on} WHERE o.{first} IS NULL OR n.{first} IS NULL OR {differ}"
-
-
-def changes(
-    name: str, schema: RowSchema, before: pa.StructArray, after: pa.StructArray, old: np.ndarray, new: np.ndarray, ts_us: int
-) -> Batch:
-    """Events of a computed difference: an insert, update or delete each. Version and place are the publisher's to give."""
-    count = len(old)
-    return batch(
-        name,
-        schema,
-        {
-            "op": _OPS.take(pa.array(np.where(new < 0, 2, np.where(old < 0, 0, 1)))),
-            "before": before,
-            "after": after,
-            "incarnation": np.zeros(count, np.uint32),
-            "major": np.zeros(count, np.uint64),
-            "minor": np.zeros(count, np.uint32),
-            "ts_us": np.full(count, ts_us, np.int64),
-            "position": pa.repeat("", count),
-        },
-    )
+def _json(stamp: Stamp) -> str:
+    return json.dumps(dict(stamp), sort_keys=True)

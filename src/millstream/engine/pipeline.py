@@ -8,9 +8,11 @@ publish → trim the outbox. A pipeline without stateful steps keeps no state: i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from millstream.engine.build import READ_BYTES
 from millstream.engine.graph import Graph
@@ -25,6 +27,7 @@ from millstream.engine.store import Store
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.origin import DERIVED
+from millstream.events.progress import Position
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import Plan
 from millstream.pipelines.reads import fingerprint
@@ -59,6 +62,8 @@ class Pipeline:
         self._ready = False
         self._progressed_at = 0.0
         self._progress: dict[str, str] = {}
+        self._behind: dict[str, str | None] = {}  # input topic → its source, None for a pipeline's
+        self._applied: dict[str, str] = {}  # source → the highest position of it that is in the copies
         self.events = 0
         self.pending = 0  # keys that wait to be refreshed, as of the last commit; read by other threads
 
@@ -109,6 +114,7 @@ class Pipeline:
     def _restore(self, state: Mapping[str, Any]) -> None:
         """What was said of completeness still holds."""
         self._progress = dict(state.get("progress", {}))
+        self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
         if self._sources is not None:
             self._sources.restore(state.get("seen", {}))
@@ -169,12 +175,14 @@ class Pipeline:
 
     def _compute(self, read: Mapping[str, list[Batch]]) -> None:
         sequence = self._publisher.sequence + 1
+        for topic, batches in read.items():
+            self._see(topic, batches)
         if self._state is None:
-            commit = self._output(self._graph.advance(read, sequence), sequence)
+            commit = self._output(self._graph.advance(read, sequence, self._applied), sequence)
             self._publisher.publish(commit)
         else:
             with self._state.transaction():
-                commit = self._output(self._graph.advance(read, sequence), sequence)
+                commit = self._output(self._graph.advance(read, sequence, self._applied), sequence)
                 self._keep(commit)
                 reached("pipeline.before_state")
             reached("pipeline.after_state")
@@ -201,6 +209,7 @@ class Pipeline:
         return {
             "positions": self.positions,
             "progress": self._progress,
+            "applied": self._applied,
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
             **({"seen": self._sources.seen} if self._sources is not None else {}),
@@ -235,6 +244,26 @@ class Pipeline:
                 complete[source] = min(complete.get(source, reached_to), reached_to)
         return complete
 
+    def _see(self, topic: str, batches: Sequence[Batch]) -> Mapping[str, str]:
+        """Raise what is applied of each source by an input's events; of the sources behind a pipeline's topic, by its progress."""
+        if any(map(len, batches)):
+            if topic not in self._behind:
+                mine = self._topics.topic(topic)
+                self._behind[topic] = mine.origin.name if mine is not None and mine.origin.connector != DERIVED else None
+            source = self._behind[topic]
+            reached_to = self._written(topic) if source is None else {source: _highest(batches)}
+            for name, position in reached_to.items():
+                self._applied[name] = max(self._applied.get(name, position), position)
+        return self._applied
+
+    def _written(self, topic: str) -> Mapping[str, str]:
+        """source → position that all events of another pipeline's topic up to here are complete to."""
+        writer = self._topics.producer_record(writer_of(self._topics, topic))
+        if writer is None or self._readers[topic].offset < writer.ends.get(topic, 0):
+            return {}
+        found: Mapping[str, str] = writer.state.get("progress", {})
+        return found
+
     def _note(self) -> None:
         self._topics.note_reader(self.name, self.positions)
 
@@ -257,6 +286,7 @@ class Pipeline:
         if self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
             return False
         self._read_from({})
+        self._applied = {}
         if self._state is not None:
             self._rebuild(self._state)
         else:  # a stateless pipeline needs a state for the comparison only
@@ -279,12 +309,23 @@ class Pipeline:
 
     def _rebuild(self, state: State) -> None:
         graph = Graph(self.plan, self._sql, state, self._sources)
-        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock)
+        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock, self._see)
 
     def close(self) -> None:
         if self._state is not None:
             self._state.store.close()
         self._sql.close()
+
+
+def _highest(batches: Sequence[Batch]) -> str:
+    """The highest position among source events: of several with one major, the highest minor."""
+    found = []
+    for b in batches:
+        if len(b):
+            major, minor = np.asarray(b.column("major")), np.asarray(b.column("minor"))
+            top = major.max()
+            found.append(Position(int(top), int(minor[major == top].max())))
+    return str(max(found))
 
 
 def writer_of(topics: Topics, name: str) -> str:

@@ -2,20 +2,24 @@
 
 One mechanism for a first start, a lost or older state, a changed definition and a late joiner. It may be cut off anywhere:
 the state is no state until the last step, and the next rebuild finds what was published already.
+
+A step that keeps hashes has no set of documents to compare: its last output is what is published, hashed as it is read, and
+every unit is refreshed against it, slice by slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.build import READ_BYTES, Build, Tick, feeds, upsert
+from millstream.engine.build import READ_BYTES, Build, Tick, feeds, replace_rows
 from millstream.engine.graph import Graph
-from millstream.engine.images import conform, structs
-from millstream.engine.joined import SLICE_KEYS_MAX, changes, difference_sql
+from millstream.engine.images import conform, last_per_key, structs
+from millstream.engine.joined import SLICE_KEYS_MAX, Joined, Stamp
+from millstream.engine.last import changes, difference_sql
 from millstream.engine.publisher import Publisher
 from millstream.engine.reader import TopicReader
 from millstream.engine.sql import quoted
@@ -35,48 +39,84 @@ class Rebuild:
     """One rebuild of one pipeline's state and output. `tick` is called often; it raises Stopped to end it."""
 
     def __init__(self, plan: Plan, graph: Graph, state: State, topics: Topics, publisher: Publisher, tick: Tick) -> None:
-        self._plan, self._state, self._topics, self._publisher, self._tick = plan, state, topics, publisher, tick
+        self._plan, self._graph, self._state, self._topics, self._publisher, self._tick = plan, graph, state, topics, publisher, tick
         nodes = {n.name: n for n in plan.nodes}
         self._schema: dict[str, RowSchema] = {o.topic: nodes[o.node].schema for o in plan.outputs}
+        self._compared = [o for o in plan.outputs if not self._keeps_hashes(o.node)]
+        self._documents = [o for o in plan.outputs if self._keeps_hashes(o.node)]
         self._built = Build(plan, graph, state, tick, [o.node for o in plan.outputs])
+        self._published = 0
 
-    def run(self, readers: Mapping[str, TopicReader], clock: Callable[[], float]) -> int:
-        """Leaves copies, last outputs and topics as the inputs up to the readers' offsets make them. Returns events published."""
-        self._built.run(feeds(readers, {topic: self._topics.end(topic) for topic in readers}, self._tick))
-        published = 0
-        for output in self._plan.outputs:
-            published += self._publish_difference(output, clock)
+    def _keeps_hashes(self, node: str) -> bool:
+        joined = self._graph.joined.get(node)
+        return joined is not None and joined.step.keeps == "hash"
+
+    def run(
+        self,
+        readers: Mapping[str, TopicReader],
+        clock: Callable[[], float],
+        seen: Callable[[str, Sequence[Batch]], Stamp] = lambda t, b: {},
+    ) -> int:
+        """Leaves copies, last outputs and topics as the inputs up to the readers' offsets make them. Returns events published.
+
+        `seen` is told of every batch that was read, and says up to where the sources' changes are in.
+        """
+        self._clock = clock
+        given = feeds(readers, {topic: self._topics.end(topic) for topic in readers}, self._tick)
+        self._built.run(given, seen=seen, documents=self)
+        for output in self._compared:
+            self._publish_difference(output)
         with self._state.transaction():
             self._built.drop()
-            for output in self._plan.outputs:
+            for output in self._compared:
                 self._state.store.drop(_published(output))
-        return published
+        return self._published
 
-    def _publish_difference(self, output: Output, clock: Callable[[], float]) -> int:
-        schema = self._schema[output.topic]
-        wanted = self._built.table(output.node)
-        self._read_published(output, schema)
+    # ---- steps that keep hashes
+
+    @property
+    def sequence(self) -> int:
+        """The commit with which the next documents go out."""
+        return self._publisher.sequence + 1
+
+    def start_from(self, joined: Joined) -> None:
+        """What is published is the step's last output."""
+        for output in self._documents:
+            if output.node == joined.step.name:
+                self._read_published(output, joined.last.put)
+
+    def made(self, out: Batch) -> None:
+        """Documents that differ from what is published."""
+        for output in self._documents:
+            if output.node == out.topic:
+                self._publish(replace(out, topic=output.topic))
+
+    # ---- the others
+
+    def _publish_difference(self, output: Output) -> None:
+        schema, table = self._schema[output.topic], _published(output)
+        with self._state.transaction():
+            self._state.store.create(table, schema.fields, schema.key)
+        self._read_published(output, lambda changed, live: replace_rows(self._state, table, schema, changed, live))
+        joined = self._graph.joined.get(output.node)
+        compared = [c for c in schema.names if c not in schema.key and (joined is None or c != joined.step.stamp)]
         names = ", ".join(f"o.{quoted(c)} AS {quoted('o ' + c)}, n.{quoted(c)} AS {quoted('n ' + c)}" for c in schema.names)
-        sql = difference_sql(quoted(_published(output)), quoted(wanted), schema, names)
+        sql = difference_sql(quoted(table), quoted(self._built.table(output.node)), schema.key, compared, names)
+        for rows in self._state.store.batches(sql, SLICE_KEYS_MAX):
+            if rows.num_rows:
+                self._publish(_difference_events(output, schema, rows, self._clock))
+
+    def _publish(self, out: Batch) -> None:
+        self._tick(f"publishing {out.topic}", self._published, 0)
         # What was said of completeness still holds; no fingerprint says that this state is not whole yet.
         state = {**self._publisher.state, "fingerprint": None}
-        published = 0
-        for rows in self._state.store.batches(sql, SLICE_KEYS_MAX):
-            if not rows.num_rows:
-                continue
-            self._tick(f"publishing {output.topic}", published, 0)
-            commit = self._publisher.commit(
-                self._publisher.sequence + 1, [_difference_events(output, schema, rows, clock)], state, int(clock() * 1e6)
-            )
-            reached("rebuild.before_publish")
-            self._publisher.publish(commit)
-            published += rows.num_rows
-        return published
+        commit = self._publisher.commit(self._publisher.sequence + 1, [out], state, int(self._clock() * 1e6))
+        reached("rebuild.before_publish")
+        self._publisher.publish(commit)
+        self._published += len(out)
 
-    def _read_published(self, output: Output, schema: RowSchema) -> None:
-        """The output topic as it stands, last row per key, in the schema that is published now."""
-        with self._state.transaction():
-            self._state.store.create(_published(output), schema.fields, schema.key)
+    def _read_published(self, output: Output, put: Callable[[pa.Table, pa.Table], None]) -> None:
+        """The output topic as it stands, in the schema that is published now: `put` is given keys that changed and live rows."""
         reader = self._publisher.reader(output.topic)
         end = self._topics.end(output.topic)
         while reader.offset < end:
@@ -84,7 +124,7 @@ class Rebuild:
             batches = [b for b in reader.read(READ_BYTES) if len(b)]
             if batches:
                 with self._state.transaction():
-                    upsert(self._state, _published(output), schema, batches)
+                    put(*last_per_key(batches))
 
 
 def _difference_events(output: Output, schema: RowSchema, rows: pa.RecordBatch, clock: Callable[[], float]) -> Batch:

@@ -79,7 +79,7 @@ class Sources:
 
 
 Pend = Callable[[pa.Table, int, int], None]
-"""pend(units, since, ts_us): these units (columns named as the step's unit) wait to be refreshed."""
+"""pend(units, since, ts_us): these units (columns in the order of the step's unit) wait to be refreshed."""
 
 
 class TooMuch(Irrecoverable):
@@ -139,8 +139,11 @@ class Remote:
         for piece in self._pieces(reach.root.alias, reach.columns, reach.keys, reach.root.columns):
             self._pend(walk.distinct(piece), since, ts_us)
 
+    def pend_all(self, since: int) -> None:
+        """The load did: every unit that was read of a root waits already."""
+
     def _pend(self, keys: pa.Table, since: int, ts_us: int) -> None:
-        self._pend_units(keys.rename_columns(list(self._step.unit)), since, ts_us)
+        self._pend_units(keys, since, ts_us)
 
     def _pieces(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> Iterator[pa.Table]:
         """Rows that equal a key of their query as Millstream compares. A database's collation may find more; and a row that another

@@ -19,6 +19,10 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 class Sql:
     """Runs SELECTs over relations given with each call."""
 

@@ -1,7 +1,7 @@
 """The state of one pipeline: what its tables mean, and the commit that keeps them, its positions and its outbox together.
 
 Tables: `meta` (one row: the sequence, the state as published, the plan's fingerprint, whether it is whole); `outbox`; for
-each stateful step `copy <step> <input>`, `last <step>` (the last output) and `pending <step>` (keys to refresh).
+each stateful step `copy <step> <input>`, `last <step>` (the last output), `pending <step>` and `groups <step>` (keys to refresh).
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from millstream.engine.sql import quoted
 from millstream.engine.store import Store
-from millstream.events.types import Field, Type
 from millstream.topics.contract import Block
 
 _META, _OUTBOX = "meta", "outbox"
@@ -43,21 +40,23 @@ class State:
                 self._create()
 
     def _create(self) -> None:
-        self.store.execute(f"CREATE TABLE {_META} (sequence BIGINT, state VARCHAR, fingerprint VARCHAR)")
+        self.store.execute(f"CREATE TABLE {_META} (sequence BIGINT, state VARCHAR, fingerprint VARCHAR, hashes VARCHAR)")
         self.store.execute(
             f"CREATE TABLE {_OUTBOX} (sequence BIGINT, place INTEGER, topic VARCHAR, schema_id INTEGER, records INTEGER, events INTEGER, "
             "keys BLOB, key_ends BLOB, vals BLOB, value_ends BLOB)"
         )
 
     def meta(self) -> Meta | None:
-        """None while no whole state was ever committed (new, or a rebuild was cut off)."""
-        rows = self.store.rows(f"SELECT sequence, state, fingerprint FROM {_META}")
+        """None while no whole state was ever committed: new, a rebuild was cut off, or by a DuckDB that may hash otherwise."""
+        rows = self.store.rows(f"SELECT sequence, state, fingerprint FROM {_META} WHERE hashes = ?", [duckdb.__version__])
         return Meta(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
 
     def set_meta(self, meta: Meta) -> None:
         """Part of the caller's transaction."""
         self.store.execute(f"DELETE FROM {_META}")
-        self.store.rows(f"INSERT INTO {_META} VALUES (?, ?, ?)", [meta.sequence, json.dumps(meta.state), meta.fingerprint])
+        self.store.rows(
+            f"INSERT INTO {_META} VALUES (?, ?, ?, ?)", [meta.sequence, json.dumps(meta.state), meta.fingerprint, duckdb.__version__]
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -106,43 +105,6 @@ class State:
     def trim_outbox(self, up_to: int) -> None:
         self.store.rows(f"DELETE FROM {_OUTBOX} WHERE sequence <= ?", [up_to])
 
-    # ---- the tables of a step
-
-    def create_copy(self, step: str, source: str, fields: Sequence[Field], key: Sequence[str]) -> str:
-        name = copy_table(step, source)
-        self.store.create(name, fields, key)
-        return name
-
-    def create_last(self, step: str, fields: Sequence[Field], key: Sequence[str]) -> None:
-        self.store.create(last_table(step), fields, key)
-
-    def create_pending(self, step: str, key: Sequence[Field]) -> None:
-        """`since` is the commit that made the key pending: progress does not pass the oldest. `ts` is that change's commit time."""
-        marks = [Field(name, Type("int64"), 0) for name in ("__ms_since", "__ms_ts")]
-        self.store.create(pending_table(step), [*key, *marks], [f.name for f in key])
-
-    def add_pending(self, step: str, keys: pa.Table, since: int, ts_us: int) -> None:
-        """Those that are pending already stay as they are."""
-        for name, value in (("__ms_since", since), ("__ms_ts", ts_us)):
-            keys = keys.append_column(name, pa.array(np.full(keys.num_rows, value, np.int64)))
-        self.store.insert_missing(pending_table(step), keys)
-
-    def pending_count(self, step: str) -> int:
-        return self.store.count(pending_table(step))
-
-    def take_pending(self, step: str, key: Sequence[str], limit: int) -> tuple[pa.Table, int]:
-        """The oldest pending keys, at most `limit`, and the latest commit time (microseconds) of what made them pending.
-
-        They stay until `done_pending`.
-        """
-        names = ", ".join(map(quoted, key))
-        found = self.store.table(f"SELECT {names}, __ms_ts FROM {quoted(pending_table(step))} ORDER BY __ms_since LIMIT {limit}")
-        latest = pc.max(found.column("__ms_ts")).as_py() or 0
-        return found.select(list(key)), latest
-
-    def done_pending(self, step: str, key: Sequence[str], keys: pa.Table) -> None:
-        self.store.delete(pending_table(step), key, keys)
-
 
 def copy_table(step: str, source: str) -> str:
     return f"copy {step} {source}"
@@ -150,7 +112,3 @@ def copy_table(step: str, source: str) -> str:
 
 def last_table(step: str) -> str:
     return f"last {step}"
-
-
-def pending_table(step: str) -> str:
-    return f"pending {step}"

@@ -42,7 +42,9 @@ def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
             ends = [end for e in node.edges for end in ((e.parent, e.parent_columns), (e.child, e.child_columns))]
             leads = {c for alias, columns in ends if alias == o.alias for c in columns}
             used.setdefault(o.input, set()).update(named[o.alias] | leads)
-    return {i.topic: frozenset(used[i.topic]) for i in plan.inputs}
+        for computed in node.computed:
+            used.setdefault(computed.input, set()).update(c.name for c in _columns(computed.sql))
+    return {i.topic: frozenset(used[i.topic] & set(i.schema.names)) for i in plan.inputs}
 
 
 def fingerprint(plan: Plan) -> str:
