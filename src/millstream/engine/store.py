@@ -177,7 +177,7 @@ class Store:
 
     def _hashes(self, table: str, values: Mapping[str, str]) -> dict[str, str]:
         """Each column of a hash, and its SQL over the SQL of the columns that it is made of."""
-        types, made = self._types[table], {}
+        types, made = self._types.get(table, {}), {}
         for name in types:
             if name.startswith(_TOGETHER):
                 columns = json.loads(name.removeprefix(_TOGETHER))
