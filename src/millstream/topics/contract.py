@@ -1,7 +1,8 @@
 """Topics: the only durable hand-over. What a topic promises, whatever carries it (local SQLite now, Kafka later).
 
 A topic has one partition here ("topic partition" 0); positions are maps topic → next offset. An event takes one
-offset; a delete takes two (itself and its tombstone: same key, null value). Written records are never changed.
+offset; a delete takes two (itself and its tombstone: same key, null value). Written records are never changed, and
+stay where they are; compaction takes old ones away, but never the last of a key, unless that is a delete all have seen.
 
 Writers: every writer has a name, a fence and a sequence (invariant 3). `open_producer` raises the fence, and from
 then on `commit` of any older opening raises Irrecoverable(code="fenced"). A commit carries sequence n; one at or
@@ -10,7 +11,7 @@ below the published sequence is skipped and changes nothing, one above n+1 raise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -125,6 +126,33 @@ class Topics(Protocol):
 
     def note_reader(self, reader: str, positions: Mapping[str, int]) -> None:
         """Remember how far a reader is: for lag and retention only, never for resuming (invariant 3)."""
+
+    def join(self, reader: str, positions: Mapping[str, int]) -> None:
+        """`reader` reads on from these offsets: compaction stays behind it from here on, as long as it notes how far it is.
+
+        One at 0 is a newcomer, and has its place. To be called before the first read, and again to begin anew.
+        """
+
+    def leave(self, reader: str) -> None:
+        """Forget a reader that does not come back: nothing is kept for it any longer. One that is not known is no error."""
+
+    def lost(self, reader: str, positions: Mapping[str, int]) -> list[str]:
+        """The topics in which `reader`, going on at these offsets, has lost its place: compaction had to go past it.
+
+        Asked after a read, the answer covers what was read. It must then join at 0 and remove what it does not meet again.
+        """
+
+    def compacted_to(self, name: str) -> int:
+        """Below this offset events may be missing: of each key at least the last one is there, and no `before` is to be relied on.
+
+        It only rises. Asked after a read, the answer covers what was read.
+        """
+
+    def compact(self, wait: Callable[[float], bool]) -> None:
+        """Take away what is old and outdone, as far as that is worth it, in small steps beside writers and readers.
+
+        wait(seconds) sleeps as long and says whether to stop. It may be stopped, or killed, at any moment; the next call goes on.
+        """
 
     def readers(self) -> dict[str, dict[str, int]]:
         """reader → topic → offset, as noted."""

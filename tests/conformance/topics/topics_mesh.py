@@ -20,10 +20,13 @@ from millstream.schemas.registry import Registry
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.topics.contract import Block, Topic, Topics
 from millstream.topics.local import LocalTopics
+from millstream.topics.local.compaction import Keep
 
 ORIGIN = Origin("postgres", "studio", "studio", "public", "movie")
 FIRST = RowSchema((Field("id", Type("int64"), 1), Field("title", Type("text"), 2)), ("id",))
 SECOND = RowSchema((*FIRST.fields, Field("year", Type("int32"), 3)), ("id",))
+
+NOTHING_OLD = Keep(history_s=0, round_bytes_min=0)  # everything but a topic's last block is old enough, and worth a round
 
 Event = tuple[int, int, dict[str, Any]]  # offset, schema id, row
 

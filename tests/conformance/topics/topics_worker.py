@@ -2,6 +2,7 @@
 
 topics_worker.py IMPLEMENTATION FOLDER write WRITER COMMITS SEED     one line per commit: its sequence
 topics_worker.py IMPLEMENTATION FOLDER read TOPIC UNTIL              one line per event; stops at offset UNTIL
+topics_worker.py IMPLEMENTATION FOLDER compact ROUNDS                compacts all that is old enough, which is everything; "done" after each
 topics_worker.py IMPLEMENTATION FOLDER register SEED                 one line per schema: subject, version, id, text
 """
 
@@ -12,7 +13,7 @@ import random
 import sys
 from pathlib import Path
 
-from topics_mesh import Mesh, flat, opened
+from topics_mesh import NOTHING_OLD, Mesh, flat, opened
 
 
 def commit_parts(mesh: Mesh, writer: str, sequence: int) -> list:
@@ -47,6 +48,12 @@ def read(mesh: Mesh, topic: str, until: str) -> None:
         offset = mesh.topics.read_end(found)
 
 
+def compact(mesh: Mesh, rounds: str) -> None:
+    for _ in range(int(rounds)):
+        mesh.topics.compact(lambda seconds: False)
+        print("done", flush=True)
+
+
 def register(mesh: Mesh, seed: str) -> None:
     texts = [json.dumps({"text": n}) for n in range(30)]
     random.Random(seed).shuffle(texts)
@@ -56,5 +63,5 @@ def register(mesh: Mesh, seed: str) -> None:
 
 if __name__ == "__main__":
     implementation, folder, what, *rest = sys.argv[1:]
-    with opened(implementation, Path(folder)) as made:
-        {"write": write, "read": read, "register": register}[what](made, *rest)
+    with opened(implementation, Path(folder), **({"keep": NOTHING_OLD} if what == "compact" else {})) as made:
+        {"write": write, "read": read, "compact": compact, "register": register}[what](made, *rest)

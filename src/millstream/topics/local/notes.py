@@ -47,6 +47,11 @@ class Notes:
         rows.note_readers(connection, taken)
         return lambda: self._settle(taken)
 
+    def forget(self, reader: str) -> None:
+        """What is noted of the reader and not written is of no use any more."""
+        with self._lock:
+            self._unwritten.pop(reader, None)
+
     def write_if_due(self) -> None:
         if self._unwritten and time.monotonic() - self._tried_at >= _WRITE_EVERY_S:
             self.write_now()

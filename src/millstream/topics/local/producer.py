@@ -14,7 +14,7 @@ from millstream.events.batch import Batch
 from millstream.topics import records
 from millstream.topics.contract import Block, ProducerRecord
 from millstream.topics.local import rows
-from millstream.topics.local.blocks import Stored, packed
+from millstream.topics.local.blocks import Stored, packed, put
 from millstream.topics.local.store import Store
 from millstream.topics.local.tail import Tail
 
@@ -98,12 +98,7 @@ def _append(connection: sqlite3.Connection, topic: str, pieces: Sequence[Stored]
     after = begin
     for piece in pieces:
         first, after = after, after + piece.records
-        connection.execute(
-            "INSERT INTO blocks (topic_id, first_offset, next_offset, records, events, schema_id, codec, raw_bytes, payload, checksum) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (topic_id, first, after, piece.records, piece.events, piece.schema_id, piece.codec, piece.raw_bytes, piece.payload,
-             piece.checksum(topic, first, after)),
-        )  # fmt: skip
+        put(connection, topic_id, topic, first, after, piece)
     connection.execute("UPDATE topics SET next_offset = ? WHERE id = ?", (after, topic_id))
     return topic, begin, after
 

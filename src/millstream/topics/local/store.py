@@ -20,7 +20,7 @@ from pathlib import Path
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 
 APPLICATION_ID = 0x4D53_544D  # "MSTM"
-FORMAT = 1
+FORMAT = 2
 
 _TABLES = """
 CREATE TABLE topics (
@@ -38,6 +38,9 @@ CREATE TABLE producers (
 CREATE TABLE readers (
   reader TEXT NOT NULL, topic TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (reader, topic)) WITHOUT ROWID;
 """
+_COMPACTIONS = "CREATE TABLE compactions (topic_id INTEGER PRIMARY KEY, marks TEXT NOT NULL, checksum INTEGER NOT NULL);"
+# Format → what makes the next one of it.
+_UPGRADES = {1: _COMPACTIONS}
 
 _CHECKPOINT_PAGES = 4096  # 16 MiB of log before it is copied into the file
 _LOG_BYTES_KEPT = 64 << 20
@@ -137,9 +140,11 @@ class Store:
         try:
             self._check_ours(connection)
             if not _pragma(connection, "application_id"):  # before there is a log, which could be lost apart from the file
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT"
-                )
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before there is a table, or it has no effect
+                ours = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};"
+                connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_COMPACTIONS} {ours} COMMIT")
+            for version in range(_pragma(connection, "user_version"), FORMAT):
+                connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT")
             self._check_small_tables(connection)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
@@ -161,9 +166,9 @@ class Store:
                 cure="give topics a path of their own, or put the right file back",
             )
         version = _pragma(connection, "user_version")
-        if application == APPLICATION_ID and version != FORMAT:
+        if application == APPLICATION_ID and version not in (*_UPGRADES, FORMAT):
             raise Refused(
-                f"the file has format {version}; this version of Millstream knows format {FORMAT}",
+                f"the file has format {version}; this version of Millstream knows formats up to {FORMAT}",
                 code="topics_newer",
                 where=str(self.path),
                 cure="run it with the version of Millstream that wrote it, or a later one",
@@ -171,7 +176,7 @@ class Store:
 
     def _check_small_tables(self, connection: sqlite3.Connection) -> None:
         """A topic or a writer that damage hides would be made anew, from offset or sequence 0. Blocks are checked when read."""
-        for table in ("topics", "producers"):
+        for table in ("topics", "producers", "compactions"):
             ((finding, *_), *_) = connection.execute(f"PRAGMA integrity_check('{table}')").fetchall()
             if finding != "ok":
                 raise _damaged(finding, self.path, str(self.path))

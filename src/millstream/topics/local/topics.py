@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from millstream.events.batch import Batch
 from millstream.schemas.registry import Registry
 from millstream.topics import records
 from millstream.topics.contract import Block, Producer, ProducerRecord, Topic
-from millstream.topics.local import rows
+from millstream.topics.local import marks, rows
+from millstream.topics.local.compaction import Compactor, Keep
 from millstream.topics.local.notes import Notes
 from millstream.topics.local.producer import LocalProducer
 from millstream.topics.local.reader import Reader, Schemas
@@ -29,7 +30,7 @@ class LocalTopics:
     """Durable topics for one machine. May be called from any thread; several processes may open the same file.
 
     Calls that name a topic which does not exist raise Refused("topic_unknown"). `busy_timeout_s` is how long a writer
-    waits for its turn before Retryable("topics_busy").
+    waits for its turn before Retryable("topics_busy"). `keep` says what compaction leaves whole.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LocalTopics:
         version_tag: str = millstream.__version__,
         tail_bytes_max: int = 64 << 20,
         busy_timeout_s: float = 10.0,
+        keep: Keep | None = None,
     ) -> None:
         self._store = Store(path, busy_timeout_s=busy_timeout_s)
         self._tail = Tail(tail_bytes_max)
@@ -48,6 +50,7 @@ class LocalTopics:
         self._version_tag = version_tag
         self._known: dict[str, Topic] = {}  # what never changes of a topic: all but its incarnation
         self._notes = Notes(self._store)
+        self._compactor = Compactor(self._store, keep or Keep())
         self._changed = threading.Condition()
         self._commits = 0
 
@@ -130,6 +133,35 @@ class LocalTopics:
         """reader → topic → offset: what all processes wrote, and what this one has yet to write."""
         with self._store.reading() as connection:
             return self._notes.over(rows.noted_readers(connection))
+
+    def join(self, reader: str, positions: Mapping[str, int]) -> None:
+        """See the contract. Durable on return."""
+        with self._store.writing(f"reader {reader}") as connection:
+            self._notes.forget(reader)  # an older place of it, written later, would speak against this one
+            marks.join(connection, reader, positions)
+
+    def leave(self, reader: str) -> None:
+        """See the contract."""
+        with self._store.writing(f"reader {reader}") as connection:
+            self._notes.forget(reader)
+            marks.leave(connection, reader)
+
+    def lost(self, reader: str, positions: Mapping[str, int]) -> list[str]:
+        """See the contract."""
+        with self._store.reading(f"reader {reader}") as connection:
+            return [topic for topic, offset in positions.items() if self._marks(connection, topic).is_lost(reader, offset)]
+
+    def compacted_to(self, name: str) -> int:
+        """See the contract."""
+        with self._store.reading(name) as connection:
+            return self._marks(connection, name).whole_from
+
+    def compact(self, wait: Callable[[float], bool]) -> None:
+        """See the contract. One process at a time; a second does nothing."""
+        self._compactor.run(wait)
+
+    def _marks(self, connection: sqlite3.Connection, name: str) -> marks.Marks:
+        return marks.find(connection, rows.place(connection, name)[0])
 
     def wait(self, seen: Mapping[str, int], timeout_s: float) -> bool:
         """Sleep until some topic's end is beyond `seen[topic]`; at once for commits of this process, within 20 ms for others'.
