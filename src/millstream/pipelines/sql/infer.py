@@ -21,6 +21,7 @@ from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.shape import Argument, Function, Operator
 from millstream.pipelines.sql.subset import BY_NODE, UNITS
 from millstream.pipelines.sql.typed import NULL, UNKNOWN, Typed, made, number
+from millstream.pipelines.sql.written import badly_written
 
 _WRITTEN_CURE = "write a date as 2024-01-31, a time as 13:45:00, a timestamp as 2024-01-31 13:45:00"
 _NOT_HERE: Mapping[type, tuple[str, str]] = {
@@ -270,7 +271,7 @@ class Inference:
         found = subset.function(name)
         if found is not None:
             return self._function(node, found, list(node.expressions))
-        if name == "if" and len(node.expressions) == 3:
+        if name in ("if", "iff") and len(node.expressions) == 3:
             condition, yes, no = node.expressions
             return self._case(exp.Case(ifs=[exp.If(this=condition.copy(), true=yes.copy())], default=no.copy()))
         if name in subset.VOLATILE:
@@ -308,12 +309,9 @@ class Inference:
             return UNKNOWN
         if value.type is None:
             return UNKNOWN
-        if expected.form == "unit" and (value.literal or "").lower() not in UNITS:
-            return self._clash(node, f"{found.name} needs a quoted unit", f"one of {', '.join(UNITS)}")
-        if expected.form == "constant" and (value.constant is None or not 0 <= value.constant <= t.PRECISION_MAX):
-            return self._clash(
-                node, f"{found.name}: {expected.name} must be a whole number from 0 to {t.PRECISION_MAX}", "write the number out"
-            )
+        wrong = badly_written(expected, value)
+        if wrong:
+            return self._clash(node, f"{found.name}: {expected.name} must be {wrong[0]}", wrong[1])
         if value.type.kind not in expected.kinds:
             kinds = "any type" if expected.kinds == t.EVERY else " or ".join(sorted(expected.kinds))
             return self._clash(
@@ -353,8 +351,10 @@ def _negated(value: Typed) -> Typed:
 def _nullable(found: Function, values: Sequence[Typed]) -> bool:
     if found.nulls == "own":
         return True
+    if found.nulls == "never":
+        return False
     if found.nulls == "skipped":
-        return found.name != "concat" and all(v.nullable for v in values)
+        return all(v.nullable for v in values)
     return any(v.nullable for v in values)
 
 

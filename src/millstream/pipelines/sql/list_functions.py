@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from millstream.events.types import Kind, Type
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.shape import Argument, Function
+from millstream.pipelines.sql.signatures import constant, same
 
 _LIST: frozenset[Kind] = frozenset({"list"})
-
-
-def _same(types: Sequence[Type], constants: Sequence[int | None]) -> Type | None:
-    return types[0]
 
 
 def _within(types: Sequence[Type], constants: Sequence[int | None]) -> Type | None:
@@ -22,11 +19,12 @@ def _within(types: Sequence[Type], constants: Sequence[int | None]) -> Type | No
 FUNCTIONS: tuple[Function, ...] = (
     Function(
         "list_slice",
-        (Argument("list", _LIST), Argument("begin", t.INTEGERS, t.INT64, "constant"), Argument("end", t.INTEGERS, t.INT64, "constant")),
-        _same,
+        (Argument("list", _LIST), constant("begin"), constant("end")),
+        same,
         "list_slice({all})",
         "The values from number `begin` to number `end`, counted from 1; list_slice(list, 1, 5) is its first five.",
-        (("list_slice([1, 2, 3], 1, 2)", "[1, 2]"), ("list_slice([1, 2, 3], 3, 9)", "[3]")),
+        (("list_slice([1, 2, 3], 1, 2)", "[1, 2]"), ("list_slice([1, 2, 3], 3, 9)", "[3]"), ("list_slice([1, 2, 3], 0, 2)", "[1, 2]")),
+        flink="ARRAY_SLICE({all})",
     ),
     Function(
         "list_contains",
@@ -35,5 +33,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "list_contains({all})",
         "Whether a value of the list equals it; both must have one type.",
         (("list_contains([1, 2], 2)", "TRUE"), ("list_contains(['a'], 'b')", "FALSE")),
+        # Flink's own finds a null in a list that has one.
+        flink="(CASE WHEN {1} IS NOT NULL THEN ARRAY_CONTAINS({all}) END)",
     ),
 )

@@ -1,12 +1,14 @@
-"""The operators of Millstream SQL, as data. "fails": at run time, as a BadRecord that names the record."""
+"""The operators of Millstream SQL, as data, for DuckDB and for Flink. "fails": at run time, as a BadRecord that names the record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from millstream.events.types import Type
+from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
-from millstream.pipelines.sql.shape import Operator, Signature
+from millstream.pipelines.sql.calls import exact
+from millstream.pipelines.sql.shape import Call, Operator, Signature
 
 
 def _decimals(left: Type, right: Type, precision: int, scale: int, product: bool) -> Signature | None:
@@ -81,6 +83,40 @@ def _texts(result: Type) -> Callable[[Type, Type], Signature | None]:
     return lambda left, right: Signature((t.TEXT, t.TEXT), result) if left.kind == right.kind == "text" else None
 
 
+def _arithmetic(symbol: str) -> Callable[[Call], str | None]:
+    """Flink's text of + - *. It has none for decimals whose exact result needs more digits than it has: Flink would round."""
+
+    def write(call: Call) -> str | None:
+        (left, right), texts = call.types, call.texts
+        if "date" in (left.kind, right.kind):
+            return _days(symbol, call)
+        if call.result.kind == "decimal":
+            (p1, s1), (p2, s2) = t.digits(left), t.digits(right)
+            needed = p1 + p2 + 1 if symbol == "*" else max(p1 - s1, p2 - s2) + max(s1, s2) + 1
+            if needed > t.PRECISION_MAX:
+                return None
+        return exact(f"{{0}} {symbol} {{1}}", call.result).format(*texts)
+
+    return write
+
+
+def _days(symbol: str, call: Call) -> str:
+    (left, right), kinds = call.texts, [x.kind for x in call.types]
+    if kinds == ["date", "date"]:
+        return f"CAST(TIMESTAMPDIFF(DAY, {right}, {left}) AS BIGINT)"
+    date, days = (left, right) if kinds[0] == "date" else (right, left)
+    return f"CAST(TIMESTAMPADD(DAY, {'-' if symbol == '-' else ''}{days}, {date}) AS DATE)"
+
+
+def _over(template: str) -> Callable[[Call], str | None]:
+    return lambda call: exact(template, call.result).format(*call.texts) if call.result.kind != "int64" else template.format(*call.texts)
+
+
+def _modulo(call: Call) -> str:
+    sql = f"MOD({call.texts[0]}, {call.texts[1]})"
+    return f"CAST({sql} AS {flink.name(call.result)})" if call.result.kind == "decimal" else sql
+
+
 _NUMBER_CURE = "CAST the text to a number: CAST(x AS DECIMAL(18,2)), or TRY_CAST, which is null for bad text"
 _COMPARE_CURE = "CAST one side to the other's type (TRY_CAST gives null for bad text)"
 _TEXT_CURE = "CAST the other value AS TEXT"
@@ -96,6 +132,7 @@ OPERATORS: tuple[Operator, ...] = (
         "Sum. int32 and int32 is int32; a date and whole days is a date; decimals grow by one digit, to 38.",
         _NUMBER_CURE,
         fails=_OVERFLOW,
+        flink=_arithmetic("+"),
         examples=(("1 + 2", "3"), ("DATE '2024-02-28' + 2", "DATE '2024-03-01'"), ("1.5 + 2", "3.5")),
     ),
     Operator(
@@ -106,6 +143,7 @@ OPERATORS: tuple[Operator, ...] = (
         "Difference, as +; two dates give days as int64.",
         _NUMBER_CURE,
         fails=_OVERFLOW,
+        flink=_arithmetic("-"),
         examples=(("1 - 2", "-1"), ("DATE '2024-03-01' - DATE '2024-02-28'", "2")),
     ),
     Operator(
@@ -116,6 +154,7 @@ OPERATORS: tuple[Operator, ...] = (
         "Product. Decimals: precisions and scales add up, to 38 digits.",
         _NUMBER_CURE,
         fails=_OVERFLOW,
+        flink=_arithmetic("*"),
         examples=(("6 * 7", "42"), ("1.5 * 1.25", "1.875")),
     ),
     Operator(
@@ -125,6 +164,7 @@ OPERATORS: tuple[Operator, ...] = (
         "({0} / {1})",
         "Quotient, always float64, of integers too; by zero it is an infinity, 0 / 0 is NaN.",
         _NUMBER_CURE,
+        flink="({0} / {1})",
         examples=(("7 / 2", "3.5e0"),),
     ),
     Operator(
@@ -135,6 +175,8 @@ OPERATORS: tuple[Operator, ...] = (
         "Whole quotient of integers, towards zero.",
         "CAST both sides to an integer, or use /",
         fails="by zero",
+        flink=_over("{0} / {1}"),
+        differs="the least int64 by -1 is itself",
         examples=(("7 // 2", "3"), ("-7 // 2", "-3")),
     ),
     Operator(
@@ -145,9 +187,19 @@ OPERATORS: tuple[Operator, ...] = (
         "Remainder of integers or decimals, with the sign of the left side.",
         _NUMBER_CURE,
         fails="by zero",
+        flink=_modulo,
         examples=(("-7 % 2", "-1"),),
     ),
-    Operator("||", "DPipe", _texts(t.TEXT), "({0} || {1})", "Two texts in a row.", _TEXT_CURE, examples=(("'a' || 'b'", "'ab'"),)),
+    Operator(
+        "||",
+        "DPipe",
+        _texts(t.TEXT),
+        "({0} || {1})",
+        "Two texts in a row.",
+        _TEXT_CURE,
+        flink="({0} || {1})",
+        examples=(("'a' || 'b'", "'ab'"),),
+    ),
     Operator(
         "LIKE",
         "Like",
@@ -155,6 +207,7 @@ OPERATORS: tuple[Operator, ...] = (
         "({0} LIKE {1})",
         "% is any text, _ any character; the whole text must match.",
         _TEXT_CURE,
+        flink="({0} LIKE {1})",
         examples=(("'mill' LIKE 'm%'", "TRUE"),),
     ),
     Operator(
@@ -164,6 +217,8 @@ OPERATORS: tuple[Operator, ...] = (
         "({0} ILIKE {1})",
         "LIKE without regard to case.",
         _TEXT_CURE,
+        flink="(LOWER({0}) LIKE LOWER({1}))",
+        differs="letters whose other case is several letters, or one by language: ß, ŉ, İ",
         examples=(("'Mill' ILIKE 'm%'", "TRUE"),),
     ),
     *(
@@ -174,6 +229,8 @@ OPERATORS: tuple[Operator, ...] = (
             "({0} " + symbol + " {1})",
             "Comparison. Numbers compare by value, a date as its midnight, text by code point.",
             _COMPARE_CURE,
+            flink="({0} " + symbol + " {1})",
+            differs="NaN, which DuckDB holds for the greatest number and equal to itself",
             examples=((f"1 {symbol} 1", "TRUE" if "=" in symbol else "FALSE"),),
         )
         for symbol, node in _COMPARISONS
@@ -186,6 +243,7 @@ OPERATORS: tuple[Operator, ...] = (
         "<> in which null is a value.",
         _COMPARE_CURE,
         "own",
+        flink="({0} IS DISTINCT FROM {1})",
         examples=(("1 IS DISTINCT FROM 2", "TRUE"),),
     ),
     Operator(
@@ -196,6 +254,7 @@ OPERATORS: tuple[Operator, ...] = (
         "= in which null is a value.",
         _COMPARE_CURE,
         "own",
+        flink="({0} IS NOT DISTINCT FROM {1})",
         examples=(("1 IS NOT DISTINCT FROM 2", "FALSE"),),
     ),
 )

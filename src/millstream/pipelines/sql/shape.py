@@ -8,8 +8,12 @@ from typing import Literal
 
 from millstream.events.types import Kind, Type
 
-Nulls = Literal["any", "skipped", "own"]
-"""Null if any argument is null; nulls are passed over; as the doc says."""
+Nulls = Literal["any", "skipped", "never", "own"]
+"""Null if any argument is null; nulls are passed over, and it is null if all are; passed over, and it is never null; as the doc says."""
+
+Form = Literal["any", "unit", "constant", "quoted", "pattern", "path", "format"]
+"""How an argument must be written: a quoted name of UNITS; a whole number from 0 on; a text that is not empty; a regular expression; a
+path into JSON; a format of dates."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,13 @@ class Operator:
 
 @dataclass(frozen=True)
 class Argument:
-    """`unit`: a quoted name of UNITS; `constant`: a whole number written out, 0 or more; `quoted`: a text written out."""
+    """`to`: what it is cast to. `most`: of a constant."""
 
     name: str
     kinds: frozenset[Kind]
     to: Type | None = None
-    form: Literal["any", "unit", "constant", "quoted"] = "any"
+    form: Form = "any"
+    most: int = 38
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ VALUES = {
     "li": "[1, NULL]", "re": "{'x': 1, 'order': 'a'}",
 }  # fmt: skip
 LITERALS = ["1", "0", "-5", "2147483648", "1.5", "0.001", "2e3", "'a'", "'2024-01-31'", "'12:30:00'", "TRUE", "DATE '2024-01-31'", "NULL"]
+WRITTEN = {
+    "unit": lambda rng: f"'{rng.choice(subset.UNITS)}'", "constant": lambda rng: "1", "quoted": lambda rng: "'-'",
+    "pattern": lambda rng: "'[0-9]+'", "path": lambda rng: "'$.a'", "format": lambda rng: "'%Y-%m'",
+}  # fmt: skip
 CASTS = ["INTEGER", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL(12,3)", "TEXT", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "UUID", "BOOLEAN"]
 
 
@@ -64,7 +68,7 @@ def expression(rng: random.Random, depth: int) -> str:
             function = rng.choice(subset.FUNCTIONS)
             count = len(function.arguments) - (rng.randint(0, function.optional)) + (rng.randint(0, 2) if function.variadic else 0)
             forms = [function.arguments[min(k, len(function.arguments) - 1)].form for k in range(count)]
-            args = [f"'{rng.choice(subset.UNITS)}'" if f == "unit" else "1" if f == "constant" else e() for f in forms]
+            args = [WRITTEN[f](rng) if f in WRITTEN else e() for f in forms]
             return f"{function.name}({', '.join(args)})"
         case 6:
             return f"{rng.choice(['CAST', 'TRY_CAST'])}({e()} AS {rng.choice(CASTS)})"
@@ -111,7 +115,15 @@ def test_every_example_of_the_table_holds(text: str, wanted: str, con: duckdb.Du
 def test_every_function_has_an_example_and_a_line_of_doc() -> None:
     for entry in (*subset.OPERATORS, *subset.FUNCTIONS):
         assert entry.doc.endswith(".")
-        assert entry.examples or entry.name == "octet_length"  # bytes cannot be written as a literal
+        assert entry.examples or entry.name in ("octet_length", "json_value")  # bytes and JSON cannot be written as a literal
+
+
+def test_functions_of_what_no_literal_gives(con: duckdb.DuckDBPyConnection) -> None:
+    assert con.execute(f"SELECT {typed('octet_length(y)')[0].sql} FROM t").fetchall() == [(1,)]
+    for path, wanted in (("$.a", "1"), ("$.b.c[1]", "x"), ("$.b", None), ("$.d", None), ("$.e", "true"), ("$.no", None)):
+        value = typed(f"json_value(js, '{path}')")[0]
+        given = """(SELECT '{"a": 1, "b": {"c": [0, "x"]}, "d": null, "e": true}' AS js)"""
+        assert con.execute(f"SELECT {value.sql} FROM {given}").fetchall() == [(wanted,)]
 
 
 @pytest.mark.parametrize("operator", subset.OPERATORS, ids=lambda o: o.symbol)
