@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,23 @@ from millstream.cli.app import EXIT_CODES, build
 from millstream.cli.exits import MEANING
 from millstream.cli.output import Secrets
 from millstream.components import Component
+from millstream.events.types import Kind, list_of, record_of
+from millstream.events.types import Type as SqlType
+from millstream.pipelines.sql import flink
+from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.aggregates import text as aggregate_text
 from millstream.pipelines.sql.functions import UNITS
-from millstream.pipelines.sql.shape import Function, Operator
-from millstream.pipelines.sql.subset import AGGREGATE_NAMES, FUNCTIONS, OPERATORS, SAME_AS, VOLATILE
+from millstream.pipelines.sql.shape import Aggregate, Call, Function, Operator, Sample, Text
+from millstream.pipelines.sql.subset import (
+    AGGREGATE_AS,
+    AGGREGATE_NAMES,
+    AGGREGATES,
+    BY_AGGREGATE,
+    FUNCTIONS,
+    OPERATORS,
+    SAME_AS,
+    VOLATILE,
+)
 from millstream.sinks.kinds import KINDS as SINKS
 from millstream.sources.kinds import KINDS as SOURCES
 from millstream.wiring import Wiring
@@ -87,6 +101,12 @@ WHERE o.amount > 10
 - A query over one table keeps that table's key; a joined one says its key in `key:`.
 - Aggregates, GROUP BY, ORDER BY, LIMIT, UNION, windows and subqueries are refused in this version.
 
+## Types
+
+{table(("type", "DuckDB", "Flink", "CAST makes it"), [_type_row(kind) for kind in _TYPES])}
+A cast that cannot be made fails; TRY_CAST gives null. A float becomes the decimal number that it is written as; halves round away from
+zero. A text with a time zone other than Z or +00 is read by DuckDB alone.
+
 ## Operators
 
 {table(("operator", "meaning", "fails", "examples"), [_operator(o) for o in OPERATORS])}
@@ -94,20 +114,64 @@ WHERE o.amount > 10
 
 Null if any argument is null, unless it says otherwise. A failure at run time stops the pipeline and names the record.
 
-{table(("function", "meaning", "fails", "examples"), [_function(f) for f in FUNCTIONS])}
+{table(("function", "gives", "meaning", "fails", "examples"), [_function(f) for f in FUNCTIONS])}
 Units: {", ".join(f"`'{unit}'`" for unit in UNITS)}.
 
 Other spellings: {", ".join(f"`{other}` is `{name}`" for other, name in sorted(SAME_AS.items()))}.
+
+## Aggregates
+
+What passes over nulls, and what depends on the order of rows, says so. Where it depends on it, the order must be total: it ends in the key
+of the rows.
+
+{table(("aggregate", "gives", "meaning", "over no row", "fails", "examples"), [_aggregate(a) for a in AGGREGATES])}
+Other spellings: {", ".join(f"`{other}` is `{name}`" for other, name in sorted(AGGREGATE_AS.items()))}.
 
 ## Refused by name
 
 Because their answer changes by itself: {", ".join(f"`{name}`" for name in sorted(VOLATILE))}.
 
-Because this version has no groups: {", ".join(f"`{name}`" for name in sorted(AGGREGATE_NAMES))}.
-"""
+Because this subset has them not: {", ".join(f"`{name}`" for name in sorted(AGGREGATE_NAMES - set(BY_AGGREGATE) - set(AGGREGATE_AS)))}.
+
+## What the engines are given
+
+Every text below gives the same value and type on both engines, but where the last column says otherwise. A row without a Flink text is
+for pipelines that run locally. A Flink session has UTC as its time zone; a `time` is a BIGINT of microseconds there.
+
+{table(("", "DuckDB", "Flink", "Flink differs in"), [_texts(row) for row in (*OPERATORS, *FUNCTIONS, *AGGREGATES)])}"""
 
 
-_NULLS = {"any": "", "skipped": " Nulls are passed over.", "own": ""}
+_NULLS = {
+    "any": "",
+    "skipped": " Nulls are passed over.",
+    "never": " Nulls are passed over; it is never null.",
+    "own": "",
+}
+_TYPES: dict[Kind, SqlType] = {
+    "boolean": t.BOOLEAN,
+    "int32": t.INT32,
+    "int64": t.INT64,
+    "decimal": t.decimal(10, 2),
+    "float32": t.FLOAT32,
+    "float64": t.FLOAT64,
+    "text": t.TEXT,
+    "bytes": t.BYTES,
+    "date": t.DATE,
+    "time": t.TIME,
+    "timestamp": t.TIMESTAMP,
+    "timestamptz": t.TIMESTAMPTZ,
+    "uuid": t.UUID_TEXT,
+    "json": SqlType("json"),
+    "numeric": SqlType("numeric"),
+    "list": list_of(t.INT32),
+    "record": record_of(("name", t.TEXT)),
+}
+_FIRST: tuple[Kind, ...] = ("text", "int32", "decimal", "timestamp", "list", "json", "bytes", "boolean")
+
+
+def _type_row(kind: Kind) -> tuple[str, ...]:
+    type_ = _TYPES[kind]
+    return f"`{type_}`", _code(t.duckdb_name(type_)), _code(flink.name(type_)), ", ".join(t.cast_targets(type_))
 
 
 def _operator(o: Operator) -> tuple[str, ...]:
@@ -115,7 +179,82 @@ def _operator(o: Operator) -> tuple[str, ...]:
 
 
 def _function(f: Function) -> tuple[str, ...]:
-    return f"`{f.signature}`", f.doc + _NULLS[f.nulls], f.fails if f.fails != "never" else "", _examples(f.examples)
+    gives = dict.fromkeys(str(_call(f, kind).result) for kind in sorted(f.arguments[0].kinds) if _result(f, kind))
+    shown = ", ".join(gives) if len(gives) < 4 else "as given"
+    return f"`{f.signature}`", shown, f.doc + _NULLS[f.nulls], f.fails if f.fails != "never" else "", _examples(f.examples)
+
+
+def _aggregate(a: Aggregate) -> tuple[str, ...]:
+    gives = dict.fromkeys(str(a.result([_TYPES[kind]])) for kind in sorted(a.arguments[0].kinds))
+    shown = ", ".join(gives) if len(gives) < 4 else "list" if a.name == "list" else "as given"
+    return f"`{a.signature}`", shown, a.doc, a.over_none, a.fails if a.fails != "never" else "", "<br>".join(map(_sample, a.examples))
+
+
+def _sample(s: Sample) -> str:
+    rows = ", ".join(f"({', '.join(r)})" for r in s.rows) or "no row"
+    order = f" ORDER BY {s.order}" if s.order else ""
+    return f"({'DISTINCT ' if s.distinct else ''}{', '.join(s.arguments) or '*'}{order}) over {rows} is `{s.wanted}`"
+
+
+def _result(f: Function, kind: Kind) -> SqlType | None:
+    types = _arguments(f, kind)
+    return f.result(types, [None] * len(types))
+
+
+def _arguments(f: Function, kind: Kind) -> list[SqlType]:
+    """Types that fit the function, the first of that kind."""
+    kinds = [kind, *(next(k for k in (kind, *_FIRST, *sorted(a.kinds)) if k in a.kinds) for a in f.arguments[1:])]
+    types = [a.to or _TYPES[k] for a, k in zip(f.arguments, kinds, strict=True)]
+    return [types[0], t.INT32] if f.name == "list_contains" else types
+
+
+def _call(f: Function, kind: Kind) -> Call:
+    types, names = _arguments(f, kind), tuple(a.name for a in f.arguments)
+    words = tuple(_WORDS.get(a.form) for a in f.arguments)
+    constants = tuple(2 if a.form == "constant" else None for a in f.arguments)
+    result = f.result(types, constants)
+    assert result is not None, f.name
+    return Call(tuple(types), names, words, constants, result)
+
+
+_ORDER = "the order, which the publisher puts right"
+_WORDS = {"unit": "month", "path": "$.a", "format": "%Y-%m"}
+
+
+def _texts(row: Operator | Function | Aggregate) -> tuple[str, ...]:
+    if isinstance(row, Aggregate):
+        names = [a.name for a in row.arguments]
+        types = [_TYPES[next(k for k in ("decimal", *_FIRST, *sorted(a.kinds)) if k in a.kinds)] for a in row.arguments]
+        result = row.result(types)
+        order = "…" if row.ordered else ""
+        duckdb = aggregate_text(row.duckdb, names, types, t.duckdb_name, result, order=order)
+        there = aggregate_text(row.flink, names, types, flink.name, result, order=order) if row.flink else None
+        return (
+            f"`{row.name}`",
+            _code(duckdb),
+            _code(there),
+            _ORDER if row.name == "list" else "",
+        )
+    if isinstance(row, Operator):
+        left = next(k for k in ("int32", "text") if row.rule(_TYPES[k], _TYPES[k]))  # type: ignore[index]
+        signature = row.rule(_TYPES[left], _TYPES[left])  # type: ignore[index]
+        assert signature is not None
+        call = Call(signature.arguments, ("a", "b"), (None, None), (None, None), signature.result)
+        return f"`{row.symbol}`", _code(_text(row.duckdb, call, t.duckdb_name)), _code(_text(row.flink, call, flink.name)), row.differs
+    call = _call(row, next(k for k in (*_FIRST, *sorted(row.arguments[0].kinds)) if k in row.arguments[0].kinds))
+    differs = "; ".join(x for x in (row.differs, "the last digits of a float" if row.near else "") if x)
+    return f"`{row.name}`", _code(_text(row.duckdb, call, t.duckdb_name)), _code(_text(row.flink, call, flink.name)), differs
+
+
+def _text(form: Text | None, call: Call, names: Callable[[SqlType], str]) -> str | None:
+    if form is None or not isinstance(form, str):
+        return form and form(call)
+    return form.format(*call.texts, all=", ".join(call.texts), type=names(call.result))
+
+
+def _code(sql: str | None) -> str:
+    fence = "``" if sql and "`" in sql else "`"
+    return f"{fence}{sql}{fence}" if sql else ""
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str:
