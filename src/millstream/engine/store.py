@@ -96,8 +96,9 @@ class Store:
         self._indexed: dict[str, set[str]] = {}  # table → the columns that an index would have to follow
         for table, column, type_ in self._con.execute("SELECT table_name, column_name, data_type FROM duckdb_columns()").fetchall():
             self._types.setdefault(table, {})[column] = type_
+            self._indexed.setdefault(table, set())
         for table, name in self._con.execute("SELECT table_name, index_name FROM duckdb_indexes()").fetchall():
-            self._indexed.setdefault(table, set()).update(json.loads(name.removeprefix(f"{table} by ")))
+            self._indexed[table].update(json.loads(name.removeprefix(f"{table} by ")))
 
     # ---- tables
 

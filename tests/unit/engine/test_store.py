@@ -1,0 +1,87 @@
+"""The store: what lookups find, whatever the key is made of, before and after the file is opened anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from millstream.engine.store import Store
+from millstream.events.types import Field, Type, list_of
+
+INT, SMALL, TEXT = Type("int64"), Type("int32"), Type("text")
+FIELDS = [Field("a", INT, 1), Field("b", TEXT, 2), Field("c", SMALL, 3), Field("d", TEXT, 4), Field("e", list_of(INT), 5)]
+Row = dict[str, Any]
+
+
+def table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:
+    types = {f.name: f.type.arrow for f in FIELDS}
+    return pa.table({n: pa.array([r[n] for r in rows], types[n]) for n in names})
+
+
+def as_rows(found: pa.Table) -> list[str]:
+    return sorted(map(str, found.to_pylist()))
+
+
+@pytest.mark.parametrize("key", [("a",), ("a", "b"), ("a", "b", "c")])
+def test_it_is_a_table_by_key(key: tuple[str, ...], tmp_path: Path) -> None:
+    """Random puts, deletes and lookups by one and by several columns, against a dict; the file is opened anew in between."""
+    rng = random.Random(len(key))
+    names = [f.name for f in FIELDS]
+    lookups = [("d",), ("c", "d"), ("d", "b")]
+    store = Store(tmp_path / "s.duckdb")
+    with store.transaction():
+        store.create("t", FIELDS, key, lookups)
+    with store.transaction():
+        for columns in lookups:
+            store.index("t", columns)
+    truth: dict[tuple[Any, ...], Row] = {}
+
+    def row() -> Row:
+        c, d = rng.choice([None, 1, 2]), rng.choice([None, "u", "v'"])
+        return {"a": rng.randrange(4), "b": rng.choice("xy"), "c": rng.randrange(2) if "c" in key else c, "d": d, "e": [1, None]}
+
+    for turn in range(60):
+        fresh = {tuple(r[k] for k in key): r for r in (row() for _ in range(rng.randint(0, 4)))}
+        gone = [row() for _ in range(rng.randint(0, 2))]
+        with store.transaction():
+            store.delete("t", key, table(gone, key))
+            for r in gone:
+                truth.pop(tuple(r[k] for k in key), None)
+            store.put("t", key, table(list(fresh.values()), names))
+            truth |= fresh
+        for columns in [*lookups, key, ("a",)]:
+            keys = [row() for _ in range(3)]
+            wanted = [r for r in truth.values() if any(all(r[c] is not None and r[c] == k[c] for c in columns) for k in keys)]
+            found = store.lookup("t", columns, table(keys, columns), names)
+            assert as_rows(found) == as_rows(table(wanted, names)), f"turn {turn}, by {columns}"
+        if turn % 20 == 10:
+            store.close()
+            store = Store(tmp_path / "s.duckdb")
+    store.close()
+
+
+@pytest.mark.parametrize("columns", [("c",), ("c", "a")])
+def test_a_wider_integer_finds_what_equals_it_and_nothing_else(columns: tuple[str, ...], tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    with store.transaction():
+        store.create("t", FIELDS[:3], ("a",), [columns])
+        store.put("t", ("a",), pa.table({"a": [1, 2], "b": ["x", "y"], "c": pa.array([7, 8], pa.int32())}))
+    keys = pa.table({"k": pa.array([7, 8 + (1 << 40)], pa.int64()), "l": pa.array([1, 2], pa.int32())}).select(["k", "l"][: len(columns)])
+    assert store.lookup("t", columns, keys, ["a"]).to_pylist() == [{"a": 1}]
+    store.close()
+
+
+def test_what_an_error_leaves_is_gone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    with store.transaction():
+        store.create("t", FIELDS[:2], ("a",))
+    with pytest.raises(RuntimeError), store.transaction():
+        store.put("t", ("a",), pa.table({"a": [1], "b": ["x"]}))
+        raise RuntimeError
+    assert store.count("t") == 0
+    store.close()
