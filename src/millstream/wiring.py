@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from millstream.cli.app import call
 from millstream.cli.mesh import Mesh, Place
 from millstream.cli.output import DEBUG, Secrets
 from millstream.components import Component, find
+from millstream.engine.guard import Guard
 from millstream.engine.pipeline import Pipeline
 from millstream.engine.runner import Report, Runner
 from millstream.engine.sinkrun import SinkRun
@@ -81,13 +83,19 @@ def build_mesh(
         stack.callback(topics.close)
         open_source = _source_opener(project, sources)
         open_sink = _sink_opener(place, sinks)
+        guards = _Guards(project, sources)
+        stack.callback(guards.close)
 
         def runner(change: Change, report: Report) -> Runner:
             inputs = change.known.inputs
             return Runner(
                 topics,
                 [Connector(open_source(s.name), topics, registry) for s in project.sources],
-                [Pipeline(p, topics, registry, place.state(p.pipeline), project.mesh.state_memory_mib) for p in change.plans if p.nodes],
+                [
+                    Pipeline(p, topics, registry, place.state(p.pipeline), project.mesh.state_memory_mib, guard=guards.of)
+                    for p in change.plans
+                    if p.nodes
+                ],
                 [
                     SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
                     for p in change.plans
@@ -122,6 +130,27 @@ def _source_opener(project: Project, kinds: Sequence[Component]) -> Callable[[st
         return source
 
     return open_source
+
+
+class _Guards:
+    """What asks the sources for rows: one for each source that is asked, shared by all pipelines. For several threads."""
+
+    def __init__(self, project: Project, kinds: Sequence[Component]) -> None:
+        self._definitions, self._kinds = {s.name: s for s in project.sources}, kinds
+        self._made: dict[str, Guard] = {}
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Guard:
+        with self._lock:
+            if name not in self._made:
+                definition = self._definitions[name]
+                component = _component(self._kinds, definition.connector)
+                self._made[name] = Guard(component.open_lookup(name, _source_options(component, definition)))
+            return self._made[name]
+
+    def close(self) -> None:
+        for guard in self._made.values():
+            guard.close()
 
 
 def _source_options(component: Component, definition: SourceDefinition) -> Any:

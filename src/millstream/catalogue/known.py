@@ -9,6 +9,7 @@ from millstream.errors import Irrecoverable
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines import rollout
+from millstream.pipelines.atsource import askable
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import Input
 from millstream.schemas.registry import Registry
@@ -30,7 +31,8 @@ class Known:
         """Without the topics that nothing in the project writes any more: they stay, but a new reader of one is a mistake."""
         written = {t for s in project.sources for t in s.topics}
         pipelines = {p.name for p in project.pipelines}
-        return replace(self, inputs={t: i for t, i in self.inputs.items() if t in written or t.partition(".")[0] in pipelines})
+        inputs = {t: i for t, i in self.inputs.items() if t in written or t.partition(".")[0] in pipelines}
+        return replace(self, inputs=askable(project, inputs))
 
     def missing(self, definition: SourceDefinition) -> list[str]:
         """The topics of a source whose columns are not known."""

@@ -19,7 +19,9 @@ Made = dict[str, list[Batch]]
 
 
 class Graph:
-    """The nodes of one plan. A plan with a stateful step needs a state; all its calls are part of the caller's transaction."""
+    """The nodes of one plan. A plan with a stateful step needs a state; all its calls are part of the caller's transaction.
+
+    Without `sources` steps that would read there keep copies: a preview or an example gives the same rows and asks nobody."""
 
     def __init__(self, plan: Plan, sql: Sql, state: State | None, sources: Sources | None = None) -> None:
         self._plan, self._sql = plan, sql

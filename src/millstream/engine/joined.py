@@ -54,8 +54,7 @@ class Joined:
         self._pending = Pending(step.name, [step.schema[name] for name in step.unit], state.store)
         self._copies = Copies(step, {name: schemas[name] for name in inputs_of(step)}, state.store, self._pending, sql)
         self._rows: Rows = self._copies
-        if step.read == "source":
-            assert sources is not None
+        if step.read == "source" and sources is not None:
             self._rows = Remote(step, {name: schemas[name] for name in inputs_of(step)}, self._pending.add, sql, sources)
         self.last = Last(step, state.store, sql)
         self._slice_keys = SLICE_KEYS_FIRST

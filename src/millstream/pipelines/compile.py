@@ -6,10 +6,12 @@ Pure: `known` says which topics there are. Reading files is `project.py`'s, runn
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sqlglot import exp
 
 from millstream.events.types import RowSchema
+from millstream.pipelines import atsource
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import evolved, key_of
@@ -40,6 +42,7 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     Raises InvalidProject with every mistake of every pipeline.
     """
     by_name = {p.name: p for p in project.pipelines}
+    known = atsource.askable(project, known)
     reads = {p.name: _reads(p, by_name) for p in project.pipelines}
     diagnostics: list[Diagnostic] = []
     order = _order(project.pipelines, reads, diagnostics)
@@ -91,12 +94,22 @@ class _Compile:
             else:
                 self._nodes[step.name] = node
         sinks = self._sinks()
+        if d.read == "source":
+            self._read_at_source()
         if self._diagnostics:
             raise InvalidProject(self._diagnostics)
         outputs = self._outputs({s.topic for s in sinks})
         read = {i for n in self._nodes.values() for i in inputs_of(n)}
         inputs = tuple(self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes)
         return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks)
+
+    def _read_at_source(self) -> None:
+        """The joined steps ask the sources' databases, where they can."""
+        d = self._definition
+        mine = ".".join(d.steps[0].path.split(".")[:2]) if d.steps else ""  # a pipeline's path, or a product's
+        for node in [n for n in self._nodes.values() if isinstance(n, Stateful)]:
+            self._diagnostics += [d.mistake(f"{mine}.read", *said) for said in atsource.mistakes(node, self._known)]
+            self._nodes[node.name] = replace(node, read="source")
 
     # ---- steps ----------------------------------------------------------------------------------------------------
     def _step(self, step: StepDefinition) -> Node | None:

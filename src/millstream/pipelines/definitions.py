@@ -102,7 +102,7 @@ class SinkDefinition:
 
 @dataclass(frozen=True)
 class PipelineDefinition:
-    """`examples` as written: they are read when they are run."""
+    """`read` says where joined steps find the rows of other tables. `examples` as written: they are read when they are run."""
 
     name: str
     owner: str
@@ -110,6 +110,7 @@ class PipelineDefinition:
     sinks: tuple[SinkDefinition, ...]
     places: Places = field(repr=False, compare=False)
     examples: Node | None = field(repr=False, compare=False, default=None)
+    read: Literal["copies", "source"] = "copies"
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""

@@ -12,6 +12,8 @@ from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Node, Plan, SinkPlan, Stateful, Stateless, Union
 from millstream.pipelines.sql.relations import RESERVED
 
+_WHERE = {"copies": "kept as copies", "source": "asked at their sources"}
+
 
 def explain(plan: Plan) -> str:
     """Several lines, without a newline at the end."""
@@ -66,7 +68,7 @@ def _stateless(node: Stateless) -> Iterator[str]:
 
 def _stateful(node: Stateful) -> Iterator[str]:
     inputs = {o.alias: o.input for o in node.occurrences}
-    yield f"joins {len(inputs)} tables, kept as copies; one row per {', '.join(node.unit)} of {_named(node.roots[0].alias, inputs)}"
+    yield f"joins {len(inputs)} tables, {_WHERE[node.read]}; one row per {', '.join(node.unit)} of {_named(node.roots[0].alias, inputs)}"
     children: dict[str, list[str]] = {}
     for e in node.edges:
         pairs = ", ".join(f"{_shown(e.child)}.{c} = {_shown(e.parent)}.{p}" for p, c in zip(e.parent_columns, e.child_columns, strict=True))

@@ -17,13 +17,14 @@ from millstream.events.types import RowSchema, Type
 class Input:
     """A topic that the pipeline reads, with the schema version it has accepted (invariant 6).
 
-    `schema` has every column of that version; steps read a subset.
+    `schema` has every column of that version; steps read a subset. `askable`: its source can be asked for rows by their values.
     """
 
     topic: str
     schema: RowSchema
     schema_id: int
     grade: Grade
+    askable: bool = False
 
 
 @dataclass(frozen=True)

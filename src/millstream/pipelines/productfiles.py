@@ -42,10 +42,7 @@ class ProductReading(ProductSinks):
         self._enter(section, path)
         self._keys(section, path, ("product", "owner", "read", "root", "nest", "sink", "sinks"))
         owner = self._text(section, "owner", path)
-        read = self._text(section, "read", path, required=False) or "copies"
-        if read not in ("copies", "source"):
-            cure = "write read: copies (keyed copies here, no load on the sources) or read: source (queries to the source databases)"
-            self._note(place_of(section, "read"), f"{path}.read", "bad_value", f"read cannot be {read}", cure)
+        read = self._read_from(section, path)
         before = len(self._mistakes)
         root = self._document(section, name, path)
         sinks = tuple(self._product_sinks(section, name, path))
@@ -54,8 +51,7 @@ class ProductReading(ProductSinks):
         self._aliases(root, {})
         key = self._names(cast(Section, section.entries["root"]), "key", f"{path}.root") if "key" in _entries(section, "root") else None
         text = yaml.safe_dump(_data(section), sort_keys=False, allow_unicode=True, width=1000)
-        kind = cast(Literal["copies", "source"], read)
-        return ProductDefinition(name, owner, kind, key, root, sinks, text, self._part(path))
+        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path))
 
     # ---- the tree ---------------------------------------------------------------------------------------------------
     def _document(self, section: Section, name: str, path: str) -> Nest | None:

@@ -46,7 +46,7 @@ def compile_product(
     step = step_of(product, {name: i.schema for name, i in known.items()})
     name = generation_name(product.name, generation)
     sinks = tuple(of_generation(s, generation) for s in product.sinks)
-    plan = compile_pipeline(PipelineDefinition(name, product.owner, (step,), sinks, product.places), known, history)
+    plan = compile_pipeline(PipelineDefinition(name, product.owner, (step,), sinks, product.places, read=product.read), known, history)
     return _documents(plan, product, (history or {}).get(f"{name}.{product.name}", ()))
 
 
@@ -64,7 +64,7 @@ def _documents(plan: Plan, product: ProductDefinition, history: Sequence[RowSche
     taken = next((f.id for s in history for f in s.fields if f.name == STAMP), None)
     stamp = Field(STAMP, Type("json"), taken or max(f.id for s in versions for f in s.fields) + 1)
     schema = RowSchema((*node.schema.fields, stamp), node.schema.key)
-    documents = replace(node, schema=schema, keeps="hash", stamp=STAMP, read=product.read)
+    documents = replace(node, schema=schema, keeps="hash", stamp=STAMP)
     outputs = tuple(replace(o, grade="none") if o.node == node.name else o for o in plan.outputs)
     return replace(plan, nodes=(*plan.nodes[:-1], documents), outputs=outputs)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -122,6 +122,14 @@ class Reading:
             self._note(place_of(section, key), where, "bad_name", f"{name!r} cannot be a name", _NAME_CURE)
             return ""
         return name
+
+    def _read_from(self, section: Section, path: str) -> Literal["copies", "source"]:
+        """What `read:` says; copies, where it says nothing."""
+        read = self._text(section, "read", path, required=False)
+        if read not in ("", "copies", "source"):
+            cure = "write read: copies (keyed copies here, no load on the sources) or read: source (queries to the source databases)"
+            self._note(place_of(section, "read"), f"{path}.read", "bad_value", f"read cannot be {read}", cure)
+        return "source" if read == "source" else "copies"
 
     def _items(self, section: Section, key: str, path: str) -> tuple[Node, ...]:
         node = section.entries.get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,8 @@ def test_what_the_compiler_finds_is_at_the_line_and_field(project: Write, known:
 
 
 def test_a_plan_keeps_hashes_and_stamps_its_documents(project: Write, known: dict[str, Input]) -> None:
-    plan = compile_product(product(project, FLAT.replace("owner: team\n", "owner: team\nread: source\n")), 3, known)
+    askable = {name: replace(i, askable=True) for name, i in known.items()}
+    plan = compile_product(product(project, FLAT.replace("owner: team\n", "owner: team\nread: source\n")), 3, askable)
     assert plan.pipeline == "movie@3"
     (node,) = plan.nodes
     assert isinstance(node, Stateful)
