@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from pydantic import ValidationError
 
 from millstream.capture.connector import Connector
 from millstream.catalogue.controller import Change
+from millstream.catalogue.generations import Switches, sweep
 from millstream.catalogue.store import Catalogue
 from millstream.cli.app import call
 from millstream.cli.mesh import Mesh, Place
 from millstream.cli.output import DEBUG, Secrets
 from millstream.components import Component, find
 from millstream.engine.guard import Guard
+from millstream.engine.handover import Handover
 from millstream.engine.pipeline import Pipeline
 from millstream.engine.runner import Report, Runner
 from millstream.engine.sinkrun import SinkRun
@@ -32,9 +35,11 @@ from millstream.errors import Refused, without_secrets
 from millstream.pipelines import project as projects
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import SinkPlan
+from millstream.pipelines.rollout import generation_name
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.sinks.contract import Sink
+from millstream.sinks.search import generations
 from millstream.sinks.search import query as search_query
 from millstream.sources import kinds as source_kinds
 from millstream.sources.contract import Source
@@ -86,32 +91,51 @@ def build_mesh(
         guards = _Guards(project, sources)
         stack.callback(guards.close)
 
+        catalogue = Catalogue(engine)
+        switches = Switches(catalogue, project.reread, partial(generations.switch, place.home))
+
         def runner(change: Change, report: Report) -> Runner:
-            inputs = change.known.inputs
+            inputs, memory_mib = change.known.inputs, project.mesh.state_memory_mib
+            pipelines = [
+                Pipeline(p, topics, registry, place.state(p.pipeline), memory_mib, guard=guards.of) for p in change.plans if p.nodes
+            ]
+            sinks = [
+                SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
+                for p in change.plans
+                for s in p.sinks
+            ]
+
+            def handover(product: str, generation: int) -> Handover:
+                pipeline = next(p for p in pipelines if p.plan.pipeline == generation_name(product, generation))
+                mine = [s for s in sinks if s.plan in pipeline.plan.sinks]
+                tell = partial(report, f"product.{product}")
+                return Handover(pipeline, mine, topics, partial(switches.to, product, generation), tell)
+
             return Runner(
                 topics,
                 [Connector(open_source(s.name), topics, registry) for s in project.sources],
-                [
-                    Pipeline(p, topics, registry, place.state(p.pipeline), project.mesh.state_memory_mib, guard=guards.of)
-                    for p in change.plans
-                    if p.nodes
-                ],
-                [
-                    SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
-                    for p in change.plans
-                    for s in p.sinks
-                ],
+                pipelines,
+                sinks,
                 report,
+                [handover(name, p.next) for name, p in change.wanted.products.items() if p.next],
             )
 
         yield Mesh(
             project=project,
             place=place,
-            catalogue=Catalogue(engine),
+            catalogue=catalogue,
             registry=registry,
             topics=topics,
             source=open_source,
             runner=runner,
+            switches=switches,
+            sweep=lambda: sweep(
+                catalogue,
+                project.reread,
+                place.home / "state",
+                partial(generations.folders, place.home),
+                partial(generations.remove, place.home),
+            ),
             find=lambda index, query, limit: [vars(hit) for hit in search_query.search(place.home, index, query, limit)],
         )
 

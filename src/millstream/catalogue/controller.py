@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from millstream.catalogue import generations
 from millstream.catalogue.known import Known
-from millstream.catalogue.store import AppliedPipeline, AppliedSink, AppliedSource, Catalogue
+from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedSink, AppliedSource, Catalogue
 from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.origin import DERIVED, Grade, Origin
 from millstream.events.types import RowSchema, difference
 from millstream.pipelines import rollout
-from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Plan
-from millstream.pipelines.rollout import Actual, Step, Wanted
+from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
 from millstream.topics.contract import Topic, Topics
@@ -48,14 +48,16 @@ class Change:
 def change(project: Project, known: Known, catalogue: Catalogue) -> Change:
     """Compile everything and compare. Changes nothing. Raises InvalidProject with every mistake, Refused("key_changed")."""
     known = known.of(project)
-    plans = tuple(compile_all(project, known.inputs, known.history))
+    actual = _actual(known, catalogue)
+    plans, products = generations.compiled(project, known, catalogue.pipelines(), actual)
     wanted = Wanted(
         topics=_wanted_topics(project, known, plans),
         pipelines={p.pipeline: _wanted_pipeline(p, known) for p in plans},
         connectors={s.name: source_fingerprint(s) for s in project.sources},
+        products=products,
     )
     _keys_stay(wanted, known)
-    return Change(project, known, plans, wanted, rollout.rollout(wanted, _actual(known, catalogue)))
+    return Change(project, known, plans, wanted, rollout.rollout(wanted, actual))
 
 
 def source_fingerprint(source: SourceDefinition) -> str:
@@ -89,6 +91,7 @@ def _actual(known: Known, catalogue: Catalogue) -> Actual:
             for p in catalogue.pipelines().values()
         },
         connectors={s.name: s.fingerprint for s in catalogue.sources().values()},
+        products={name: generations.as_applied(p) for name, p in catalogue.products().items()},
     )
 
 
@@ -158,6 +161,12 @@ class Controller:
                 self._take_sink(step.subject)
             case "stop_pipeline":
                 self._catalogue.forget_pipeline(step.subject)
+            case "build_generation" | "switch_generation":
+                self._ask_for_generation(step.subject)
+            case "drop_generation":
+                generations.drop(self._catalogue, step.subject)
+            case "stop_product":
+                self._catalogue.forget_product(step.subject)
 
     def _wanted(self, topic: str) -> RowSchema:
         return self._change.wanted.topics[topic].schema
@@ -180,6 +189,14 @@ class Controller:
         source = next(s for s in self._project.sources if s.name == name)
         fingerprint = self._change.wanted.connectors[name]
         self._catalogue.put_source(AppliedSource(name, fingerprint, source.connector, source.owner, source.tables))
+
+    def _ask_for_generation(self, name: str) -> None:
+        """The one that the product is to have next, beside what it has."""
+        product, _, number = name.partition("@")
+        wanted, now = self._change.wanted.products[product], self._catalogue.products().get(product)
+        kept = {**(now.generations if now else {}), int(number): wanted.generations[int(number)]}
+        row = now or AppliedProduct(product, 0, 0, 0, {})
+        self._catalogue.put_product(replace(row, generations=kept, next=wanted.next, applied=wanted.applied))
 
     def _put_pipeline(self, name: str) -> None:
         """As it is now wanted, with the ids that its schemas have by now, and with the sinks that it has."""
@@ -224,5 +241,7 @@ def published(pipelines: Mapping[str, AppliedPipeline]) -> dict[str, int]:
 
 
 def accepted(pipelines: Mapping[str, AppliedPipeline]) -> dict[str, int]:
-    """Topic → the schema id that the applied pipelines have accepted (invariant 6)."""
-    return {topic: schema_id for p in pipelines.values() for topic, schema_id in p.inputs.items()} | published(pipelines)
+    """Topic → the schema id that the applied pipelines have accepted (invariant 6). An older generation of a product may have
+    accepted an earlier version than the others, and keeps it."""
+    oldest_first = sorted(pipelines.values(), key=lambda p: (generation_of(p.name) is None, generation_of(p.name) or ("", 0)))
+    return {topic: schema_id for p in oldest_first for topic, schema_id in p.inputs.items()} | published(pipelines)

@@ -20,19 +20,25 @@ from millstream.topics.contract import Topics
 @dataclass(frozen=True)
 class Known:
     """`inputs` for the compiler, `history` the schema versions of each topic, oldest first, `topics` what really exists;
-    `discovered` the tables, by topic, that are not topics yet."""
+    `discovered` the tables, by topic, that are not topics yet; `versions` each topic in each of its registered schemas, by id."""
 
     inputs: Mapping[str, Input]
     history: Mapping[str, Sequence[RowSchema]]
     topics: Mapping[str, rollout.Topic]
     discovered: Mapping[str, Table] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[int, Input]] = field(default_factory=dict)
 
     def of(self, project: Project) -> Known:
         """Without the topics that nothing in the project writes any more: they stay, but a new reader of one is a mistake."""
         written = {t for s in project.sources for t in s.topics}
-        pipelines = {p.name for p in project.pipelines}
-        inputs = {t: i for t, i in self.inputs.items() if t in written or t.partition(".")[0] in pipelines}
+        writers = {p.name for p in project.pipelines} | {p.name for p in project.products}
+        heads = {t: t.partition(".")[0].partition("@")[0] for t in self.inputs}
+        inputs = {t: i for t, i in self.inputs.items() if t in written or heads[t] in writers}
         return replace(self, inputs=askable(project, inputs))
+
+    def accepted(self, ids: Mapping[str, int]) -> dict[str, Input]:
+        """The topics of `ids`, each in the schema of that id; one that the registry does not know is left out."""
+        return {t: self.versions[t][i] for t, i in ids.items() if i in self.versions.get(t, {})}
 
     def missing(self, definition: SourceDefinition) -> list[str]:
         """The topics of a source whose columns are not known."""
@@ -44,13 +50,14 @@ class Known:
         found = {f"{source}.{t.name}": t for t in tables}
         fresh = {name: table for name, table in found.items() if name not in self.inputs}
         inputs = {name: Input(name, table.schema, 0, table.grade) for name, table in fresh.items()}
-        return Known({**self.inputs, **inputs}, self.history, self.topics, {**self.discovered, **fresh})
+        return replace(self, inputs={**self.inputs, **inputs}, discovered={**self.discovered, **fresh})
 
 
 def known(topics: Topics, registry: Registry, accepted: Mapping[str, int] | None = None) -> Known:
     """Every topic that has a registered schema: in its newest version, or in the one that `accepted` names by its id."""
     inputs: dict[str, Input] = {}
     history: dict[str, list[RowSchema]] = {}
+    by_id: dict[str, dict[int, Input]] = {}
     for topic in topics.topics():
         versions = registry.versions(f"{topic.name}-value")
         if not versions:
@@ -65,5 +72,6 @@ def known(topics: Topics, registry: Registry, accepted: Mapping[str, int] | None
                 where=topic.name,
                 cure="catalogue and topics are not of one mesh, or one was restored alone: put both back from the same moment",
             )
-        inputs[topic.name] = Input(topic.name, schemas[chosen], chosen, topic.grade)
-    return Known(inputs, history, {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()})
+        by_id[topic.name] = {i: Input(topic.name, schema, i, topic.grade) for i, schema in schemas.items()}
+        inputs[topic.name] = by_id[topic.name][chosen]
+    return Known(inputs, history, {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()}, versions=by_id)

@@ -43,6 +43,17 @@ _PIPELINES = sa.Table(
     sa.Column("sinks", sa.JSON, nullable=False),
     sa.Column("applied_at", sa.Float, nullable=False),
 )
+_PRODUCTS = sa.Table(
+    "catalogue_products",
+    _METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("live", sa.Integer, nullable=False),
+    sa.Column("next", sa.Integer, nullable=False),
+    sa.Column("applied", sa.Integer, nullable=False),
+    sa.Column("switching", sa.Integer, nullable=False),
+    sa.Column("generations", sa.JSON, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
+)
 _STATES = sa.Table(
     "catalogue_states",
     _METADATA,
@@ -88,6 +99,20 @@ class AppliedPipeline:
     outputs: Mapping[str, int]
     sinks: Mapping[str, AppliedSink]
     applied_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class AppliedProduct:
+    """A product's generations (number → text of its definition): `live` is searched, `next` becomes live when it is caught up,
+    `applied` is the one that the files last asked for, `switching` one that searches are being switched to; 0 is none."""
+
+    name: str
+    live: int
+    next: int
+    applied: int
+    generations: Mapping[int, str]
+    switching: int = 0
+    changed_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +177,35 @@ class Catalogue:
         rows = self._rows(sa.select(_PIPELINES).order_by(_PIPELINES.c.name))
         return {r["name"]: AppliedPipeline(**{**r, "sinks": {n: AppliedSink(**s) for n, s in r["sinks"].items()}}) for r in rows}
 
+    # ---- products
+
+    def put_product(self, product: AppliedProduct) -> None:
+        """Remember it over what stood under its name. Its texts are kept as they are: no secret stands in one."""
+        generations = {str(g): text for g, text in product.generations.items()}
+        self._put(_PRODUCTS, "name", {**vars(product), "generations": generations, "changed_at": self._clock()})
+
+    def products(self) -> dict[str, AppliedProduct]:
+        """By name."""
+        rows = self._rows(sa.select(_PRODUCTS).order_by(_PRODUCTS.c.name))
+        return {r["name"]: AppliedProduct(**{**r, "generations": {int(g): t for g, t in r["generations"].items()}}) for r in rows}
+
+    def forget_product(self, name: str) -> None:
+        """It is no longer applied. A name that is not known changes nothing."""
+        self._delete(_PRODUCTS, _PRODUCTS.c.name == name)
+        self._delete(_STATES, _STATES.c.part == f"product.{name}")
+
+    def decide_switch(self, name: str, generation: int, live: int) -> bool:
+        """From now on a switch to this generation is to be finished. False, and nothing is changed, where another than `live` is
+        live by now or another switch was decided first."""
+        free = (_PRODUCTS.c.name == name) & (_PRODUCTS.c.live == live) & _PRODUCTS.c.switching.in_([0, generation])
+        return self._changed(_PRODUCTS.update().where(free).values(switching=generation)) == 1
+
+    def finish_switch(self, name: str, generation: int) -> None:
+        """It is live. A second call changes nothing."""
+        decided = (_PRODUCTS.c.name == name) & (_PRODUCTS.c.switching == generation)
+        now = {"live": generation, "next": 0, "switching": 0, "changed_at": self._clock()}
+        self._changed(_PRODUCTS.update().where(decided).values(**now))
+
     # ---- what parts say of themselves
 
     def report(self, part: str, state: str, reason: str = "", cure: str = "") -> None:
@@ -183,6 +237,15 @@ class Catalogue:
                     connection.execute(changed)
 
         self._explained(put)
+
+    def _changed(self, update: sa.Update) -> int:
+        """How many rows it changed."""
+
+        def change() -> int:
+            with self._engine.begin() as connection:
+                return int(connection.execute(update).rowcount)
+
+        return self._explained(change)
 
     def _delete(self, table: sa.Table, which: sa.ColumnElement[bool]) -> None:
         def delete() -> None:

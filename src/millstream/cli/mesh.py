@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from millstream.catalogue.controller import Change
+from millstream.catalogue.generations import Switches
 from millstream.catalogue.store import Catalogue
 from millstream.engine.runner import Report, Runner
 from millstream.events import envelope
@@ -50,7 +51,8 @@ class Place:
 class Mesh:
     """One opened mesh. `source` opens a source of the project by name; the caller closes it. `runner` builds the
     connectors, pipelines and sinks of what is applied. `find` asks a search index: index, query, limit → hits (key, score,
-    document), best first."""
+    document), best first. `switches` leads searches from one generation of a product to another; `sweep` removes what dropped
+    generations have left on disk, where nothing runs."""
 
     project: Project
     place: Place
@@ -60,6 +62,8 @@ class Mesh:
     source: Callable[[str], Source]
     runner: Callable[[Change, Report], Runner]
     find: Callable[[str, str, int], list[dict[str, Any]]]
+    switches: Switches
+    sweep: Callable[[], list[str]]
 
     def schema(self, topic: str) -> RowSchema | None:
         """The newest registered row schema of a topic; None where it is not made yet."""

@@ -59,6 +59,9 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
                     runner.stop()  # here and not in the handler, which may interrupt the very lock that this takes
                 view.watch(parts)
 
+            for name in mesh.switches.settle():
+                session.output.say(f"searches were being switched to {name} when the last run ended: they are now", "yellow")
+            mesh.sweep()
             parts = runner.run(until_caught_up=until_caught_up, watch=watch)
     return _ended(parts, caught, session)
 

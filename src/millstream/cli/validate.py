@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -20,6 +20,8 @@ from millstream.pipelines import examples
 from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import PipelineDefinition, Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.generations import check_products
+from millstream.pipelines.products import reads
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=Fal
     diagnostics.show(findings.mistakes, session.folder, out) if not out.as_json else None
     for fault in findings.faults:
         out.error(fault) if not out.as_json else None
-    for pipeline, why in findings.unchecked.items():
-        out.say(f"not checked: pipeline {pipeline}: {why}", "yellow")
+    for name, why in findings.unchecked.items():
+        out.say(f"not checked: {'product' if name in {p.name for p in session.project.products} else 'pipeline'} {name}: {why}", "yellow")
     out.say(_verdict(findings, session))
     out.document(_document(findings, session))
     if findings.mistakes:
@@ -81,28 +83,35 @@ def checked(project: Project, there: Known) -> Findings:
     try:
         plans = compile_all(left, there.inputs, there.history)
     except InvalidProject as error:
-        return Findings(error.diagnostics, unchecked=unchecked)
+        return Findings(tuple(sorted({*error.diagnostics, *check_products(left, there.inputs, [])})), unchecked=unchecked)
+    if wrong := check_products(left, there.inputs, plans):
+        return Findings(tuple(wrong), unchecked=unchecked)
     book = examples.book(project)
     _, mistakes = examples.read_all(book, plans)
     return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked)
 
 
 def compilable(project: Project, there: Known) -> tuple[Project, dict[str, str]]:
-    """The project without the pipelines whose inputs are not known, and why each of those is left out."""
+    """The project without the pipelines and products whose inputs are not known, and why each of those is left out."""
     unknown = [t for s in project.sources for t in there.missing(s)]
     unchecked: dict[str, str] = {}
     while True:
-        left = replace(project, pipelines=tuple(p for p in project.pipelines if p.name not in unchecked))
-        held_up = {p.name: t for p in left.pipelines if (t := _read_of(p, unknown))}
+        pipelines = tuple(p for p in project.pipelines if p.name not in unchecked)
+        left = replace(project, pipelines=pipelines, products=tuple(p for p in project.products if p.name not in unchecked))
+        texts = {p.name: _texts(p) for p in left.pipelines} | {p.name: [t for t, _ in reads(p)] for p in left.products}
+        held_up = {name: t for name, said in texts.items() if (t := _read_of(said, unknown))}
         if not held_up:
             return left, unchecked
         unchecked |= {name: f"it reads {topic}, whose columns are not known" for name, topic in held_up.items()}
         unknown = [*unknown, *(f"{name}." for name in held_up)]
 
 
-def _read_of(pipeline: PipelineDefinition, topics: Iterable[str]) -> str | None:
-    """The first of the topics (or beginnings of topics) that the pipeline's text names."""
-    texts = [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
+def _texts(pipeline: PipelineDefinition) -> list[str]:
+    return [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
+
+
+def _read_of(texts: Sequence[str], topics: Iterable[str]) -> str | None:
+    """The first of the topics (or beginnings of topics) that the texts name."""
     return next((topic for topic in topics if any(_names(text, topic) for text in texts)), None)
 
 
@@ -118,7 +127,9 @@ def _verdict(findings: Findings, session: Session) -> str:
         return "no mistake found, but not everything could be asked"
     project = session.project
     counts = f"{counted(len(project.sources), 'source')}, {counted(len(project.pipelines), 'pipeline')}"
-    return f"{counts}: no mistake found" + (f", {counted(len(findings.unchecked), 'pipeline')} not checked" if findings.unchecked else "")
+    if project.products:
+        counts += f", {counted(len(project.products), 'product')}"
+    return f"{counts}: no mistake found" + (f", {len(findings.unchecked)} not checked" if findings.unchecked else "")
 
 
 def _document(findings: Findings, session: Session) -> dict[str, Any]:

@@ -136,6 +136,11 @@ class Pipeline:
         """Up to where it has read: new records lie beyond."""
         return self.positions
 
+    @property
+    def is_built(self) -> bool:
+        """Whether its state is whole: all that its topics held when it was built is in it."""
+        return self._built
+
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         """Everything below `ends` is read, computed and published, and no key waits."""
         return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self._readers) and not self.pending

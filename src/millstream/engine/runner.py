@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from millstream.capture.connector import Connector
+from millstream.engine.handover import Handover
 from millstream.engine.pipeline import Pipeline, writer_of
 from millstream.engine.rebuild import Stopped
 from millstream.engine.sinkrun import SinkRun
@@ -75,8 +76,9 @@ class Runner:
         pipelines: Sequence[Pipeline],
         sinks: Sequence[SinkRun],
         report: Report = lambda part, state, reason, cure: None,
+        handovers: Sequence[Handover] = (),
     ) -> None:
-        self._topics, self._report = topics, report
+        self._topics, self._report, self._handovers = topics, report, handovers
         self._connectors = [_Part(c) for c in connectors]
         self._pipelines = [_Part(p) for p in pipelines]
         self._sinks = [_Part(s) for s in sinks]
@@ -96,7 +98,8 @@ class Runner:
         try:
             while not self._stop.is_set() and not all(p.over for p in self._parts):
                 watch(self.statuses())
-                if until_caught_up and caught.check():
+                handed_over = self._hand_over()
+                if until_caught_up and caught.check() and handed_over:
                     break
                 self._stop.wait(0.05 if until_caught_up else 0.25)
         finally:
@@ -107,6 +110,12 @@ class Runner:
         final = self.statuses()
         watch(final)
         return final
+
+    def _hand_over(self) -> bool:
+        """Whether every generation that is on its way has taken over, or cannot."""
+        over = {p.work.name for p in self._parts if p.over}
+        looked = [h.look(over) for h in self._handovers]  # every one is looked at
+        return all(looked)
 
     def stop(self) -> None:
         """Let every part finish its commit and stop. From any thread, but not from a signal handler, which may have interrupted

@@ -42,6 +42,7 @@ class SinkRun:
         self._since = 0.0
         self._written: dict[str, int] = {}
         self.events = 0
+        self.is_open = False
 
     def open(self) -> None:
         """Raise the fence, take the target over, resume where it says."""
@@ -51,6 +52,7 @@ class SinkRun:
         self._sink.open(fence)
         self._sink.accept(self._schema)
         self._resume()
+        self.is_open = True
 
     def _resume(self) -> None:
         self._written = dict(self._sink.resume_after())

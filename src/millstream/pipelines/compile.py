@@ -11,7 +11,7 @@ from dataclasses import replace
 from sqlglot import exp
 
 from millstream.events.types import RowSchema
-from millstream.pipelines import atsource
+from millstream.pipelines import atsource, products
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import evolved, key_of
@@ -21,6 +21,9 @@ from millstream.pipelines.sql.joins import edges, prove_unique
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.query import Query, bind
 from millstream.pipelines.sql.relations import table_name
+
+_READS_PRODUCT = "read the tables that it is made of, or make what both need a step of a pipeline, which the product reads too"
+_SINKS_PRODUCT = "put the sink into the product's own sinks:"
 
 History = Mapping[str, Sequence[RowSchema]]
 """Topic → the versions of its schema so far, oldest first: a column keeps its id by name, and no id is used again."""
@@ -46,12 +49,13 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     reads = {p.name: _reads(p, by_name) for p in project.pipelines}
     diagnostics: list[Diagnostic] = []
     order = _order(project.pipelines, reads, diagnostics)
-    published = {name: {s for other in reads.values() for q, s, _ in other if q == name} for name in by_name}
-    topics = {name: i for name, i in known.items() if name.partition(".")[0] not in by_name}
+    heads = [(q, s) for read in reads.values() for q, s, _ in read] + [_split(t) for p in project.products for t, _ in products.reads(p)]
+    published = {name: {s for q, s in heads if q == name} for name in by_name}
+    topics = of_sources(project, known)
     plans: list[Plan] = []
     broken = set(by_name) - set(order)
     for name in order:
-        compiling = _Compile(by_name[name], topics, history or {}, published[name], broken)
+        compiling = _Compile(by_name[name], topics, history or {}, published[name], broken, [p.name for p in project.products])
         try:
             plan = compiling.plan()
         except InvalidProject as e:
@@ -63,6 +67,17 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     if diagnostics:
         raise InvalidProject(diagnostics)
     return plans
+
+
+def of_sources(project: Project, known: Mapping[str, Input]) -> dict[str, Input]:
+    """Without the topics that pipelines and products write."""
+    written = {p.name for p in project.pipelines} | {p.name for p in project.products}
+    return {name: i for name, i in known.items() if name.partition(".")[0].partition("@")[0] not in written}
+
+
+def readable(project: Project, plans: Sequence[Plan], known: Mapping[str, Input]) -> dict[str, Input]:
+    """What a product may read: source topics, and the outputs of these plans."""
+    return of_sources(project, known) | {o.topic: _as_input(plan, o, known) for plan in plans for o in plan.outputs}
 
 
 def _as_input(plan: Plan, output: Output, known: Mapping[str, Input]) -> Input:
@@ -79,8 +94,10 @@ class _Compile:
         history: History,
         published: Collection[str],
         broken: Collection[str],
+        product_names: Collection[str] = (),
     ) -> None:
         self._definition, self._known, self._history, self._published = definition, known, history, published
+        self._products = product_names
         self._broken = set(broken)  # pipelines and steps that do not compile: what reads them is not complained of
         self._diagnostics: list[Diagnostic] = []
         self._nodes: dict[str, Node] = {}
@@ -162,7 +179,11 @@ class _Compile:
         """Notes steps that are read before they are there, or by their topic's name."""
         all_steps, name = {s.name for s in self._definition.steps}, self._definition.name
         for table, node in _tables(select):
-            if table == step.name:
+            if _product(table) in self._products and "." in table:
+                mistakes.add(
+                    node, "reads_product", f"{_product(table)} is a product: its topic changes with each generation", _READS_PRODUCT
+                )
+            elif table == step.name:
                 mistakes.add(node, "reads_itself", f"step {table} reads itself", "name a topic or an earlier step")
             elif table in all_steps and table not in self._nodes and table not in self._broken:
                 mistakes.add(node, "step_later", f"step {table} comes later", f"put {table} before {step.name}")
@@ -191,6 +212,10 @@ class _Compile:
             own = sink.input.removeprefix(name + ".")
             if own in self._broken or _head(sink.input) in self._broken:
                 continue
+            if _product(sink.input) in self._products and "." in sink.input:
+                message = f"{_product(sink.input)} is a product: its topic changes with each generation"
+                self._diagnostics.append(self._definition.mistake(f"{sink.path}.from", "reads_product", message, _SINKS_PRODUCT))
+                continue
             if own not in self._nodes and sink.input not in self._known:
                 steps = list(self._nodes)
                 cure = suggestion(sink.input, [*steps, *self._known], "steps and topics")
@@ -215,6 +240,15 @@ def _tables(select: exp.Select) -> list[tuple[str, exp.Table]]:
 
 def _head(name: str) -> str:
     return name.partition(".")[0]
+
+
+def _split(topic: str) -> tuple[str, str]:
+    head, _, rest = topic.partition(".")
+    return head, rest
+
+
+def _product(name: str) -> str:
+    return _head(name).partition("@")[0]
 
 
 # ---- pipelines that read each other -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -200,10 +200,15 @@ class ProductDefinition:
         return f"products.{self.name}"
 
 
+def _unread(text: str, called: str) -> ProductDefinition:
+    raise ValueError(f"{called}: this project was not read from files")
+
+
 @dataclass(frozen=True)
 class Project:
     """`secrets` are the values that came from the environment (4 characters or more): no output may hold them. `tests` are the
-    documents of tests/*.yaml as written."""
+    documents of tests/*.yaml as written. `reread` reads the text of a product's definition that the catalogue kept; its second
+    argument stands for the file in mistakes."""
 
     root: Path
     mesh: MeshDefinition
@@ -212,3 +217,4 @@ class Project:
     secrets: frozenset[str] = field(repr=False, default=frozenset())
     products: tuple[ProductDefinition, ...] = ()
     tests: tuple[Section, ...] = field(repr=False, compare=False, default=())
+    reread: Callable[[str, str], ProductDefinition] = field(repr=False, compare=False, default=_unread)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from millstream.errors import without_secrets
 from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Node, Plan, SinkPlan, Stateful, Stateless, Union
+from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.sql.relations import RESERVED
 
 _WHERE = {"copies": "kept as copies", "source": "asked at their sources"}
@@ -21,7 +22,9 @@ def explain(plan: Plan) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    yield f"pipeline {plan.pipeline} (owner {plan.owner})"
+    generation = generation_of(plan.pipeline)
+    called = f"product {generation[0]}, generation {generation[1]}" if generation else f"pipeline {plan.pipeline}"
+    yield f"{called} (owner {plan.owner})"
     if plan.inputs:
         yield "reads"
         yield from _table(

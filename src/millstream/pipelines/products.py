@@ -1,4 +1,4 @@
-"""A product's tree → one SELECT of Millstream SQL, whose every character knows the place in the YAML that it comes from; and its plan.
+"""A product's tree → one SELECT of Millstream SQL, whose every character knows the place in the YAML that it comes from.
 
 One table of the tree is one mention in the SQL: many-to-one parts are LEFT JOINs that give a record or null, lists and aggregates are
 correlated subqueries. Tables of one name in different branches get names of their own. What the SQL means is the compiler's.
@@ -6,19 +6,15 @@ correlated subqueries. Tables of one name in different branches get names of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlglot import exp
 
-from millstream.events.types import Field, RowSchema, Type
-from millstream.pipelines.compile import compile_pipeline
-from millstream.pipelines.definitions import Member, Nest, PipelineDefinition, ProductDefinition, StepDefinition, Table, Written
+from millstream.events.types import RowSchema
+from millstream.pipelines.definitions import Member, Nest, ProductDefinition, StepDefinition, Table, Written
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
-from millstream.pipelines.plan import Input, Plan, Stateful
-from millstream.pipelines.productfiles import STAMP
-from millstream.pipelines.productsinks import of_generation
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes
 from millstream.pipelines.sql.relations import quoted, table_name, unknown_table
@@ -39,36 +35,6 @@ class _Scope:
 _Write = Callable[[], None]
 
 
-def compile_product(
-    product: ProductDefinition, generation: int, known: Mapping[str, Input], history: Mapping[str, Sequence[RowSchema]] | None = None
-) -> Plan:
-    """The plan of one generation. Raises InvalidProject with every mistake, each at its place in the YAML."""
-    step = step_of(product, {name: i.schema for name, i in known.items()})
-    name = generation_name(product.name, generation)
-    sinks = tuple(of_generation(s, generation) for s in product.sinks)
-    plan = compile_pipeline(PipelineDefinition(name, product.owner, (step,), sinks, product.places, read=product.read), known, history)
-    return _documents(plan, product, (history or {}).get(f"{name}.{product.name}", ()))
-
-
-def generation_name(product: str, generation: int) -> str:
-    """The pipeline that makes this generation, which begins the name of its topic."""
-    return f"{product}@{generation}"
-
-
-def _documents(plan: Plan, product: ProductDefinition, history: Sequence[RowSchema]) -> Plan:
-    """Of the last document only a hash is kept, and each says what it has seen. A product of one table alone keeps nothing."""
-    node = plan.nodes[-1]
-    if not isinstance(node, Stateful):
-        return plan
-    versions = [node.schema, *history]
-    taken = next((f.id for s in history for f in s.fields if f.name == STAMP), None)
-    stamp = Field(STAMP, Type("json"), taken or max(f.id for s in versions for f in s.fields) + 1)
-    schema = RowSchema((*node.schema.fields, stamp), node.schema.key)
-    documents = replace(node, schema=schema, keeps="hash", stamp=STAMP)
-    outputs = tuple(replace(o, grade="none") if o.node == node.name else o for o in plan.outputs)
-    return replace(plan, nodes=(*plan.nodes[:-1], documents), outputs=outputs)
-
-
 def reads(product: ProductDefinition) -> list[tuple[str, str]]:
     """(topic, path) of each mention of a topic, those inside expressions too."""
     found = [(t.topic.text, t.topic.path) for part in product.root.everywhere() for t in part.tables]
@@ -78,9 +44,9 @@ def reads(product: ProductDefinition) -> list[tuple[str, str]]:
     return found
 
 
-def step_of(product: ProductDefinition, known: Mapping[str, RowSchema]) -> StepDefinition:
-    """The step whose SQL makes the documents. Raises InvalidProject for what no SQL can be made of."""
-    return _Weave(product, known).step()
+def step_of(product: ProductDefinition, known: Mapping[str, RowSchema], products: Collection[str] = ()) -> StepDefinition:
+    """The step whose SQL makes the documents; `products` are the names of all. Raises InvalidProject for what no SQL can be made of."""
+    return _Weave(product, known, products).step()
 
 
 def _pieces(root: Nest) -> Iterator[Written]:
@@ -121,8 +87,8 @@ class _Text:
 
 
 class _Weave:
-    def __init__(self, product: ProductDefinition, known: Mapping[str, RowSchema]) -> None:
-        self._product, self._known = product, known
+    def __init__(self, product: ProductDefinition, known: Mapping[str, RowSchema], products: Collection[str]) -> None:
+        self._product, self._known, self._products = product, known, products
         self._diagnostics: list[Diagnostic] = []
         self._out = _Text()
         self._scopes: dict[str, _Scope] = {}  # by the path of the table
@@ -255,7 +221,11 @@ class _Weave:
     def _check(self, root: Nest) -> None:
         for part in root.everywhere():
             for table in part.tables:
-                if table.topic.text not in self._known:
+                head = table.topic.text.partition(".")[0]
+                if head in self._products:
+                    message = f"{head} is a product: its topic changes with each generation"
+                    self._note(table.topic, 0, "reads_product", message, "read the tables that it is made of")
+                elif table.topic.text not in self._known:
                     quiet = Mistakes()
                     unknown_table(table.topic.text, self._known, quiet, exp.Null())
                     self._note(table.topic, 0, quiet.found[0].code, quiet.found[0].message, quiet.found[0].cure)

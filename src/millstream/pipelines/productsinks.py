@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
-from millstream.pipelines.definitions import Options, SinkDefinition
+from millstream.errors import without_secrets
+from millstream.pipelines.definitions import Options, ProductDefinition, SinkDefinition
 from millstream.pipelines.reading import Reading, secret_options, written
 from millstream.pipelines.yaml import Items, Node, Section
 
@@ -44,11 +45,12 @@ class ProductSinks(Reading):
         own = {"index": name} if kind == "search" and "index" in component.options.model_fields else {}
         own = {k: v for k, v in own.items() if k not in options.entries}
         self._options(cast(Section, _numbered(options)), component, f"{path}.{kind}", also=own)
-        for option in secret_options(component) & set(options.entries):
-            if "${" not in _text_of(options.entries[option]):
-                at, where = options.entries[option].place, f"{path}.{kind}.{option}"
-                message = f"{option} is a secret, and a product's definition is kept in the catalogue"
-                self._note(at, where, "secret_in_plain", message, f"write {option}: ${{NAME}}, and set NAME in the environment")
+        for option, given in options.entries.items():
+            text = _text_of(given)
+            if (option in secret_options(component) and "${" not in text) or without_secrets(text) != text:
+                at, where = given.place, f"{path}.{kind}.{option}"
+                message = f"{option} holds a secret, and a product's definition is kept in the catalogue"
+                self._note(at, where, "secret_in_plain", message, "write ${NAME} in its place, and set NAME in the environment")
         if kind != "search" and GENERATION not in _text_of(options):
             message = f"{kind} would be one target for several generations of the product"
             self._note(
@@ -65,6 +67,12 @@ def of_generation(sink: SinkDefinition, generation: int) -> SinkDefinition:
     if sink.kind == "search":
         put, shown = ({**o, "index": f"{o['index']}@{generation}"} if "index" in o else o for o in (put, shown))
     return replace(sink, options=Options(put, shown))
+
+
+def indexes(product: ProductDefinition, generation: int) -> list[tuple[str, str]]:
+    """(index, folder) of every search index of the product: the name that is searched, and where this generation of it lies."""
+    found = [s for s in product.sinks if s.kind == "search" and "index" in s.options]
+    return [(str(s.options["index"]), str(of_generation(s, generation).options["index"])) for s in found]
 
 
 def _put(value: Any, generation: int) -> Any:

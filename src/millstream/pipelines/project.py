@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from millstream.components import Component, find
@@ -21,7 +22,7 @@ from millstream.pipelines.definitions import (
     StepDefinition,
 )
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
-from millstream.pipelines.productfiles import ProductReading
+from millstream.pipelines.productfiles import ProductReading, read_product
 from millstream.pipelines.reading import place_of
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.pipelines.yaml import Node, Scalar, Section, documents
@@ -51,7 +52,8 @@ class _Load(ProductReading):
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
-        return Project(self._root, mesh, sources, pipelines, secrets, products, tests)
+        reread = partial(read_product, env=self._env, sinks=self._sinks)
+        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread)
 
     # ---- files ----------------------------------------------------------------------------------------------------
     def _read(self, path: Path) -> list[Section]:

@@ -17,7 +17,7 @@ from millstream.pipelines.plan import Plan
 Kind = Literal[
     "create_topic", "register_schema", "raise_incarnation",
     "start_connector", "restart_connector", "stop_pipeline", "stop_sink", "deploy_pipeline", "rebuild_pipeline", "accept_schema",
-    "start_sink", "restart_sink", "stop_connector",
+    "start_sink", "restart_sink", "stop_connector", "drop_generation", "build_generation", "switch_generation", "stop_product",
 ]  # fmt: skip
 
 _WORDS: Mapping[Kind, str] = {
@@ -25,6 +25,8 @@ _WORDS: Mapping[Kind, str] = {
     "start_connector": "start connector", "restart_connector": "restart connector", "stop_connector": "stop connector",
     "stop_pipeline": "stop pipeline", "deploy_pipeline": "deploy pipeline", "rebuild_pipeline": "rebuild pipeline",
     "accept_schema": "accept schema for", "start_sink": "start sink", "restart_sink": "restart sink", "stop_sink": "stop sink",
+    "drop_generation": "drop generation", "build_generation": "build generation", "switch_generation": "switch to generation",
+    "stop_product": "stop product",
 }  # fmt: skip
 
 
@@ -58,12 +60,34 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Product:
+    """The generations of a product (number → text of its definition): `live` is searched, `next` becomes live when it is caught
+    up, `applied` is the one that the files last asked for; 0 is none. Each is a pipeline called `generation_name`."""
+
+    generations: Mapping[int, str]
+    live: int
+    next: int
+    applied: int
+
+
+def generation_name(product: str, generation: int) -> str:
+    return f"{product}@{generation}"
+
+
+def generation_of(name: str) -> tuple[str, int] | None:
+    """The product and number that a pipeline or topic of this name belongs to."""
+    product, at, number = name.partition(".")[0].partition("@")
+    return (product, int(number)) if at else None
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What the project's files ask for. `connectors` are name → fingerprint; pipelines stand in their order of compilation."""
 
     topics: Mapping[str, Topic]
     pipelines: Mapping[str, Pipeline]
     connectors: Mapping[str, str] = field(default_factory=dict)
+    products: Mapping[str, Product] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +97,15 @@ class Actual:
     topics: Mapping[str, Topic] = field(default_factory=dict)
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     connectors: Mapping[str, str] = field(default_factory=dict)
+    products: Mapping[str, Product] = field(default_factory=dict)
 
 
 def rollout(wanted: Wanted, actual: Actual) -> tuple[Step, ...]:
-    """The steps, in the order in which they are done: topics, connectors, then each pipeline after those it reads, removals last."""
+    """The steps, in the order in which they are done: products, topics, connectors, then each pipeline after those it reads,
+    removals last."""
     begun = {s.subject for s in _topics(wanted, actual) if s.kind == "raise_incarnation"}
     return (
+        *_products(wanted, actual),  # first: from now on the number of a generation is its own, and so is the topic that bears it
         *_topics(wanted, actual),
         *_changed("connector", wanted.connectors, actual.connectors),
         *_pipelines(wanted, actual, begun),
@@ -99,6 +126,27 @@ def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
         if any(c.kind in ("rekeyed", "retyped") for c in changes):
             # Design §3: a key or a type that no reader schema covers starts the order afresh.
             yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
+
+
+def _products(wanted: Wanted, actual: Actual) -> Iterator[Step]:
+    for name, product in wanted.products.items():
+        now = actual.products.get(name, Product({}, 0, 0, 0))
+        for generation in sorted(set(now.generations) - set(product.generations)):
+            yield Step("drop_generation", generation_name(name, generation), "a product has two generations at most; its topic stays")
+        for generation in sorted(set(product.generations) - set(now.generations)):
+            yield Step("build_generation", generation_name(name, generation), _beside(name, product))
+        if product.applied in now.generations and product.applied != now.applied:
+            yield Step("switch_generation", generation_name(name, product.applied), "the files say again what it was built from")
+    for name in actual.products:
+        if name not in wanted.products:
+            yield Step("stop_product", name, "no longer defined; its topics and indexes stay")
+
+
+def _beside(name: str, product: Product) -> str:
+    if not product.live:
+        return "the first; searches find it when it is caught up"
+    live = generation_name(name, product.live)
+    return f"beside {live}, which is searched until this one is caught up; then searches switch in one step, and {live} is kept"
 
 
 def _pipelines(wanted: Wanted, actual: Actual, begun: set[str]) -> Iterator[Step]:

@@ -10,9 +10,10 @@ import pytest
 
 from millstream.pipelines.definitions import ProductDefinition
 from millstream.pipelines.diagnostics import InvalidProject
+from millstream.pipelines.generations import compile_product
 from millstream.pipelines.plan import Input, Stateful, Stateless
 from millstream.pipelines.productfiles import read_product
-from millstream.pipelines.products import compile_product, reads, step_of
+from millstream.pipelines.products import reads, step_of
 from millstream.pipelines.project import load
 from millstream.sinks.kinds import KINDS
 
