@@ -14,12 +14,12 @@ from millstream.events.types import RowSchema
 from millstream.pipelines import atsource, products
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
-from millstream.pipelines.keys import evolved, key_of
-from millstream.pipelines.plan import Input, Node, Occurrence, Output, Plan, Projection, Root, SinkPlan, Stateful, Stateless, inputs_of
+from millstream.pipelines.keys import Asked, Note
+from millstream.pipelines.nodes import INNER, StepNodes
+from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, inputs_of
 from millstream.pipelines.sql.dialect import parse
-from millstream.pipelines.sql.joins import edges, prove_unique
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
-from millstream.pipelines.sql.query import Query, bind
+from millstream.pipelines.sql.query import Query
 from millstream.pipelines.sql.relations import table_name
 
 _READS_PRODUCT = "read the tables that it is made of, or make what both need a step of a pipeline, which the product reads too"
@@ -105,11 +105,11 @@ class _Compile:
     def plan(self) -> Plan:
         d = self._definition
         for step in d.steps:
-            node = self._step(step)
-            if node is None:
+            nodes = self._step(step)
+            if nodes is None:
                 self._broken.add(step.name)
             else:
-                self._nodes[step.name] = node
+                self._nodes.update({n.name: n for n in nodes})
         sinks = self._sinks()
         if d.read == "source":
             self._read_at_source()
@@ -129,7 +129,7 @@ class _Compile:
             self._nodes[node.name] = replace(node, read="source")
 
     # ---- steps ----------------------------------------------------------------------------------------------------
-    def _step(self, step: StepDefinition) -> Node | None:
+    def _step(self, step: StepDefinition) -> list[Node] | None:
         mistakes = Mistakes()
         before = len(self._diagnostics)
         select = parse(step.sql, mistakes)
@@ -137,45 +137,36 @@ class _Compile:
             self._own_steps(step, select, mistakes)
         if select is not None and any(_head(name) in self._broken for name, _ in _tables(select)):
             return None  # what it reads does not compile: nothing can be said of it
-        query = bind(select, self._schemas(), mistakes) if select is not None and not mistakes else None
-        node = self._node(step, query, mistakes) if query is not None else None
+        made = self._made(step, select, mistakes) if select is not None and not mistakes else None
         for m in mistakes.found:
             self._sql_mistake(step, m.offset, m.code, m.message, m.cure)
-        return node if len(self._diagnostics) == before else None
+        return made if len(self._diagnostics) == before else None
 
-    def _node(self, step: StepDefinition, query: Query, mistakes: Mistakes) -> Node | None:
-        if query.joins:
-            prove_unique(query, mistakes)
-        self._grade(query, mistakes)
-        key = key_of(step, query, self._definition, self._diagnostics, mistakes)
-        if key is None:
+    def _made(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> list[Node] | None:
+        asked = Asked(step.key, self._key_mistake(step)) if step.key is not None else None
+        building = StepNodes(step.name, self._schemas(), mistakes, lambda query: self._grade(query, mistakes))
+        try:
+            return building.build(select, asked, self._history.get(f"{self._definition.name}.{step.name}", ()))
+        except RecursionError:
+            mistakes.refuse(0, "too_deep")
             return None
-        topic = f"{self._definition.name}.{step.name}"
-        schema = evolved(query.columns, key, self._history.get(topic, ()))
-        if not query.joins:
-            projections = tuple(Projection(c.name, c.sql) for c in query.columns)
-            return Stateless(step.name, query.root.input, query.where, projections, schema)
-        relations = [query.root, *(j.relation for j in query.joins)]
-        sources = {c.name: c.source[1] for c in query.columns if c.source}
-        return Stateful(
-            name=step.name,
-            sql=query.sql,
-            roots=(Root(query.root.alias, tuple(sources[k] for k in key)),),
-            unit=key,
-            occurrences=tuple(Occurrence(r.alias, r.input) for r in relations),
-            edges=edges(query),
-            schema=schema,
-        )
+
+    def _key_mistake(self, step: StepDefinition) -> Note:
+        def note(i: int | None, code: str, message: str, cure: str) -> None:
+            path = f"{step.path}.key" + (f"[{i}]" if i is not None else "")
+            self._diagnostics.append(self._definition.mistake(path, code, message, cure))
+
+        return note
 
     def _grade(self, query: Query, mistakes: Mistakes) -> None:
-        """A filter compares a row's images: a stateless step needs whole ones. A join keeps its own copies."""
+        """A filter compares a row's images: a stateless step needs whole ones. A stateful one keeps its own copies."""
         source = self._known.get(query.root.input)
-        if query.joins or query.root.input in self._nodes or source is None or source.grade == "whole":
+        if not query.stateless or query.root.input in self._nodes or source is None or source.grade == "whole":
             return
         message = f"{source.topic} has before images of grade {source.grade}; a step over it needs whole ones"
         mistakes.add(query.offset, "before_not_whole", message, "make them whole at the source (Postgres: REPLICA IDENTITY FULL)")
 
-    def _own_steps(self, step: StepDefinition, select: exp.Select, mistakes: Mistakes) -> None:
+    def _own_steps(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> None:
         """Notes steps that are read before they are there, or by their topic's name."""
         all_steps, name = {s.name for s in self._definition.steps}, self._definition.name
         for table, node in _tables(select):
@@ -230,12 +221,14 @@ class _Compile:
 
     def _outputs(self, sunk: Collection[str]) -> tuple[Output, ...]:
         read = {i for n in self._nodes.values() for i in inputs_of(n)}
-        topics = {n: f"{self._definition.name}.{n}" for n in self._nodes}
+        topics = {n: f"{self._definition.name}.{n}" for n in self._nodes if INNER not in n}
         return tuple(Output(n, topic, "whole") for n, topic in topics.items() if topic in sunk or n in self._published or n not in read)
 
 
-def _tables(select: exp.Select) -> list[tuple[str, exp.Table]]:
-    return [(table_name(t), t) for t in select.find_all(exp.Table)]
+def _tables(select: exp.Query) -> list[tuple[str, exp.Table]]:
+    """The tables named in any part of it, those of its WITH queries left out."""
+    inner = {c.alias.casefold() for c in select.find_all(exp.CTE)}
+    return [(table_name(t), t) for t in select.find_all(exp.Table) if table_name(t).casefold() not in inner]
 
 
 def _head(name: str) -> str:

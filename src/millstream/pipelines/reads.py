@@ -8,24 +8,22 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-import sqlglot
-from sqlglot import exp
-
 from millstream.pipelines.plan import Plan, Stateful, Stateless, Union
+from millstream.pipelines.sql.places import names_in, places_in
 
 
 @lru_cache(maxsize=1024)
 def of_stateless(step: Stateless) -> frozenset[str]:
     """The input's columns that the step's SQL names."""
     texts = [p.sql for p in step.projections] + ([step.where] if step.where else [])
-    return frozenset(c.name for text in texts for c in _columns(text))
+    return frozenset(name for text in texts for name in names_in(text))
 
 
 @lru_cache(maxsize=1024)
 def of_stateful(step: Stateful) -> dict[str, frozenset[str]]:
-    """Occurrence → the columns that the step's SQL names of it."""
-    columns = _columns(step.sql)
-    return {o.alias: frozenset(c.name for c in columns if c.table == o.alias) for o in step.occurrences}
+    """Occurrence → the columns that any part of the step's SQL names of it: its alias is one in the whole text."""
+    places = places_in(step.sql)
+    return {o.alias: frozenset(c for alias, c in places if alias == o.alias) for o in step.occurrences}
 
 
 def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
@@ -43,7 +41,7 @@ def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
             leads = {c for alias, columns in ends if alias == o.alias for c in columns}
             used.setdefault(o.input, set()).update(named[o.alias] | leads)
         for computed in node.computed:
-            used.setdefault(computed.input, set()).update(c.name for c in _columns(computed.sql))
+            used.setdefault(computed.input, set()).update(names_in(computed.sql))
     return {i.topic: frozenset(used[i.topic] & set(i.schema.names)) for i in plan.inputs}
 
 
@@ -55,7 +53,3 @@ def fingerprint(plan: Plan) -> str:
     used = of_plan(plan)
     read = [(i.topic, [(f.name, f.id, str(f.type)) for f in i.schema.fields if f.name in used[i.topic]]) for i in plan.inputs]
     return hashlib.sha256(repr((plan.nodes, plan.outputs, read)).encode()).hexdigest()[:32]
-
-
-def _columns(sql: str) -> list[exp.Column]:
-    return list(sqlglot.parse_one(sql, read="duckdb").find_all(exp.Column))

@@ -27,8 +27,8 @@ class MillstreamSql(DuckDB):  # type: ignore[misc]
         NO_PAREN_FUNCTION_PARSERS: ClassVar[dict[str, object]] = {"CASE": DuckDB.Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
 
 
-def parse(sql: str, mistakes: Mistakes) -> exp.Select | None:
-    """The one SELECT that the text is, or None and a mistake."""
+def parse(sql: str, mistakes: Mistakes) -> exp.Query | None:
+    """The one query that the text is (SELECT, or several with UNION), or None and a mistake."""
     if len(sql) > LENGTH_MAX:
         mistakes.add(0, "sql_too_long", f"the SQL has {len(sql)} characters; {LENGTH_MAX} is the limit", "split it into steps")
         return None
@@ -37,8 +37,8 @@ def parse(sql: str, mistakes: Mistakes) -> exp.Select | None:
         if not tokens:
             mistakes.add(0, "sql_empty", "there is no SQL here", "write SELECT … FROM …")
             return None
-        if tokens[0].token_type is not TokenType.SELECT:
-            _not_select(tokens[0], mistakes)
+        if tokens[0].token_type not in (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN):
+            mistakes.refuse(int(tokens[0].start), "not_select", word=str(tokens[0].text).upper())
             return None
         statements = sqlglot.parse(sql, dialect=MillstreamSql, error_level=ErrorLevel.IMMEDIATE)
     except ParseError as e:
@@ -51,20 +51,16 @@ def parse(sql: str, mistakes: Mistakes) -> exp.Select | None:
         _unreadable(mistakes, 0, "a quote or a comment is not closed")
         return None
     except RecursionError:
-        mistakes.add(0, "sql_too_deep", "the SQL is nested too deeply", "split it into steps")
+        mistakes.refuse(0, "too_deep")
         return None
     found = [s for s in statements if s is not None and not isinstance(s, exp.Semicolon)]
-    if len(found) == 1 and isinstance(found[0], exp.Select):
-        return found[0]
-    if isinstance(found[0], exp.SetOperation):
-        _not_here(found[0].expression, "UNION, INTERSECT and EXCEPT are", "make a step of each branch", mistakes)
-    else:
-        _not_here(found[-1], "a second statement is", "a step's SQL is one SELECT; make another step", mistakes)
-    return None
-
-
-def _not_here(at: exp.Expression, what: str, cure: str, mistakes: Mistakes) -> None:
-    mistakes.add(at, "not_in_subset", f"{what} not part of Millstream SQL", cure)
+    if len(found) > 1:
+        mistakes.refuse(found[-1], "second_statement")
+        return None
+    if not isinstance(found[0], exp.Query):
+        mistakes.refuse(0, "not_select", word=str(tokens[0].text).upper())
+        return None
+    return found[0]
 
 
 def _unreadable(mistakes: Mistakes, offset: int, what: str) -> None:
@@ -74,13 +70,6 @@ def _unreadable(mistakes: Mistakes, offset: int, what: str) -> None:
         f"the SQL cannot be read: {what}",
         "mend the SQL; a name that is a word of SQL or has odd characters needs double quotes",
     )
-
-
-def _not_select(token: object, mistakes: Mistakes) -> None:
-    word = str(getattr(token, "text", "")).upper()
-    cure = "make each WITH query a step of its own" if word == "WITH" else "a step's SQL is SELECT … FROM … [JOIN …] [WHERE …]"
-    what = "WITH (common table expressions) is" if word == "WITH" else f"a query that begins with {word} is"
-    mistakes.add(int(getattr(token, "start", 0)), "not_in_subset", f"{what} not part of Millstream SQL", cure)
 
 
 def _offset(sql: str, line: int, column: int, near: str) -> int:

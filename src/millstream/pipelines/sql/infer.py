@@ -18,27 +18,22 @@ from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.calls import called, negative
 from millstream.pipelines.sql.casts import cast, cast_target, read
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
+from millstream.pipelines.sql.records import record
+from millstream.pipelines.sql.relations import member
 from millstream.pipelines.sql.shape import Argument, Function, Operator
 from millstream.pipelines.sql.subset import BY_NODE, UNITS
 from millstream.pipelines.sql.typed import NULL, UNKNOWN, Typed, made, number
 from millstream.pipelines.sql.written import badly_written
 
 _WRITTEN_CURE = "write a date as 2024-01-31, a time as 13:45:00, a timestamp as 2024-01-31 13:45:00"
-_NOT_HERE: Mapping[type, tuple[str, str]] = {
-    exp.Subquery: ("a subquery", "make it a step of its own and join it"),
-    exp.Exists: ("EXISTS", "join the other table on its key"),
-    exp.Window: ("a window function", "windows come later; compute it behind the sink for now"),
-    exp.Interval: ("INTERVAL", "add whole days to a date: d + 7"),
-    exp.Tuple: ("a row of values", "compare the columns one by one"),
-    exp.Placeholder: ("a parameter", "write the value"),
-    exp.Parameter: ("a parameter", "write the value"),
-    exp.JSONExtract: ("reading inside JSON", "CAST(x AS TEXT) gives its text"),
-    exp.JSONExtractScalar: ("reading inside JSON", "CAST(x AS TEXT) gives its text"),
-    exp.Pow: ("^ and **", "write power(x, y)"),
-    exp.AtTimeZone: ("AT TIME ZONE", "timestamps with a zone are read in UTC: CAST(x AS TIMESTAMP)"),
-    exp.Escape: ("LIKE … ESCAPE", "use contains, starts_with or ends_with"),
-    exp.Star: ("* inside an expression", "name the columns"),
-}
+DEPTH_MAX = 100  # of an expression; what it is compiled to is a few times deeper, and DuckDB takes 1,000
+_NOT_HERE: Mapping[type, str] = {
+    exp.Subquery: "subquery_here", exp.Exists: "subquery_here", exp.Select: "subquery_here", exp.Any: "any_all", exp.All: "any_all",
+    exp.Window: "window", exp.WithinGroup: "within_group", exp.IgnoreNulls: "ignore_nulls", exp.RespectNulls: "ignore_nulls",
+    exp.Filter: "filter_here", exp.Interval: "interval", exp.Tuple: "tuple", exp.Placeholder: "parameter", exp.Parameter: "parameter",
+    exp.JSONExtract: "json", exp.JSONExtractScalar: "json", exp.Pow: "power", exp.AtTimeZone: "time_zone", exp.Escape: "escape",
+    exp.Star: "star", exp.Bracket: "bracket", exp.Lambda: "lambda",
+}  # fmt: skip
 
 
 class Scope(Protocol):
@@ -47,11 +42,15 @@ class Scope(Protocol):
 
 
 class Inference:
-    """Types expressions of one query. `scope` knows its columns; what is wrong goes to `mistakes`."""
+    """Types expressions of one query. `scope` knows its columns; what is wrong goes to `mistakes`. `forms`: kinds of expressions
+    that stand here beside plain ones. `aggregates` names the refusal of an aggregate here.
+    """
 
-    def __init__(self, scope: Scope, mistakes: Mistakes) -> None:
+    def __init__(self, scope: Scope, mistakes: Mistakes, forms: Mapping[type, Callable[[Any], Typed]] | None = None) -> None:
         self._scope, self._mistakes = scope, mistakes
-        self._forms: Mapping[type, Callable[[Any], Typed]] = {
+        self._depth = 0
+        self.aggregates = "aggregate_without_group"
+        self._forms: dict[type, Callable[[Any], Typed]] = {
             exp.Column: lambda n: scope.column(n, mistakes),
             exp.Paren: lambda n: self.typed(n.this),
             exp.Literal: self._literal,
@@ -62,7 +61,7 @@ class Inference:
             exp.Or: lambda n: self._logic(n, "OR"),
             exp.Not: self._not,
             exp.Is: self._is,
-            exp.In: self._in,
+            exp.In: self.membership,
             exp.Between: self._between,
             exp.Array: self._list,
             exp.Case: self._case,
@@ -70,15 +69,30 @@ class Inference:
             exp.TryCast: lambda n: self._cast(n, attempt=True),
             exp.Extract: self._extract,
             exp.Anonymous: self._call,
+            exp.Struct: lambda n: record(n, self.typed, mistakes),
+            exp.Dot: lambda n: member(self.typed(n.this), n.expression, n, mistakes),
+            **(forms or {}),
         }
+
+    def admit(self, kind: type, form: Callable[[Any], Typed]) -> None:
+        """From now on such expressions stand here."""
+        self._forms[kind] = form
 
     def typed(self, node: exp.Expression) -> Typed:
         """The expression's type and text. Never raises for a mistake in it."""
-        form = self._forms.get(type(node))
-        if form is not None:
-            return form(node)
-        operator = BY_NODE.get(type(node).__name__)
-        return self._binary(node, operator) if operator else self._refuse(node)
+        if self._depth >= DEPTH_MAX:
+            if not any(m.code == "sql_too_deep" for m in self._mistakes.found):
+                self._mistakes.refuse(node, "too_deep")
+            return UNKNOWN
+        self._depth += 1
+        try:
+            form = self._forms.get(type(node))
+            if form is not None:
+                return form(node)
+            operator = BY_NODE.get(type(node).__name__)
+            return self._binary(node, operator) if operator else self._refuse(node)
+        finally:
+            self._depth -= 1
 
     def condition(self, node: exp.Expression, where: str) -> Typed:
         """An expression that must be boolean."""
@@ -122,6 +136,9 @@ class Inference:
         inner = node.this
         if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
             return made("({0} IS NOT NULL)", [self.typed(inner.this)], t.BOOLEAN)
+        if isinstance(inner, exp.In) and inner.args.get("query"):
+            self._mistakes.refuse(node, "not_in")
+            return UNKNOWN
         value = self.condition(inner, "NOT")
         return UNKNOWN if value.type is None else made("(NOT {0})", [value], t.BOOLEAN, value.nullable)
 
@@ -168,12 +185,10 @@ class Inference:
             return value
         return read(value, beside.type) or value
 
-    def _in(self, node: exp.In) -> Typed:
+    def membership(self, node: exp.In) -> Typed:
+        """x IN (values)."""
         if node.args.get("query") or node.args.get("field") or node.args.get("unnest"):
-            self._mistakes.add(
-                node, "not_in_subset", "IN (subquery) is not part of Millstream SQL", "join the other table on its key, as a step"
-            )
-            return UNKNOWN
+            return self._refuse(node)
         value = self.typed(node.this)
         parts = [self._apply(item, BY_NODE["EQ"], value, self.typed(item)) for item in node.expressions]
         if value.type is None or not parts or any(p.type is None for p in parts):
@@ -275,12 +290,11 @@ class Inference:
             condition, yes, no = node.expressions
             return self._case(exp.Case(ifs=[exp.If(this=condition.copy(), true=yes.copy())], default=no.copy()))
         if name in subset.VOLATILE:
-            cure = "use a column of the data: a time must come from the event, or the same row would differ each time"
-            self._mistakes.add(node, "volatile", f"{name}() gives another value each time", cure)
+            self._mistakes.refuse(node, "volatile", name=f"{name}()")
+        elif subset.aggregate(name) is not None:
+            self._mistakes.refuse(node, self.aggregates, name=name)
         elif name in subset.AGGREGATE_NAMES:
-            self._mistakes.add(
-                node, "aggregate", f"{name}() is an aggregate, which this subset does not have", "aggregate behind the sink for now"
-            )
+            self._mistakes.refuse(node, "unknown_aggregate", name=name, known=", ".join(subset.BY_AGGREGATE))
         else:
             self._mistakes.add(node, "unknown_function", f"there is no function {name}", suggestion(name, _names(), "functions"))
         return UNKNOWN
@@ -329,10 +343,10 @@ class Inference:
     def _refuse(self, node: exp.Expression) -> Typed:
         name = type(node).__name__
         if name.startswith(("Current", "Localtime", "Session")):
-            self._mistakes.add(node, "volatile", f"{node.sql('duckdb')} gives another value each time", "use a column of the data")
+            self._mistakes.refuse(node, "volatile", name=node.sql("duckdb"))
             return UNKNOWN
-        what, cure = _NOT_HERE.get(type(node), (f"{name}", "see the table of operators and functions of Millstream SQL"))
-        self._mistakes.add(node, "not_in_subset", f"{what} is not part of Millstream SQL", cure)
+        key = _NOT_HERE.get(type(node), "expression")
+        self._mistakes.refuse(node, key, **({"name": name} if key == "expression" else {}))
         return UNKNOWN
 
 

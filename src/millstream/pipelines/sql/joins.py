@@ -1,59 +1,147 @@
-"""The join tree that the walk goes along, and the proof that a joined query has one row per row of its root.
+"""What the equalities of a query say: which columns identify its rows, and the forest that the walk goes along.
 
-Every table but the root must be joined on its whole key (each of its key columns equal to a column of an earlier table or to a
-literal): then it adds at most one row, and the root's key stays a key.
+A row is identified by some columns when each table's row is: its whole key is among them, equal to one of them, or to a literal.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from millstream.pipelines.plan import Edge
-from millstream.pipelines.sql.mistakes import Mistakes
-from millstream.pipelines.sql.query import Query
-
-Place = tuple[str, str]  # alias, column
+from millstream.pipelines.sql.typed import Place
 
 
-def prove_unique(query: Query, mistakes: Mistakes) -> None:
-    """Notes every join that may give several rows for one row of the root."""
-    for join in query.joins:
-        bound = {e.left[1] for e in join.equalities} | join.fixed
-        missing = [k for k in join.relation.schema.key if k not in bound]
-        if not missing:
-            continue
-        name, root = join.relation.shown, query.root.shown
-        key = ", ".join(join.relation.schema.key)
-        message = (
-            f"{name} may have several rows per {root}: it is joined on {', '.join(sorted(bound))}, its key is ({key}); "
-            f"joining it would make several rows with one key"
-        )
-        cure = (
-            f"join {name} on its whole key ({', '.join(missing)} is missing), or put {name} first, where each of its rows "
-            f"is one row of the result"
-        )
-        mistakes.add(join.offset, "many_rows_per_key", message, cure)
+@dataclass(frozen=True)
+class Tie:
+    """left = right, both plain columns. It holds where a row of `of` is there (ON of a LEFT JOIN); None: in every row."""
+
+    left: Place
+    right: Place
+    of: str | None
+
+    def other(self, place: Place) -> Place | None:
+        return self.right if place == self.left else self.left if place == self.right else None
 
 
-def edges(query: Query) -> tuple[Edge, ...]:
-    """One edge per joined table, from the root outwards: to the earlier table that it shares most columns with.
+@dataclass(frozen=True)
+class Keyed:
+    """A relation as far as the proof goes: `alias`, the columns of its key."""
 
-    Equalities are followed through: with w.origin = o.faa and o.faa = f.origin, w meets f by origin. A row that matches
-    fulfils both, so the walk misses nothing, and finds fewer rows than it would by one column.
+    alias: str
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Of one query: its relations, its ties, and the columns that a literal fixes (with the `of` of a tie)."""
+
+    relations: tuple[Keyed, ...]
+    ties: tuple[Tie, ...]
+    fixed: frozenset[tuple[Place, str | None]]
+
+    def identified(self, by: Iterable[Place]) -> tuple[set[Place], set[str]]:
+        """Whatever has one value wherever the columns `by` have one: further columns, and whole rows of relations (aliases)."""
+        places, aliases = set(by), set[str]()
+        places |= {p for p, of in self.fixed if of is None}
+        while True:
+            size = len(places) + len(aliases)
+            for tie in self.ties:
+                if tie.of is None:
+                    for here, there in ((tie.left, tie.right), (tie.right, tie.left)):
+                        if here in places or here[0] in aliases:
+                            places.add(there)
+            for r in self.relations:
+                if r.alias not in aliases and not self.missing(r, places, aliases):
+                    aliases.add(r.alias)
+            if len(places) + len(aliases) == size:
+                return places, aliases
+
+    def missing(self, relation: Keyed, places: Collection[Place], aliases: Collection[str]) -> list[str]:
+        """The columns of the relation's key that nothing known fixes."""
+        return [c for c in relation.key if not self._bound((relation.alias, c), places, aliases)]
+
+    def _bound(self, place: Place, places: Collection[Place], aliases: Collection[str]) -> bool:
+        if place in places or any(p == place and of in (None, place[0]) for p, of in self.fixed):
+            return True
+        others = [t.other(place) for t in self.ties if t.of in (None, place[0])]
+        return any(o is not None and (o in places or o[0] in aliases) for o in others)
+
+    def completed(self, by: Iterable[Place]) -> list[Place]:
+        """What must be added to the columns `by` to identify a whole row: columns of keys, in the order of FROM."""
+        added: list[Place] = []
+        places, aliases = self.identified(by)
+        for r in self.relations:
+            if r.alias not in aliases:
+                added += [(r.alias, c) for c in self.missing(r, places, aliases)]
+                places, aliases = self.identified([*by, *added])
+        return added
+
+    def equal(self, place: Place) -> set[Place]:
+        """The places that have the same value in every row, itself among them."""
+        return _follow(place, [t for t in self.ties if t.of is None])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The occurrences of one SELECT with its own and the outer queries' ties; `inner` are the SELECTs inside it."""
+
+    aliases: tuple[str, ...]
+    ties: tuple[Tie, ...]
+    inner: tuple[Part, ...]
+
+
+def forest(roots: Sequence[str], part: Part) -> tuple[list[Edge], list[str]]:
+    """Edges from the roots outwards, outer queries first, and the aliases that no equality reaches.
+
+    Each occurrence hangs on the one it shares most columns with. Equalities are followed through: with w.origin = o.faa and
+    o.faa = f.origin, w meets f by origin. A row that matches fulfils both, so the walk misses nothing, and finds fewer rows than
+    it would by one column.
     """
-    depth = {query.root.alias: 0}
-    same: dict[Place, set[Place]] = defaultdict(set)  # columns of earlier tables that equal a column, where it is there at all
-    tree = []
-    for join in query.joins:
-        alias = join.relation.alias
-        for e in join.equalities:
-            same[e.left] |= {e.right, *same[e.right]}
-        shared: dict[str, dict[str, str]] = defaultdict(dict)  # earlier table → column of this one → its column
-        for column in sorted({e.left[1] for e in join.equalities}):
-            for parent, parent_column in sorted(same[alias, column]):
+    depth = dict.fromkeys(roots, 0)
+    edges: list[Edge] = []
+    lost: list[str] = []
+    _grow(part, depth, edges, lost)
+    return edges, lost
+
+
+def _grow(part: Part, depth: dict[str, int], edges: list[Edge], lost: list[str]) -> None:
+    waiting = [a for a in part.aliases if a not in depth]
+    while waiting:
+        found = next((e for a in waiting for e in [_edge(a, part.ties, depth)] if e), None)
+        if found is None:
+            lost += waiting
+            break
+        edges.append(found)
+        depth[found.child] = depth[found.parent] + 1
+        waiting.remove(found.child)
+    for inner in part.inner:
+        _grow(inner, depth, edges, lost)
+
+
+def _edge(alias: str, ties: Sequence[Tie], depth: dict[str, int]) -> Edge | None:
+    shared: dict[str, dict[str, str]] = defaultdict(dict)  # possible parent → column of this one → its column
+    own = sorted({p[1] for t in ties if t.of in (None, alias) for p in (t.left, t.right) if p[0] == alias})
+    for column in own:
+        for parent, parent_column in sorted(_follow((alias, column), ties)):
+            if parent != alias and parent in depth:
                 shared[parent].setdefault(column, parent_column)
-        # Among equals fewer hops mean fewer lookups; the alias makes the choice stable.
-        parent = min(shared, key=lambda a: (-len(shared[a]), depth[a], a))
-        depth[alias] = depth[parent] + 1
-        tree.append(Edge(parent, alias, tuple(shared[parent].values()), tuple(shared[parent])))
-    return tuple(tree)
+    if not shared:
+        return None
+    # Among equals fewer hops mean fewer lookups; the alias makes the choice stable.
+    parent = min(shared, key=lambda a: (-len(shared[a]), depth[a], a))
+    return Edge(parent, alias, tuple(shared[parent].values()), tuple(shared[parent]))
+
+
+def _follow(place: Place, ties: Sequence[Tie]) -> set[Place]:
+    """The places equal to `place` in every row that has a row of its relation: an equality says that both of its sides are there."""
+    reached, front = {place}, [place]
+    while front:
+        here = front.pop()
+        for tie in ties:
+            there = tie.other(here)
+            if there is not None and there not in reached and tie.of in (None, here[0]):
+                reached.add(there)
+                front.append(there)
+    return reached

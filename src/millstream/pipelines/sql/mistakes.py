@@ -11,6 +11,8 @@ from difflib import get_close_matches
 
 from sqlglot import exp
 
+from millstream.pipelines.sql.refusals import REFUSALS
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -29,6 +31,11 @@ class Mistakes:
     def add(self, at: exp.Expression | int, code: str, message: str, cure: str) -> None:
         offset = at if isinstance(at, int) else offset_of(at)
         self.found.append(Mistake(offset, code, message, cure))
+
+    def refuse(self, at: exp.Expression | int, named: str, /, **values: str) -> None:
+        """A mistake that stands in the table of refusals."""
+        refusal = REFUSALS[named]
+        self.add(at, refusal.code, refusal.message.format(**values), refusal.cure.format(**values))
 
     def __bool__(self) -> bool:
         return bool(self.found)

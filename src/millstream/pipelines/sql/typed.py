@@ -12,12 +12,15 @@ from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.mistakes import Mistakes
 
+Place = tuple[str, str]
+"""A column of a relation: alias, name."""
+
 
 @dataclass(frozen=True)
 class Typed:
     """`type` None: the NULL literal (`null`), or unknown after a mistake. `literal`: a quoted literal's text.
 
-    `constant`: a whole number written out. `column`: (alias, column) where it is just a column. `flink` None: it has no text for Flink,
+    `constant`: a whole number written out. `column`: where it is just a column, its place. `flink` None: it has no text for Flink,
     so only a pipeline that runs locally may hold it.
     """
 
@@ -27,7 +30,7 @@ class Typed:
     null: bool = False
     literal: str | None = None
     constant: int | None = None
-    column: tuple[str, str] | None = None
+    column: Place | None = None
     flink: str | None = None
 
 
