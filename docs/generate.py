@@ -23,6 +23,7 @@ from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.aggregates import text as aggregate_text
 from millstream.pipelines.sql.functions import UNITS
+from millstream.pipelines.sql.refusals import REFUSED
 from millstream.pipelines.sql.shape import Aggregate, Call, Function, Operator, Sample, Text
 from millstream.pipelines.sql.subset import (
     AGGREGATE_AS,
@@ -43,7 +44,7 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 
 
 def pages() -> dict[str, str]:
-    return {"commands.md": NOTE + commands(), "options.md": NOTE + options(), "sql.md": NOTE + sql()}
+    return {"commands.md": NOTE + commands(), "options.md": NOTE + options(), "sql.md": NOTE + sql(), "refusals.md": NOTE + refusals()}
 
 
 def commands() -> str:
@@ -86,8 +87,8 @@ def _default(field: Any) -> str:
 def sql() -> str:
     return f"""# Millstream SQL
 
-A step's `sql` is one SELECT. It is a subset of SQL with a meaning of its own: what is not on this page is refused, with file, line and a
-way to mend it.
+A step's `sql` is one query. It is a subset of SQL with a meaning of its own: what is not on this page is refused, with file, line and a
+way to mend it; [what is refused](refusals.md) lists all of it.
 
 ```sql
 SELECT o.id, o.amount * 2 AS twice, c.name AS customer
@@ -97,9 +98,24 @@ WHERE o.amount > 10
 ```
 
 - FROM and JOIN name a topic (`source.schema.table`, `pipeline.step`) or an earlier step of the same pipeline.
-- Joins are INNER and LEFT, on equalities with the joined table's whole key, so that a row of the result is a row of the first table.
-- A query over one table keeps that table's key; a joined one says its key in `key:`.
-- Aggregates, GROUP BY, ORDER BY, LIMIT, UNION, windows and subqueries are refused in this version.
+- The key is inferred, and proven to be one; `key:` says it in another order or with more columns. Its columns are in the SELECT list
+  and never null.
+- `JOIN` and `LEFT JOIN … ON` need an equality of columns. A table joined on its whole key adds no rows, and the key stays that of the
+  first table; one that adds rows brings its own key into the key.
+- `FULL JOIN … USING (id)`, the key of both sides: the key is the column of USING.
+- `WHERE [NOT] EXISTS (SELECT 1 FROM … WHERE b.a_id = a.id)`, in one another and under AND, OR and CASE; `x IN (SELECT y …)` as a
+  condition of WHERE is the same as EXISTS with `y = x`.
+- `GROUP BY` columns or expressions of one table, with HAVING: these are the key, so they must not be null (`coalesce(x, '?')`). A column
+  that the others identify may be grouped by too, and stays out of the key.
+- A nested aggregate, `(SELECT list({{name: p.name}} ORDER BY c.position, c.id) FROM credit c JOIN … WHERE c.movie_id = m.id)`, at any
+  depth: `count` of no rows is 0, a `list` of none is empty, all others are null. The order must be total: it ends in the keys
+  of the tables.
+- `QUALIFY row_number() OVER (PARTITION BY … ORDER BY …) <= n` keeps the first n rows of each partition. The key is the partition and the
+  keys of the tables.
+- `WITH name AS (SELECT …)` and `FROM (SELECT …) AS name` are steps inside the step, each with a key of its own. One that is used
+  twice is kept once.
+- `UNION ALL`: each branch begins with a literal of its own, `'film' AS kind`, which is part of the key.
+- `{{name: x, other: y}}` is a record, `r.name` its member, `[x, y]` a list.
 
 ## Types
 
@@ -139,6 +155,22 @@ Every text below gives the same value and type on both engines, but where the la
 for pipelines that run locally. A Flink session has UTC as its time zone; a `time` is a BIGINT of microseconds there.
 
 {table(("", "DuckDB", "Flink", "Flink differs in"), [_texts(row) for row in (*OPERATORS, *FUNCTIONS, *AGGREGATES)])}"""
+
+
+def refusals() -> str:
+    text = """# What Millstream SQL refuses
+
+Each with its message, the way out and an example; ¦ is before the place that is named, with file, line and column. Names and types that
+do not fit are refused too, in the same way.
+"""
+    for title, rows in REFUSED:
+        cells = []
+        for refusal in rows.values():
+            message, cure = refusal.said
+            example = refusal.example if len(refusal.example) < 400 else refusal.example[:40] + "…"
+            cells.append((message, cure, f"`{example}`", f"`{refusal.code}`"))
+        text += f"\n## {title}\n\n{table(('message', 'cure', 'example', 'code'), cells)}"
+    return text
 
 
 _NULLS = {

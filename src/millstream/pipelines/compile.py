@@ -16,7 +16,7 @@ from millstream.pipelines.definitions import PipelineDefinition, Project, StepDe
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import Asked, Note
 from millstream.pipelines.nodes import INNER, StepNodes
-from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, inputs_of
+from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, Stateful, inputs_of
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.query import Query
