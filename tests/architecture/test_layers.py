@@ -19,7 +19,7 @@ LINES_MAX = 450
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "faultpoints"),
     ("avro",),
-    ("events", "components"),
+    ("events", "components", "control"),
     ("schemas",),
     ("topics", "sources", "sinks"),
     ("capture", "pipelines"),

@@ -7,18 +7,20 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from millstream.catalogue.controller import Change, change
-from millstream.cli import discover, live, running
+from millstream.cli import answers, discover, live, running
 from millstream.cli.exits import FAILED, INTERRUPTED, OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here, Session, not_applied
-from millstream.engine.runner import PartStatus
+from millstream.control import server
+from millstream.control.protocol import socket_path
+from millstream.engine.runner import PartStatus, Runner
 from millstream.errors import MillstreamError, Refused
 
 log = logging.getLogger("millstream.run")
@@ -52,7 +54,7 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
         todo = as_applied(mesh)
         runner = mesh.runner(todo, _reporting(mesh, session))
         view = live.view(session.output)
-        with running.held(mesh.place.running), _signals(session) as caught, view.shown():
+        with running.held(mesh.place.running), _listening(mesh, runner), _signals(session) as caught, view.shown():
 
             def watch(parts: list[PartStatus]) -> None:
                 if caught:
@@ -64,6 +66,17 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
             mesh.sweep()
             parts = runner.run(until_caught_up=until_caught_up, watch=watch)
     return _ended(parts, caught, session)
+
+
+@contextmanager
+def _listening(mesh: Mesh, runner: Runner) -> Iterator[None]:
+    """Answer queries while this lasts. A socket that cannot be made is no reason not to run."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, runner.states)))
+        except (OSError, MillstreamError) as error:
+            log.warning("no query about states can be answered while this runs: %s", error)
+        yield
 
 
 def as_applied(mesh: Mesh) -> Change:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from millstream.engine.build import READ_BYTES
@@ -315,6 +316,11 @@ class Pipeline:
     def _rebuild(self, state: State) -> None:
         graph = Graph(self.plan, self._sql, state, self._sources)
         self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock, self._see)
+
+    @property
+    def connect(self) -> Callable[[], duckdb.DuckDBPyConnection] | None:
+        """Connections for others to read its state by, while it is open; None where it keeps none."""
+        return None if self._state is None else self._state.store.connect
 
     def close(self) -> None:
         if self._state is not None:

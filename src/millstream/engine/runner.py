@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+import duckdb
+
 from millstream.capture.connector import Connector
 from millstream.engine.handover import Handover
 from millstream.engine.pipeline import Pipeline, writer_of
@@ -121,6 +123,11 @@ class Runner:
         """Let every part finish its commit and stop. From any thread, but not from a signal handler, which may have interrupted
         the very lock that this takes: there, set a mark that `watch` acts on."""
         self._stop.set()
+
+    def states(self) -> dict[str, Callable[[], duckdb.DuckDBPyConnection]]:
+        """Pipeline → connections to read its state by, of those that have one open."""
+        running = [p.work for p in self._pipelines if p.opened.is_set() and not p.over and isinstance(p.work, Pipeline)]
+        return {w.plan.pipeline: w.connect for w in running if w.connect is not None}
 
     def statuses(self) -> list[PartStatus]:
         return [self._status(p) for p in self._parts]

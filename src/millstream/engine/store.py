@@ -258,6 +258,11 @@ class Store:
             cure="free space on the disk and run again; nothing is lost",
         )
 
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A second connection to the open file, for another thread to read by: each of its statements sees what was last
+        committed, and no commit waits for it. The caller closes it."""
+        return self._con.cursor()
+
     def close(self) -> None:
         self._con.close()
 

@@ -1,0 +1,91 @@
+"""Who answers a query: this process, or the one that runs the mesh where a state is asked for that it has open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from millstream.cli import running
+from millstream.cli.mesh import Mesh
+from millstream.control import client
+from millstream.control.protocol import Answer, socket_path
+from millstream.control.server import Handler
+from millstream.engine import query as engine
+from millstream.engine.query import STATE, Limits
+from millstream.errors import Refused
+
+VERSION = 1
+LISTING = pa.schema([("table", pa.string()), ("column", pa.string()), ("type", pa.string())])
+
+Connect = Callable[[], duckdb.DuckDBPyConnection]
+
+
+@dataclass(frozen=True)
+class Request:
+    """`rows` None: all. `events`: topics are tables of their events. `sql` empty: the list of tables is asked for."""
+
+    sql: str
+    events: bool = False
+    rows: int | None = None
+    seconds: float = 60.0
+
+
+class Listing:
+    """Every table with its columns, as an answer."""
+
+    def __init__(self, tables: engine.Tables) -> None:
+        self._tables = tables
+
+    def begin(self) -> pa.Schema:
+        found = [(name, f.name, str(f.type)) for name, table in self._tables.items() for f in table().columns]
+        self._rows = pa.table([list(column) for column in zip(*found, strict=True)] or [[], [], []], schema=LISTING)
+        return LISTING
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._rows.to_batches()
+
+    def end(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def ask(mesh: Mesh, request: Request) -> Answer:
+    """The answer, begun. Topics can be read from anywhere: the running process is asked for states only, and not burdened with more.
+
+    Raises Refused with what is wrong with the query. Close the answer.
+    """
+    about_states = not request.sql or f"{STATE}." in request.sql.replace('"', "").lower()
+    if about_states and running.is_held(mesh.place.running):
+        return client.ask(socket_path(mesh.place.home), {"version": VERSION, "query": asdict(request)}, request.seconds + 30)
+    return _answered(mesh, request, _closed(mesh) if about_states else {})
+
+
+def handler(mesh: Mesh, states: Callable[[], Mapping[str, Connect]]) -> Handler:
+    """What the running process answers with: `states` gives what its pipelines have open now."""
+
+    def handle(request: Mapping[str, Any]) -> Answer:
+        if request.get("version") != VERSION or not isinstance(given := request.get("query"), dict):
+            raise Refused("the running process does not know this request", code="request_unknown", cure="run one version of millstream")
+        return _answered(mesh, Request(**given), states())
+
+    return handle
+
+
+def _closed(mesh: Mesh) -> dict[str, Connect]:
+    """The states that lie there. Not for the running process: a state that it is about to open must not be open in another way."""
+    return {p.stem: engine.read_only(p) for p in sorted((mesh.place.home / "state").glob("*.duckdb"))}
+
+
+def _answered(mesh: Mesh, request: Request, states: Mapping[str, Connect]) -> Answer:
+    tables = dict(engine.tables_of_topics(mesh.topics, mesh.registry, events=request.events))
+    for pipeline, connect in states.items():
+        tables |= engine.tables_of_state(pipeline, connect)
+    if not request.sql:
+        return Listing(tables)
+    return engine.Answer(request.sql, tables, Limits(request.rows, request.seconds), mesh.place.home)
