@@ -29,7 +29,7 @@ from millstream.components import Component, find
 from millstream.engine.guard import Guard
 from millstream.engine.handover import Handover
 from millstream.engine.pipeline import Pipeline
-from millstream.engine.runner import Report, Runner
+from millstream.engine.runner import Figures, Report, Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Refused, without_secrets
 from millstream.pipelines import project as projects
@@ -94,7 +94,7 @@ def build_mesh(
         catalogue = Catalogue(engine)
         switches = Switches(catalogue, project.reread, partial(generations.switch, place.home))
 
-        def runner(change: Change, report: Report) -> Runner:
+        def runner(change: Change, report: Report, figures: Figures) -> Runner:
             inputs, memory_mib = change.known.inputs, project.mesh.state_memory_mib
             pipelines = [
                 Pipeline(p, topics, registry, place.state(p.pipeline), memory_mib, guard=guards.of) for p in change.plans if p.nodes
@@ -118,6 +118,7 @@ def build_mesh(
                 sinks,
                 report,
                 [handover(name, p.next) for name, p in change.wanted.products.items() if p.next],
+                figures,
             )
 
         yield Mesh(

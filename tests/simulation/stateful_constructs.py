@@ -273,7 +273,8 @@ def union(w: World) -> None:
 def full(w: World) -> None:
     """USING, with a table that hangs on one side."""
     sql = (
-        'SELECT coalesce("a"."id", "b"."id") AS "id", "a"."p" AS "ap", "b"."p" AS "bp", "c"."v" AS "cv" FROM "a" FULL JOIN "b" ON "a"."id" = "b"."id" '
+        'SELECT coalesce("a"."id", "b"."id") AS "id", "a"."p" AS "ap", "b"."p" AS "bp", "c"."v" AS "cv" '
+        'FROM "a" FULL JOIN "b" ON "a"."id" = "b"."id" '
         f'LEFT JOIN "c" ON {ON_C.format("b")}'
     )
     columns = [("id", INT), ("ap", w.type(A)), ("bp", w.type(B)), ("cv", INT)]

@@ -209,7 +209,8 @@ def no_old_images(m: pytest.MonkeyPatch) -> None:
     whole = copies.Copies.images
 
     def only_new(self: copies.Copies, name: str, batches: Any) -> pa.Table:
-        old = self._store.lookup(f"copy {self._step.name} {name}", self._schemas[name].key, copies.last_per_key(batches)[0], [])
+        key = self._schemas[name].key
+        old = self._store.lookup(f"copy {self._step.name} {name}", key, copies.last_per_key(batches)[0], key)
         return whole(self, name, batches).slice(old.num_rows)
 
     m.setattr(copies.Copies, "images", only_new)

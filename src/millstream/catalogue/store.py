@@ -63,6 +63,13 @@ _STATES = sa.Table(
     sa.Column("cure", sa.Text, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
+_FIGURES = sa.Table(
+    "catalogue_figures",
+    _METADATA,
+    sa.Column("part", sa.String(255), primary_key=True),
+    sa.Column("figures", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,7 @@ class Catalogue:
         sinks = [] if known is None else [f"sink.{s}" for s in known.sinks]
         self._delete(_PIPELINES, _PIPELINES.c.name == name)
         self._delete(_STATES, _STATES.c.part.in_([f"pipeline.{name}", *sinks]))
+        self._delete(_FIGURES, _FIGURES.c.part.in_([f"pipeline.{name}", *sinks]))
 
     def sources(self) -> dict[str, AppliedSource]:
         """By name."""
@@ -218,6 +226,14 @@ class Catalogue:
     def states(self) -> dict[str, State]:
         """Part → its last state, by name."""
         return {r["part"]: State(**r) for r in self._rows(sa.select(_STATES).order_by(_STATES.c.part))}
+
+    def note_figures(self, part: str, figures: Mapping[str, float]) -> None:
+        """Keep the part's present figures."""
+        self._put(_FIGURES, "part", {"part": part, "figures": dict(figures), "at": self._clock()})
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Part → its last figures."""
+        return {r["part"]: r["figures"] for r in self._rows(sa.select(_FIGURES))}
 
     # ---- how
 

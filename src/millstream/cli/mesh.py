@@ -11,7 +11,7 @@ from typing import Any
 from millstream.catalogue.controller import Change
 from millstream.catalogue.generations import Switches
 from millstream.catalogue.store import Catalogue
-from millstream.engine.runner import Report, Runner
+from millstream.engine.runner import Figures, Report, Runner
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import Project
@@ -60,7 +60,7 @@ class Mesh:
     registry: Registry
     topics: Topics
     source: Callable[[str], Source]
-    runner: Callable[[Change, Report], Runner]
+    runner: Callable[[Change, Report, Figures], Runner]
     find: Callable[[str, str, int], list[dict[str, Any]]]
     switches: Switches
     sweep: Callable[[], list[str]]

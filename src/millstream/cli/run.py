@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Annotated
@@ -52,7 +52,7 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
     """
     with session.mesh() as mesh:
         todo = as_applied(mesh)
-        runner = mesh.runner(todo, _reporting(mesh, session))
+        runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh))
         view = live.view(session.output)
         with running.held(mesh.place.running), _listening(mesh, runner), _signals(session) as caught, view.shown():
 
@@ -106,6 +106,16 @@ def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], N
             log.warning("the state of %s could not be kept: %s", part, error)
 
     return report
+
+
+def _telling(mesh: Mesh) -> Callable[[str, Mapping[str, float]], None]:
+    def tell(part: str, figures: Mapping[str, float]) -> None:
+        try:
+            mesh.catalogue.note_figures(part, figures)
+        except MillstreamError as error:
+            log.warning("the figures of %s could not be kept: %s", part, error)
+
+    return tell
 
 
 @contextmanager

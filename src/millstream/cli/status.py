@@ -32,6 +32,7 @@ class PartView:
     sequence: int
     progress: Mapping[str, str]
     loading: Mapping[str, Any]
+    figures: Mapping[str, float]
 
     def document(self) -> dict[str, Any]:
         return {**vars(self), "since": when(self.since)}
@@ -70,7 +71,7 @@ def views(
     mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool
 ) -> Iterator[PartView]:
     """Every applied part: sources, pipelines, then sinks."""
-    states, readers = mesh.catalogue.states(), mesh.topics.readers()
+    states, readers, figures = mesh.catalogue.states(), mesh.topics.readers(), mesh.catalogue.figures()
 
     def view(part: str, reads: Mapping[str, int] | None) -> PartView:
         record = mesh.topics.producer_record(part)
@@ -88,6 +89,7 @@ def views(
             record.sequence if record else 0,
             dict(record.state.get("progress", {})) if record else {},
             _loading(record),
+            figures.get(part, {}),
         )
 
     for name in sources:
@@ -139,10 +141,24 @@ def _show(parts: list[PartView], is_running: bool, output: Output) -> None:
     rows = [(p.part, p.state, p.lag, _place(p), f"{p.fence}/{p.sequence}", when(p.since)) for p in parts]
     output.table(("part", "state", "lag", "position", "fence/sequence", "since"), rows, "")
     for p in parts:
+        if words := in_words(p.figures):
+            output.say(f"{p.part}: {words}")
         if p.reason:
             output.say(f"{p.part}: {p.reason}", "red" if p.state == "failed" else "yellow")
         if p.cure:
             output.say(f"  cure: {p.cure}", "green")
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """What a part's figures say to a person; empty where there is nothing to say."""
+    said = []
+    if figures.get("pending"):
+        said.append(f"{figures['pending']:,.0f} keys wait to be refreshed")
+        if "pending_rate" in figures:
+            said.append(f"{figures['pending_rate']:,.0f}/s, {figures['pending_left_s']:,.0f} s left")
+    if "freshness_p50_ms" in figures:
+        said.append(f"written {figures['freshness_p50_ms']:,.0f} ms after the commit (99 of 100: {figures['freshness_p99_ms']:,.0f} ms)")
+    return ", ".join(said)
 
 
 def _place(part: PartView) -> str | None:

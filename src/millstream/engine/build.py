@@ -39,6 +39,10 @@ class Documents(Protocol):
     def sequence(self) -> int:
         """The commit with which the next ones go out."""
 
+    @property
+    def ts_us(self) -> int:
+        """Their time, as nothing at a source made them (microseconds since 1970)."""
+
     def start_from(self, joined: Joined) -> None:
         """Put what is known of the step's output already into its last output."""
 
@@ -131,7 +135,7 @@ class Build:
         if self._documents is not None and joined.step.keeps == "hash":
             self._documents.start_from(joined)
         with self._state.transaction():
-            joined.pend_all()
+            joined.pend_all(self._documents.ts_us if self._documents is not None else 0)
         total = joined.pending
         while left := joined.pending:
             self._tick(f"evaluating {joined.step.name}", total - left, total)

@@ -42,7 +42,7 @@ class Rows(Protocol):
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         """Add the units of `reach`, which may be millions, to the step's pending ones; nothing of it is held in memory."""
 
-    def pend_all(self, since: int) -> None:
+    def pend_all(self, since: int, ts_us: int) -> None:
         """Add every unit that a root has."""
 
 
@@ -101,11 +101,11 @@ class Copies:
         else:
             self._pending.add_from(self.table(root.alias), reach.columns, reach.keys, root.columns, since, ts_us)
 
-    def pend_all(self, since: int) -> None:
+    def pend_all(self, since: int, ts_us: int) -> None:
         for root in self._step.roots:
             columns = ", ".join(f"{quoted(c)} AS {quoted(u)}" for c, u in zip(root.columns, self._step.unit, strict=True))
             whole = " AND ".join(f"{quoted(c)} IS NOT NULL" for c in root.columns)
-            self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.table(root.alias))} WHERE {whole})", since)
+            self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.table(root.alias))} WHERE {whole})", since, ts_us)
 
     def _with_computed(self, name: str, rows: pa.Table) -> pa.Table:
         """The columns that are kept of these rows. Raises BadRecord where one cannot be computed."""

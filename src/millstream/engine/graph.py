@@ -40,6 +40,10 @@ class Graph:
         return sum(j.pending for j in self.joined.values())
 
     @property
+    def refreshed(self) -> int:
+        return sum(j.refreshed for j in self.joined.values())
+
+    @property
     def triggers(self) -> int:
         return sum(j.triggers for j in self.joined.values())
 

@@ -43,8 +43,9 @@ Stamp = Mapping[str, str]
 class Joined:
     """One stateful step over one state. `schemas` has the row schema of each input (topic or node) of its occurrences.
 
-    `triggers` counts the units that changes pended, `documents` the rows emitted for them: never more than the former of one
-    key each, since a unit that waits is not pended again and a row that came out the same is not emitted.
+    `triggers` counts the units that changes pended, `refreshed` those evaluated, `documents` the rows emitted for them. Where a
+    unit is one row, there are never more of them than triggers: a unit that waits is not pended again, and a row that came out the
+    same is not emitted.
     """
 
     def __init__(self, step: Stateful, schemas: Mapping[str, RowSchema], state: State, sql: Sql, sources: Sources | None = None) -> None:
@@ -59,6 +60,7 @@ class Joined:
         self.last = Last(step, state.store, sql)
         self._slice_keys = SLICE_KEYS_FIRST
         self.documents = 0
+        self.refreshed = 0
 
     def _over_copies(self) -> str:
         """The step's query with each occurrence read from its copy instead of a relation of its own name."""
@@ -107,11 +109,11 @@ class Joined:
         if twice := self.last.check_unique():
             raise self._two_rows(twice)
 
-    def pend_all(self) -> None:
-        """Every unit that the roots have or that was emitted waits to be refreshed."""
-        self._rows.pend_all(FIRST_BUILD)
+    def pend_all(self, ts_us: int = 0) -> None:
+        """Every unit that the roots have or that was emitted waits to be refreshed, as if it had changed at `ts_us`."""
+        self._rows.pend_all(FIRST_BUILD, ts_us)
         columns = ", ".join(map(quoted, self.step.unit))
-        self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.last.table)})", FIRST_BUILD)
+        self._pending.add_all(f"(SELECT DISTINCT {columns} FROM {quoted(self.last.table)})", FIRST_BUILD, ts_us)
 
     def name_bad_record(self) -> None:
         """After `build` failed on some row's value: evaluate slice by slice until the record is alone. Raises BadRecord."""
@@ -161,6 +163,7 @@ class Joined:
             out = self.last.events(last, rows, old, new, taken.ts_us)
             self.documents += len(out)
         self._pending.done(taken)
+        self.refreshed += taken.keys.num_rows
         fitting = int(taken.keys.num_rows * SLICE_BYTES / max(rows.nbytes + last.nbytes + read_bytes, 1))
         grown = self._slice_keys * 2 if taken.keys.num_rows >= self._slice_keys else self._slice_keys
         self._slice_keys = max(1, min(SLICE_KEYS_MAX, fitting, grown))

@@ -86,9 +86,9 @@ class Pending:
                 return
         self.add(few, since, ts_us)
 
-    def add_all(self, relation: str, since: int) -> None:
+    def add_all(self, relation: str, since: int, ts_us: int) -> None:
         """The distinct units of a relation of our own SQL, of columns named as the unit's."""
-        self._append(relation, self._groups("id"), since, 0)
+        self._append(relation, self._groups("id"), since, ts_us)
 
     def _append(self, relation: str, groups: Sequence[_Group], since: int, ts_us: int) -> None:
         """The units of a relation that are not pending yet become a group."""

@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 
 from millstream.engine.build import READ_BYTES
+from millstream.engine.figures import Rate
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
 from millstream.engine.publisher import Commit, Publisher
@@ -66,6 +67,7 @@ class Pipeline:
         self._behind: dict[str, str | None] = {}  # input topic → its source, None for a pipeline's
         self._applied: dict[str, str] = {}  # source → the highest position of it that is in the copies
         self.events = 0
+        self._drained = Rate()
         self.pending = 0  # keys that wait to be refreshed, as of the last commit; read by other threads
 
     # ---- opening
@@ -146,6 +148,16 @@ class Pipeline:
         """Everything below `ends` is read, computed and published, and no key waits."""
         return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self._readers) and not self.pending
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of its stateful steps: keys that wait, how many are refreshed a second, and when none waits at that rate; keys that
+        changes have made wait and rows emitted for them, since it was opened."""
+        if not self.plan.stateful or not self._built:
+            return {}
+        rate = self._drained.per_second if self.pending else 0.0
+        left = {"pending_rate": round(rate, 1), "pending_left_s": round(self.pending / rate, 1)} if rate else {}
+        return {"pending": self.pending, **left, "triggers": self._graph.triggers, "documents": self._graph.documents}
+
     # ---- the loop
 
     def step(self) -> bool:
@@ -196,6 +208,7 @@ class Pipeline:
                 self._publisher.publish(commit)
         self.events += sum(map(len, commit.tail))
         self.pending = self._graph.pending
+        self._drained.note(self._clock(), self._graph.refreshed)
         self._committed = self.positions
         self._note()
 

@@ -79,6 +79,10 @@ class Rebuild:
         """The commit with which the next documents go out."""
         return self._publisher.sequence + 1
 
+    @property
+    def ts_us(self) -> int:
+        return int(self._clock() * 1e6)
+
     def start_from(self, joined: Joined) -> None:
         """What is published is the step's last output."""
         for output in self._documents:

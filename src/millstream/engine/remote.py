@@ -139,7 +139,7 @@ class Remote:
         for piece in self._pieces(reach.root.alias, reach.columns, reach.keys, reach.root.columns):
             self._pend(walk.distinct(piece), since, ts_us)
 
-    def pend_all(self, since: int) -> None:
+    def pend_all(self, since: int, ts_us: int) -> None:
         """The load did: every unit that was read of a root waits already."""
 
     def _pend(self, keys: pa.Table, since: int, ts_us: int) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import duckdb
@@ -45,10 +45,13 @@ class PartStatus:
     doing: str = ""
     done: int = 0
     total: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 Report = Callable[[str, PartState, str, str], None]
 """report(part, state, reason, cure): called on every change of state, from the part's thread."""
+Figures = Callable[[str, Mapping[str, float]], None]
+"""figures(part, figures): called when they have changed, at most once a second and at the end, from the part's thread."""
 
 
 class _Part:
@@ -62,6 +65,8 @@ class _Part:
         self.opened = threading.Event()
         self.told: tuple[str, str] = ("", "")  # state and reason as last reported, and when
         self.told_at = 0.0
+        self.figures: Mapping[str, float] = {}  # as last told, and when
+        self.figures_at = 0.0
 
     @property
     def over(self) -> bool:
@@ -79,8 +84,9 @@ class Runner:
         sinks: Sequence[SinkRun],
         report: Report = lambda part, state, reason, cure: None,
         handovers: Sequence[Handover] = (),
+        figures: Figures = lambda part, figures: None,
     ) -> None:
-        self._topics, self._report, self._handovers = topics, report, handovers
+        self._topics, self._report, self._handovers, self._figures = topics, report, handovers, figures
         self._connectors = [_Part(c) for c in connectors]
         self._pipelines = [_Part(p) for p in pipelines]
         self._sinks = [_Part(s) for s in sinks]
@@ -142,7 +148,7 @@ class Runner:
         if part.opened.is_set() and isinstance(work, Connector) and not work.loaded:
             loads = work.backfills.values()
             doing, done, total = "initial load", sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
-        return PartStatus(at.name, at.state, at.reason, at.cure, events, lag, doing, done, total)
+        return PartStatus(at.name, at.state, at.reason, at.cure, events, lag, doing, done, total, part.figures)
 
     # ---- one part's thread
 
@@ -181,11 +187,13 @@ class Runner:
             log.exception("%s failed", part.work.name)
             self._state(part, "failed", Irrecoverable(f"{type(e).__name__}: {e}", code="defect", where=part.work.name))
         finally:
+            self._tell_figures(part, at_once=is_open)
             reached("runner.part_over")
             part.work.close()
 
     def _after_step(self, part: _Part, worked: bool) -> None:
         self._tell(part)
+        self._tell_figures(part)
         if worked:
             part.doing = ("", 0, 0)
             if part.status.state != "running":
@@ -226,6 +234,15 @@ class Runner:
         if told != part.told and not (restless and now - part.told_at < TELL_EVERY_S):
             part.told, part.told_at = told, now
             self._report(at.name, at.state, at.reason, at.cure)
+
+    def _tell_figures(self, part: _Part, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if isinstance(part.work, Connector) or (now - part.figures_at < TELL_EVERY_S and not at_once):
+            return
+        figures, part.figures_at = part.work.figures, now
+        if figures != part.figures:
+            part.figures = figures
+            self._figures(part.work.name, figures)
 
     def _ticker(self, part: _Part) -> Callable[[str, int, int], None]:
         def tick(what: str, done: int, total: int) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import pyarrow.compute as pc
+
+from millstream.engine.figures import Freshness
 from millstream.engine.reader import TopicReader
 from millstream.errors import Refused
-from millstream.events.batch import Batch
+from millstream.events.batch import READ, Batch
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import SinkPlan
@@ -43,6 +47,7 @@ class SinkRun:
         self._written: dict[str, int] = {}
         self.events = 0
         self.is_open = False
+        self._freshness = Freshness()
 
     def open(self) -> None:
         """Raise the fence, take the target over, resume where it says."""
@@ -85,8 +90,16 @@ class SinkRun:
         self._sink.write([b for b in self._gathered if len(b)], up_to)
         reached("sink.after_write")
         self.events += sum(map(len, self._gathered))
+        for b in self._gathered:
+            live = np.asarray(pc.not_equal(b.column("op"), READ))  # a row that a backfill saw is as old as it is
+            self._freshness.note(self._clock(), np.asarray(b.column("ts_us"))[live])
         self._gathered, self._written = [], up_to
         self._topics.note_reader(self.name, up_to)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """How long after the commit at the source what was written of late was there to be read or searched."""
+        return self._freshness.figures(self._clock())
 
     def retry(self) -> None:
         """After a Retryable: nothing or all was done; the target says which."""

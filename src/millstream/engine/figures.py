@@ -1,0 +1,54 @@
+"""Figures that a part tells of itself: rates and percentiles over the last moments, in little memory."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+
+RATE_WINDOW_S = 10.0
+FRESHNESS_WINDOW_S = 60.0
+SAMPLES_MAX = 500  # of one write
+WRITES_MAX = 500
+
+
+class Rate:
+    """How fast a count that only rises does so."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, now_s: float, total: int) -> None:
+        self._seen.append((now_s, total))
+        while len(self._seen) > 2 and (now_s - self._seen[1][0] >= RATE_WINDOW_S or len(self._seen) > WRITES_MAX):
+            self._seen.popleft()
+
+    @property
+    def per_second(self) -> float:
+        if len(self._seen) < 2 or self._seen[-1][0] <= self._seen[0][0]:
+            return 0.0
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (last_s - first_s)
+
+
+class Freshness:
+    """How old events were when they were written: from the commit at their source."""
+
+    def __init__(self) -> None:
+        self._writes: deque[tuple[float, npt.NDArray[np.float64]]] = deque(maxlen=WRITES_MAX)
+
+    def note(self, now_s: float, ts_us: npt.NDArray[np.int64]) -> None:
+        """Events with these commit times were written. Of a large write an even part counts."""
+        if len(ts_us):
+            some = ts_us[:: -(-len(ts_us) // SAMPLES_MAX)]
+            self._writes.append((now_s, now_s * 1e3 - some / 1e3))
+
+    def figures(self, now_s: float) -> dict[str, float]:
+        """Half and 99 of 100 events were at most so old (milliseconds); nothing where none was written of late."""
+        while self._writes and now_s - self._writes[0][0] > FRESHNESS_WINDOW_S:
+            self._writes.popleft()
+        if not self._writes:
+            return {}
+        p50, p99 = np.percentile(np.concatenate([ages for _, ages in self._writes]), [50, 99])
+        return {"freshness_p50_ms": round(float(p50), 1), "freshness_p99_ms": round(float(p99), 1)}
