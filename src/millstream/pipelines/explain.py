@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from millstream.errors import without_secrets
 from millstream.events.types import RowSchema
+from millstream.pipelines import reads
 from millstream.pipelines.plan import Node, Plan, SinkPlan, Stateful, Stateless, Union
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.sql.relations import RESERVED
@@ -71,7 +72,11 @@ def _stateless(node: Stateless) -> Iterator[str]:
 
 def _stateful(node: Stateful) -> Iterator[str]:
     inputs = {o.alias: o.input for o in node.occurrences}
-    yield f"joins {len(inputs)} tables, {_WHERE[node.read]}; one row per {', '.join(node.unit)} of {_named(node.roots[0].alias, inputs)}"
+    tables = f"joins {len(inputs)} tables" if len(inputs) > 1 else "reads one table"
+    rows = "one row per" if node.unit == node.schema.key else "all rows at once of one"
+    roots = " and ".join(_named(r.alias, inputs) for r in node.roots)
+    yield f"{tables}, {_WHERE[node.read]}; {rows} {', '.join(node.unit)} of {roots}"
+    yield from _kept(node)
     children: dict[str, list[str]] = {}
     for e in node.edges:
         pairs = ", ".join(f"{_shown(e.child)}.{c} = {_shown(e.parent)}.{p}" for p, c in zip(e.parent_columns, e.child_columns, strict=True))
@@ -81,6 +86,19 @@ def _stateful(node: Stateful) -> Iterator[str]:
     for root in node.roots:
         yield from _tree(root.alias, inputs, children, "  ")
     yield f"sql {node.sql}"
+
+
+def _kept(node: Stateful) -> Iterator[str]:
+    """What stays on disk: columns of inputs, columns computed from them, and what tells how the output last was."""
+    if node.read == "copies":
+        for name, columns in reads.copied(node).items():
+            yield f"keeps of {name}: {', '.join(sorted(columns))}"
+        for c in node.computed:
+            yield f"keeps of {c.input}: {_shown(c.name)} = {c.sql}"
+    last = "a hash of each row as it was last published" if node.keeps == "hash" else "its own rows as they were last published"
+    yield f"keeps {last}"
+    if node.stamp:
+        yield f"{node.stamp} says what of each source a row has seen"
 
 
 def _tree(alias: str, inputs: Mapping[str, str], children: Mapping[str, Sequence[str]], indent: str) -> Iterator[str]:

@@ -177,8 +177,7 @@ class _Keys:
             relation = self._relations.get(column.source[0]) if column.source else None
             own = column.source is not None and relation is not None and column.source[1] in relation.schema.key
             if column.type.kind in FLOATS or (not own and column.type.kind not in KEY_TYPES):
-                message = f"key column {name} is {column.type}, which cannot identify a row"
-                found = ("key_type", message, "use a decimal, an integer or text")
+                found = _said("key_type", column=name, type=str(column.type))
             elif column.nullable:
                 found = self._nullable(column, relation)
             else:
@@ -202,9 +201,7 @@ class _Keys:
             return "nullable_key", f"key column {column.name} may be null", cure
         key = ("group_nullable_side" if outer else "nullable_group") if by else "nullable_side_key"
         shown = by.node.sql("duckdb") if by else column.name
-        values = {"column": shown, "table": relation.shown if relation else ""}
-        refusal = REFUSALS[key]
-        return refusal.code, refusal.message.format(**values), refusal.cure.format(**values)
+        return _said(key, column=shown, table=relation.shown if relation else "")
 
     # ---- units and roots ------------------------------------------------------------------------------------------------
     def _of_sides(self, names: tuple[str, ...]) -> Key | None:
@@ -284,6 +281,11 @@ class _Keys:
             if at is not None and at not in found.values():
                 found[name] = at
         return list(found.items())
+
+
+def _said(refusal: str, **values: str) -> tuple[str, str, str]:
+    row = REFUSALS[refusal]
+    return row.code, row.message.format(**values), row.cure.format(**values)
 
 
 def union_key(

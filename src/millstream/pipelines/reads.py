@@ -26,6 +26,18 @@ def of_stateful(step: Stateful) -> dict[str, frozenset[str]]:
     return {o.alias: frozenset(c for alias, c in places if alias == o.alias) for o in step.occurrences}
 
 
+def copied(step: Stateful) -> dict[str, set[str]]:
+    """Input → its columns that the step's SQL names, or its walk goes by; those computed from them left out."""
+    named, used = of_stateful(step), dict[str, set[str]]()
+    made = {c.name for c in step.computed}
+    ends = [end for e in step.edges for end in ((e.parent, e.parent_columns), (e.child, e.child_columns))]
+    ends += [(r.alias, r.columns) for r in step.roots]
+    for o in step.occurrences:
+        leads = {c for alias, columns in ends if alias == o.alias for c in columns}
+        used.setdefault(o.input, set()).update(named[o.alias] | leads - made)
+    return used
+
+
 def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
     """Input topic → the columns that any step uses, those of its key and of joins among them."""
     used: dict[str, set[str]] = {i.topic: set(i.schema.key) for i in plan.inputs}
@@ -35,11 +47,8 @@ def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
             continue
         if isinstance(node, Union):
             continue
-        named = of_stateful(node)
-        for o in node.occurrences:
-            ends = [end for e in node.edges for end in ((e.parent, e.parent_columns), (e.child, e.child_columns))]
-            leads = {c for alias, columns in ends if alias == o.alias for c in columns}
-            used.setdefault(o.input, set()).update(named[o.alias] | leads)
+        for name, columns in copied(node).items():
+            used.setdefault(name, set()).update(columns)
         for computed in node.computed:
             used.setdefault(computed.input, set()).update(names_in(computed.sql))
     return {i.topic: frozenset(used[i.topic] & set(i.schema.names)) for i in plan.inputs}

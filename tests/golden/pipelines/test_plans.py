@@ -51,7 +51,7 @@ def shown(plan: Plan) -> str:
     lines = [explain(plan), ""]
     for node in plan.nodes:
         if isinstance(node, Stateful):
-            lines += [f"{node.name}: {', '.join(map(str, node.roots))} by {node.unit}", *(f"  {e}" for e in node.edges)]
+            lines += [f"{node.name}: {', '.join(map(str, node.roots))} by {node.unit}", *(f"  {e}" for e in (*node.edges, *node.computed))]
         lines += [f"{node.name}: {f.id} {f.name} {f.type}" for f in node.schema.fields]
     return "\n".join(lines) + "\n"
 
@@ -72,4 +72,4 @@ def test_the_plan_is_as_written(case: str, tmp_path: Path) -> None:
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 3
+    assert len(CASES) >= 7

@@ -217,6 +217,28 @@ def test_the_text_of_every_plan_runs_in_duckdb_with_the_types_it_promises(plans,
     assert [(r[0], r[1]) for r in described] == [(f.name, duckdb_name(f.type)) for f in filtered.schema.fields]
 
 
+@pytest.mark.parametrize("deep", [
+    " + ".join(["year"] * 3000), "- " * 3000 + "year", "upper(" * 3000 + "title" + ")" * 3000, " || ".join(["title"] * 3000),
+    "CASE WHEN year > 1 THEN 1 ELSE " * 1000 + "2" + " END" * 1000,
+    "(SELECT count(*) FROM studio.public.credit c WHERE c.movie_id = movie.id AND EXISTS " * 300 + ")" * 300,
+], ids=lambda deep: deep[:12])  # fmt: skip
+def test_what_is_nested_too_deeply_is_refused_and_no_more(plans, deep) -> None:
+    (found,) = refused(plans, pipeline("p", f"s: SELECT id, {deep} AS x FROM {M}"))
+    assert found.code in ("sql_too_deep", "sql_unreadable")
+    within = " + ".join(["year"] * 90)
+    (plan,) = plans(
+        pipeline(
+            "p",
+            f"s: SELECT id, {within} AS x FROM {M}",
+            f"t: SELECT m.id, {within} AS x FROM {M} m WHERE EXISTS (SELECT 1 FROM {M} n WHERE n.id = m.id)",
+        )
+    )
+    con = duckdb.connect()
+    con.execute("CREATE TABLE m AS SELECT 1::BIGINT AS id, 1::INTEGER AS year; CREATE TABLE __ms_n AS FROM m; CREATE TABLE n AS FROM m")
+    assert con.execute(f"SELECT {plan.nodes[0].projections[1].sql} FROM m").fetchall() == [(90,)]
+    assert con.execute(plan.nodes[1].sql).fetchall() == [(1, 90)]
+
+
 def test_a_long_condition_is_no_deep_one(plans) -> None:
     sql = f"SELECT id FROM {M} WHERE " + " AND ".join(f"year <> {i}" for i in range(3000))
     (plan,) = plans(pipeline("p", f"s: {sql}"))

@@ -150,6 +150,13 @@ JOINS = {
     ),
 }
 KEYS = {
+    "key_type": Refusal(
+        "key column {column} is {type}, which cannot identify a row",
+        "use a decimal, an integer or text",
+        f"SELECT rating, count(*) AS n FROM {M} WHERE rating > 1 GROUP BY ¦rating",
+        "key_type",
+        {"column": "rating", "type": "float64"},
+    ),
     "nullable_side_key": Refusal(
         "key column {column} may be null: {table} is LEFT JOINed",
         "write JOIN, or nest its rows: (SELECT list({{…}} ORDER BY …) FROM … WHERE …)",
