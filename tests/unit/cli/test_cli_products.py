@@ -1,0 +1,147 @@
+"""Re-index without downtime, in one process: a changed product is built beside what is searched, and searches see the one or the other."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from millstream.events.types import Field, RowSchema, Type
+from millstream.sinks.search.query import search
+from millstream.testing.scripted_source import Change, ScriptedDatabase
+
+ORDERS = RowSchema((Field("id", Type("int64"), 1), Field("amount", Type("int32"), 2), Field("buyer", Type("int64"), 3)), ("id",))
+BUYERS = RowSchema((Field("id", Type("int64"), 1), Field("name", Type("text"), 2)), ("id",))
+SOURCE = "source: shop\nconnector: scripted\nurl: ${SHOP_URL}\ntables: [public.orders, public.buyers]\nowner: team\n"
+PRODUCT = """\
+product: order
+owner: team
+root:
+  from: shop.public.orders
+  join: {buyer: {from: shop.public.buyers, on: buyer.id = orders.buyer}}
+  fields: {id: , amount: , buyer: buyer.name, edition: "'first'"}
+"""
+COUNT = 400
+
+
+@pytest.fixture
+def studio(shop):
+    """The shop with buyers beside its orders, and a product over both."""
+    shop.database = ScriptedDatabase({"public.orders": ORDERS, "public.buyers": BUYERS}, random.Random(7))
+    shop.write("sources/shop.yaml", SOURCE)
+    for file in (shop.folder / "pipelines").glob("*"):
+        file.unlink()
+    shop.write("products/order.yaml", PRODUCT)
+    shop.database.commit(*(Change("public.buyers", None, {"id": n, "name": f"buyer {n}"}) for n in range(7)))
+    shop.database.commit(*(Change("public.orders", None, {"id": n, "amount": n, "buyer": n % 7}) for n in range(COUNT)))
+    return shop
+
+
+def editions(shop) -> list[str]:
+    return sorted({hit.document["edition"] for hit in search(shop.home, "order", "*", 10_000)})
+
+
+def test_the_way_of_a_product(studio) -> None:
+    assert studio("validate").code == 0
+    assert "product order, generation 1" in studio("plan", "--explain").out
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    assert studio("--json", "products", "list").json[0] | {"changed_at": None} == {
+        "product": "order", "live": 1, "next": None, "kept": [], "changed_at": None,
+    }  # fmt: skip
+    found = search(studio.home, "order", "*", 10_000)
+    assert len(found) == COUNT
+    assert {(h.document["id"], h.document["buyer"]) for h in found} == {(n, f"buyer {n % 7}") for n in range(COUNT)}
+
+    studio.write("products/order.yaml", PRODUCT.replace("first", "second"))
+    refused = studio("run", "--until-caught-up")
+    assert refused.code == 3
+    assert "order@2" in studio("plan").out
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    assert editions(studio) == ["second"]
+    assert studio("--json", "products", "show", "order").json["live"] == 2
+
+    assert "order@1" in studio("products", "rollback", "order").out
+    assert editions(studio) == ["first"]
+    assert studio("plan", "--json").json["steps"] == []
+    assert studio("run", "--until-caught-up").code == 0
+    assert editions(studio) == ["first"]
+    assert studio("products", "rollback", "order").code == 0
+    assert editions(studio) == ["second"]
+
+    assert "dropped order@1" in studio("products", "drop", "order").out
+    assert studio("products", "drop", "order").code == 2
+    assert studio("run", "--until-caught-up").code == 0
+    assert sorted(p.name for p in (studio.home / "search").iterdir()) == ["order.live", "order@2"]
+    assert [p.name for p in (studio.home / "state").glob("*.duckdb")] == ["order@2.duckdb"]
+
+
+class Watcher:
+    """Searches without a pause, and remembers what it saw: the count and the editions of each answer, changes only."""
+
+    def __init__(self, shop) -> None:
+        self._shop, self._over = shop, threading.Event()
+        self.seen: list[tuple[int, tuple[str, ...]]] = []
+        self.asked, self.failed = 0, []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            try:
+                found = search(self._shop.home, "order", "*", 10_000)
+            except Exception as e:  # whatever it is, no search may fail
+                self.failed.append(e)
+                return
+            self.asked += 1
+            saw = (len(found), tuple(sorted({h.document["edition"] for h in found})))
+            if not self.seen or self.seen[-1] != saw:
+                self.seen.append(saw)
+
+
+def test_searches_see_the_whole_old_or_the_whole_new_while_rows_change(studio) -> None:
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    smaller = PRODUCT.replace("first", "second").replace("root:\n", "root:\n  where: orders.id >= 100\n")
+    studio.write("products/order.yaml", smaller)
+    assert studio("apply").code == 0
+
+    rows = studio.database.rows("public.orders")
+    left = iter(range(150))
+    watcher, whole = Watcher(studio), threading.Event()
+
+    def write() -> None:
+        """Changes of every kind but in number, until all are written; one new buyer's name changes many documents."""
+        for turn in left:
+            key = (turn * 37) % COUNT
+            before = rows[key,]
+            rows[key,] = {**before, "amount": before["amount"] + 1, "buyer": (before["buyer"] + 1) % 7}
+            studio.database.commit(Change("public.orders", before, rows[key,]))
+            whole.wait(0.01)
+
+    writer = threading.Thread(target=write)
+    with watcher.watching():
+        writer.start()
+        ran = studio("run", "--until-caught-up")
+        writer.join()
+        assert studio("run", "--until-caught-up").code == 0
+        assert studio("products", "rollback", "order").code == 0
+        assert studio("run", "--until-caught-up").code == 0
+    assert ran.code == 0, ran.err
+    assert watcher.failed == []
+    assert watcher.asked > 20
+    assert watcher.seen == [(COUNT, ("first",)), (COUNT - 100, ("second",)), (COUNT, ("first",))]
+    documents = {h.document["id"]: (h.document["amount"], h.document["buyer"]) for h in search(studio.home, "order", "*", 10_000)}
+    assert documents == {r["id"]: (r["amount"], f"buyer {r['buyer']}") for r in rows.values()}
