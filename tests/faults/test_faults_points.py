@@ -28,6 +28,8 @@ FIRST_START = ("connector.window_open", "rebuild.before_publish")
 LOST_STATE = ("pipeline.after_rebuild",)
 ENDING = ("runner.part_over",)
 """Moments of a run that comes to its end by itself."""
+ELSEWHERE = ("products.",)
+"""Moments that another file of these tests walks."""
 
 
 class LivingWorld:
@@ -74,7 +76,7 @@ def die_at(world: World, point: str, times: int, *arguments: str) -> None:
     assert code == -signal.SIGKILL, f"{point} was not reached {times} times; the run ended with {code}:\n{process.words[-3000:]}"
 
 
-@pytest.mark.parametrize("point", [p for p in points() if p not in FIRST_START])
+@pytest.mark.parametrize("point", [p for p in points() if p not in FIRST_START and not p.startswith(ELSEWHERE)])
 def test_killed_at(point: str, living: LivingWorld) -> None:
     world = living.take()
     times = 1 if point in LOST_STATE + ENDING or point.endswith("_fence") or point.endswith("_open") else random.Random(point).randint(1, 4)
@@ -93,7 +95,7 @@ def test_killed_at_the_first_start(point: str, world: World) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("point", [p for p in points() if p not in ENDING])
+@pytest.mark.parametrize("point", [p for p in points() if p not in ENDING and not p.startswith(ELSEWHERE)])
 def test_killed_at_the_first_start_each(point: str, faults_server: PostgresServer, tmp_path: Path) -> None:
     """Every moment also while the initial load goes on beside the workload; twice over, so that the second start dies too."""
     with World(faults_server, tmp_path, seed=f"first {point}") as world:

@@ -61,6 +61,8 @@ class Pipeline:
         self._sql = Sql()
         self._state: State | None = None
         self._built = False
+        self._readers: dict[str, TopicReader] = {}
+        self._committed: dict[str, int] = {}
         self._ready = False
         self._progressed_at = 0.0
         self._progress: dict[str, str] = {}
@@ -146,7 +148,7 @@ class Pipeline:
 
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         """Everything below `ends` is read, computed and published, and no key waits."""
-        return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self._readers) and not self.pending
+        return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads) and not self.pending
 
     @property
     def figures(self) -> dict[str, float]:
