@@ -6,6 +6,7 @@ What takes more memory than there is, and documents of which only hashes are kep
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -19,15 +20,18 @@ from millstream.engine.last import changes
 from millstream.engine.reader import TopicReader
 from millstream.engine.sql import ROW_ERRORS, first_line, quoted
 from millstream.engine.state import State, last_table
-from millstream.errors import Irrecoverable, Refused
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Plan
 
 READ_BYTES = 8 << 20
+WAIT_S = 0.2  # a step's source is tried again
 
 Tick = Callable[[str, int, int], None]
 """tick(what, done, total): called often; raises Stopped to end it."""
+Waits = Callable[[MillstreamError | None], None]
+"""waits(why): a source cannot be asked at the moment, told at every try; None: it goes on."""
 Feeds = Mapping[str, Iterable[Sequence[Batch]]]
 """Input topic → its events, in order."""
 
@@ -53,8 +57,9 @@ class Documents(Protocol):
 class Build:
     """One build. `wanted` names the nodes whose whole output is asked for afterwards."""
 
-    def __init__(self, plan: Plan, graph: Graph, state: State, tick: Tick, wanted: Iterable[str]) -> None:
+    def __init__(self, plan: Plan, graph: Graph, state: State, tick: Tick, wanted: Iterable[str], waits: Waits = lambda why: None) -> None:
         self._plan, self._graph, self._state, self._tick = plan, graph, state, tick
+        self._waits = waits
         self._schemas = {n.name: n.schema for n in plan.nodes}
         # A stateful node's last output is kept anyway; any other output is collected.
         self._collected = [n for n in dict.fromkeys(wanted) if n not in graph.joined]
@@ -136,11 +141,20 @@ class Build:
             self._documents.start_from(joined)
         with self._state.transaction():
             joined.pend_all(self._documents.ts_us if self._documents is not None else 0)
-        total = joined.pending
+        total, held_up = joined.pending, False
         while left := joined.pending:
             self._tick(f"evaluating {joined.step.name}", total - left, total)
-            with self._state.transaction():
-                out = joined.refresh(self._documents.sequence if self._documents is not None else 0, self._stamp)
+            try:
+                with self._state.transaction():
+                    out = joined.refresh(self._documents.sequence if self._documents is not None else 0, self._stamp)
+            except Retryable as e:  # what was built so far is not thrown away for it
+                held_up = True
+                self._waits(e)
+                time.sleep(WAIT_S)
+                continue
+            if held_up:
+                held_up = False
+                self._waits(None)
             if out is not None and self._documents is not None and joined.step.keeps == "hash":
                 self._documents.made(out)
 

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from millstream.engine.build import READ_BYTES
+from millstream.engine.build import READ_BYTES, Waits
 from millstream.engine.figures import Rate
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
@@ -55,8 +55,9 @@ class Pipeline:
         self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
         self._topics, self._registry, self._path, self._memory_mib, self._clock = topics, registry, state_path, memory_mib, clock
         self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
+        self.waits: Waits = lambda why: None  # the runner's: shows why a build is held up
         self.reads = tuple(i.topic for i in plan.inputs)
-        self._sources = Sources(guard, topics) if guard is not None else None
+        self._sources = Sources(guard, topics, lambda: self._applied) if guard is not None else None
         self._fingerprint = fingerprint(plan)
         self._sql = Sql()
         self._state: State | None = None
@@ -121,8 +122,6 @@ class Pipeline:
         self._progress = dict(state.get("progress", {}))
         self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
-        if self._sources is not None:
-            self._sources.restore(state.get("seen", {}))
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
         self._readers = {
@@ -233,7 +232,6 @@ class Pipeline:
             "applied": self._applied,
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
-            **({"seen": self._sources.seen} if self._sources is not None else {}),
         }
 
     def _publish_progress(self) -> None:
@@ -330,7 +328,8 @@ class Pipeline:
 
     def _rebuild(self, state: State) -> None:
         graph = Graph(self.plan, self._sql, state, self._sources)
-        self.events += Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick).run(self._readers, self._clock, self._see)
+        rebuild = Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick, self.waits)
+        self.events += rebuild.run(self._readers, self._clock, self._see)
 
     @property
     def connect(self) -> Callable[[], duckdb.DuckDBPyConnection] | None:

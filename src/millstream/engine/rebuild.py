@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.build import READ_BYTES, Build, Tick, feeds, replace_rows
+from millstream.engine.build import READ_BYTES, Build, Tick, Waits, feeds, replace_rows
 from millstream.engine.graph import Graph
 from millstream.engine.images import conform, last_per_key, structs
 from millstream.engine.joined import SLICE_KEYS_MAX, Joined, Stamp
@@ -36,15 +36,16 @@ class Stopped(Exception):
 
 
 class Rebuild:
-    """One rebuild of one pipeline's state and output. `tick` is called often; it raises Stopped to end it."""
+    """One rebuild of one pipeline's state and output. `tick` is called often; it raises Stopped to end it; `waits` is told of what holds
+    it up."""
 
-    def __init__(self, plan: Plan, graph: Graph, state: State, topics: Topics, publisher: Publisher, tick: Tick) -> None:
+    def __init__(self, plan: Plan, graph: Graph, state: State, topics: Topics, publisher: Publisher, tick: Tick, waits: Waits) -> None:
         self._plan, self._graph, self._state, self._topics, self._publisher, self._tick = plan, graph, state, topics, publisher, tick
         nodes = {n.name: n for n in plan.nodes}
         self._schema: dict[str, RowSchema] = {o.topic: nodes[o.node].schema for o in plan.outputs}
         self._compared = [o for o in plan.outputs if not self._keeps_hashes(o.node)]
         self._documents = [o for o in plan.outputs if self._keeps_hashes(o.node)]
-        self._built = Build(plan, graph, state, tick, [o.node for o in plan.outputs])
+        self._built = Build(plan, graph, state, tick, [o.node for o in plan.outputs], waits)
         self._published = 0
 
     def _keeps_hashes(self, node: str) -> bool:

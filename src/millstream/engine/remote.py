@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
-import numpy as np
 import pyarrow as pa
 
 from millstream.engine import walk
@@ -29,35 +28,19 @@ ROWS_BYTES = 256 << 20
 
 
 class Sources:
-    """The sources that one pipeline reads, and up to where it has read their events. `guard` opens, or gives again, a source's."""
+    """The sources that one pipeline asks. `guard` opens, or gives again, a source's; `applied` says, source by source, which
+    position is the highest among the events that were read."""
 
-    def __init__(self, guard: Callable[[str], Guard], topics: Topics) -> None:
-        self._guard, self._topics = guard, topics
-        self._seen: dict[str, tuple[int, int]] = {}
-
-    @property
-    def seen(self) -> dict[str, list[int]]:
-        """Source → (major, minor) of the latest event: part of the pipeline's state."""
-        return {source: list(at) for source, at in self._seen.items()}
-
-    def restore(self, seen: Mapping[str, Sequence[int]]) -> None:
-        self._seen |= {s: (at[0], at[1]) for s, at in seen.items() if (at[0], at[1]) > self._seen.get(s, (-1, -1))}
-
-    def note(self, topic: str, batches: Sequence[Batch]) -> None:
-        """These events were read."""
-        source = topic.partition(".")[0]
-        for b in batches:
-            if len(b):
-                major, minor = (np.asarray(b.column(c)) for c in ("major", "minor"))
-                last = int(np.lexsort((minor, major))[-1])
-                self._seen[source] = max(self._seen.get(source, (-1, -1)), (int(major[last]), int(minor[last])))
+    def __init__(self, guard: Callable[[str], Guard], topics: Topics, applied: Callable[[], Mapping[str, str]]) -> None:
+        self._guard, self._topics, self._applied = guard, topics, applied
 
     def not_before(self, source: str) -> Position:
         """All that was read of the source, with what its connector says of it: the server, and commits that no query saw yet."""
         record = self._topics.producer_record(f"source.{source}")
         said = record.state.get("position") if record is not None else None
-        at = Position.of(said) if said else Position(0, 0)
-        return Position(*self._seen.get(source, (at.major, at.minor)), at.detail)
+        detail = Position.of(said).detail if said else {}
+        major, _, minor = self._applied().get(source, "0.0").partition(".")
+        return Position(int(major, 16), int(minor, 16), detail)
 
     def pieces(
         self, topic: str, schema: RowSchema, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]
@@ -104,14 +87,12 @@ class Remote:
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """Every unit of a root will be evaluated; what the other inputs hold is asked for then."""
-        self._sources.note(name, batches)
         for root in self._step.roots:
             if self._input_of[root.alias] == name:
                 _, live = last_per_key(batches)
                 self._pend(walk.distinct(live.select(root.columns)), since=0, ts_us=0)
 
     def images(self, name: str, batches: Sequence[Batch]) -> pa.Table:
-        self._sources.note(name, batches)
         schema = pa.schema([pa.field(c, self._schemas[name][c].type.arrow) for c in self._leading[name]])
         found = [flat(b.column(side), self._leading[name])[0].select(schema.names) for b in batches for side in ("before", "after")]
         return pa.concat_tables([f.cast(schema) for f in found])

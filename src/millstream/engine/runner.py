@@ -95,6 +95,7 @@ class Runner:
         for part in self._pipelines:
             assert isinstance(part.work, Pipeline)
             part.work.tick = self._ticker(part)
+            part.work.waits = lambda why, part=part: self._state(part, "retrying" if why else "running", why)  # type: ignore[misc]
 
     def run(self, *, until_caught_up: bool = False, watch: Callable[[list[PartStatus]], None] = lambda parts: None) -> list[PartStatus]:
         """Blocks until `stop`, until every part is over, or (if asked) until all that was committed when it began is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millstream.engine.breaker import FAILURES_MAX, REST_FIRST_S, REST_MAX_S, SLOW_MAX, Breaker
+from millstream.engine.breaker import FAILURES_MAX, GOOD_MIN, REST_FIRST_S, REST_MAX_S, SLOW_MAX, Breaker
 
 F = FAILURES_MAX
 
@@ -38,7 +38,8 @@ PROBED = [*OPENED, "1 ask"]
     [
         ([], "closed", 0, None),
         (["0 fail"] * (F - 1), "closed", 0, None),
-        (["0 fail"] * (F - 1) + ["0 well"] + ["0 fail"] * (F - 1), "closed", 0, None),
+        (["0 fail"] * (F - 1) + ["0 well"] + ["0 fail"], "open", 0, REST_FIRST_S),
+        (["0 fail"] * (F - 1) + ["0 well"] * GOOD_MIN + ["0 fail"] * (F - 1), "closed", 0, None),
         (OPENED, "open", 0, REST_FIRST_S),
         (OPENED, "open", 0.5, REST_FIRST_S / 2),
         (OPENED, "half_open", 1, None),
@@ -47,12 +48,14 @@ PROBED = [*OPENED, "1 ask"]
         ([*PROBED, "2 fail"], "open", 2, REST_FIRST_S * 2),
         ([*PROBED, "2 slow"], "open", 2, REST_FIRST_S * 2),
         ([*PROBED, "2 fail", "4 ask", "4 fail"], "open", 4, REST_FIRST_S * 4),
-        ([*PROBED, "2 fail", "4 ask", "4 well", *["5 fail"] * F], "open", 5, REST_FIRST_S),
+        ([*PROBED, "2 well", *["5 fail"] * F], "open", 5, REST_FIRST_S * 2),
+        ([*PROBED, *["2 well"] * GOOD_MIN, *["5 fail"] * F], "open", 5, REST_FIRST_S),
         ([*PROBED, "1 left"], "half_open", 1, None),
         ([*OPENED, "0 well"], "open", 0, REST_FIRST_S),
         (["0 slow"] * (SLOW_MAX - 1), "closed", 0, None),
         (["0 slow"] * SLOW_MAX, "open", 0, REST_FIRST_S),
-        (["0 slow"] * (SLOW_MAX - 1) + ["0 well", "0 slow"], "closed", 0, None),
+        (["0 slow"] * (SLOW_MAX - 1) + ["0 well", "0 slow"], "open", 0, REST_FIRST_S),
+        (["0 slow"] * (SLOW_MAX - 1) + ["0 well"] * GOOD_MIN + ["0 slow"], "closed", 0, None),
     ],
 )
 def test_what_a_breaker_says_after(moves: list[str], stage: str, at: float, answer: float | None) -> None:
@@ -62,8 +65,8 @@ def test_what_a_breaker_says_after(moves: list[str], stage: str, at: float, answ
 
 
 def test_it_says_why() -> None:
-    assert play(*OPENED).reason == f"{F} queries in a row failed: no route"
-    assert "slow: 9 s" in play(*["0 slow"] * SLOW_MAX).reason
+    assert play(*OPENED).reason == "queries fail: no route"
+    assert "queries are slow: 9 s" in play(*["0 slow"] * SLOW_MAX).reason
     assert play(*PROBED, "2 well").reason == ""
 
 

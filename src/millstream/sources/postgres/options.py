@@ -39,7 +39,7 @@ class Options(BaseModel):
     read_wait_ms: int = Field(default=500, ge=0, description="How long a query waits for the replica to have what it must show.")
     lookup_connections: int = Field(default=2, ge=1, le=64, description="Most queries of `read: source` at once, on each server.")
     lookup_timeout_ms: int = Field(default=10_000, ge=10, description="The longest that one such query may take.")
-    lookup_slow_ms: int = Field(default=2_000, ge=1, description="Several that take longer in a row: the source is left alone for a while.")
+    lookup_slow_ms: int = Field(default=2_000, ge=1, description="Several that take longer: the source is left alone for a while.")
     lookup_keys: int = Field(default=5_000, ge=1, description="Most keys in one such query.")
     lookups_per_s: float = Field(default=200.0, gt=0, description="Most such queries a second.")
 
