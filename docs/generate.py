@@ -35,6 +35,9 @@ from millstream.pipelines.sql.subset import (
     SAME_AS,
     VOLATILE,
 )
+from millstream.queries.check import WRITTEN
+from millstream.queries.grammar import FORMS, KEYWORDS
+from millstream.queries.values import FAMILIES
 from millstream.sinks.kinds import KINDS as SINKS
 from millstream.sources.kinds import KINDS as SOURCES
 from millstream.wiring import Wiring
@@ -44,7 +47,8 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 
 
 def pages() -> dict[str, str]:
-    return {"commands.md": NOTE + commands(), "options.md": NOTE + options(), "sql.md": NOTE + sql(), "refusals.md": NOTE + refusals()}
+    made = {"commands.md": commands, "options.md": options, "sql.md": sql, "refusals.md": refusals, "search.md": search}
+    return {page: NOTE + text() for page, text in made.items()}
 
 
 def commands() -> str:
@@ -171,6 +175,51 @@ do not fit are refused too, in the same way.
             cells.append((message, cure, f"`{example}`", f"`{refusal.code}`"))
         text += f"\n## {title}\n\n{table(('message', 'cure', 'example', 'code'), cells)}"
     return text
+
+
+def search() -> str:
+    kinds = {kind: "uuid" if kind == "uuid" else family for kind, family in FAMILIES.items()}
+    written = [(", ".join(f"`{k}`" for k, f in kinds.items() if f == family), text) for family, text in WRITTEN.items()]
+    keywords = ", ".join(f"`{k}`" for k in sorted(KEYWORDS))
+    return f"""# The search language
+
+What `millstream search` takes as a query. A query is one or more conditions; each is true or false of a document, and the documents of
+which the whole is true are found, those that fit its words best first.
+
+{table(("form", "true where", "example"), FORMS)}
+Keywords ({keywords}) are written in capitals; in small letters they are words like any other.
+
+## Words
+
+A word is a run of letters and digits; case does not count, nor do the marks of Latin, Greek and Cyrillic letters: `amelie` finds *Amélie*.
+A Chinese or Japanese character is a word of its own. A word that is written with signs in it (`ford-han`) is looked for as its parts, next
+to each other. Words look in text and json columns, in members of records and lists too. `=` and its like compare the whole text, to the
+letter.
+
+## Fields
+
+A field is a column, or `column.member` of a nested one, at any depth; in a json column, `column.name.name`. A name with signs in it stands
+in backticks. Where lists lie on the way a field has many values, and a condition is true where it is true of one of them;
+so `cast.name = 'Ford' AND cast.role = 'Han'` may be true of two different people. `ANY cast (name = 'Ford' AND role = 'Han')` is true of
+one. Inside ANY, fields begin at the element; the element of a list of plain values is called `value`.
+
+## Values
+
+{table(("of a", "write"), written)}
+In a json column a quoted value compares with texts, a number with numbers, true and false with truths. Numbers compare exactly, however
+long. Texts sort by their characters' code points.
+
+## Nothing
+
+A comparison with nothing (null, a field that is not there, an empty list) is false, and `NOT` turns it: `NOT year = 1979` finds documents
+without a year, `year != 1979` does not.
+
+## How exact it is
+
+Always: what is found is what the query says. Most conditions are answered by the index alone. ANY over several conditions at once, ranges
+inside json columns, and values longer than the index keeps whole (texts beyond 256 bytes, numbers beyond 400 digits) are narrowed by
+the index and then decided by looking at the documents, which takes longer the more of them there are.
+"""
 
 
 _NULLS = {

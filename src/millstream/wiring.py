@@ -137,7 +137,7 @@ def build_mesh(
                 partial(generations.folders, place.home),
                 partial(generations.remove, place.home),
             ),
-            find=lambda index, query, limit: [vars(hit) for hit in search_query.search(place.home, index, query, limit)],
+            find=lambda index, query, limit: [vars(hit) for hit in search_query.search(place.home, index, query, limit).hits],
         )
 
 

@@ -20,7 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "faultpoints"),
     ("avro",),
     ("events", "components", "control"),
-    ("schemas",),
+    ("schemas", "queries"),
     ("topics", "sources", "sinks"),
     ("capture", "pipelines"),
     ("engine",),

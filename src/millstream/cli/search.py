@@ -18,14 +18,14 @@ def search(
 
     Example: `millstream search movies "star wars"`
 
-    Example: `millstream search movies director:lucas --limit 3`
+    Example: `millstream search movies "director: lucas AND year < 1980" --limit 3`
 
     Parameters
     ----------
     index
         The index's name in the pipeline's sink.
     query
-        Words, "phrases in quotes", field:word, AND, OR.
+        Words, "phrases in quotes", field: word, year > 1980, AND, OR, NOT: docs/reference/search.md has it all.
     limit
         How many documents at most.
     """

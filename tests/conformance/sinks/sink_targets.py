@@ -125,7 +125,7 @@ class SearchTarget(KindTarget):
 
         from millstream.sinks.search.query import search
 
-        hits = search(self.place, "films", "*", 5_000)
+        hits = search(self.place, "films", "*", 5_000).hits
         rows = {}
         for hit in hits:
             row = from_json(hit.document, schema)

@@ -25,7 +25,7 @@ def build(place: Path, folder: str, ids: range) -> None:
 
 
 def ids(place: Path, index: str) -> set[int]:
-    return {hit.key[0] for hit in search(place, index, "*", 100)}
+    return {hit.key[0] for hit in search(place, index, "*", 100).hits}
 
 
 def test_an_index_is_its_own_folder_until_it_is_switched(tmp_path: Path) -> None:

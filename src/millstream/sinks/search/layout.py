@@ -1,12 +1,14 @@
-"""How documents lie in the index: which fields it has, and what each column of a row becomes there.
+"""How documents lie in the index: which fields it has, and what it remembers of its sink and its columns.
 
-The fields are few and the same for every index; columns live inside two JSON fields, so a new column needs no
-new index:
+The fields are few and the same for every index; columns are members of JSON fields, so a new column needs no new index.
+Which member a column is says `keys.py`, what a value becomes `terms.py`, what a text becomes `queries/words.py`.
 
     _key       the key's values as a JSON list: one term, one document
-    _words     JSON: text and json columns, split into words
-    _exact     JSON: every column but bytes as one typed value: number, truth, date, or text; ranges work here
-    _text      all text columns together, split into words: where a bare word looks
+    _words     JSON: texts as words, in order
+    _exact     JSON: every typed value as a term; a record as a mark that there is one. Ranges, facets and sorting work here
+    _loose     JSON: what lies in json columns, as terms; unbounded in its members, so without ranges
+    _text      the words of all texts, with a sign between texts: where a word without a field looks
+    _begins    texts for completion: member, folded text, text, with U+001F between
     _document  the row as JSON, stored, exact
     _meta      "position" on the one reserved document; _state there holds the position and the columns
 """
@@ -21,11 +23,18 @@ from typing import Any
 
 import tantivy
 
+from millstream.errors import Refused
+from millstream.events.types import Field, Type
+from millstream.queries.fields import Fields, Treatment
+from millstream.queries.values import FAMILIES
 from millstream.sinks.position import Held
-from millstream.sinks.search.options import Treatment
 
 META = "position"
 LOCK = ".millstream-writer.lock"
+LAYOUT = 2
+BETWEEN_TEXTS = "|"
+"""A word that no text has."""
+BEGINS = "\x1f"
 
 
 @cache
@@ -36,28 +45,55 @@ def schema() -> Any:
     builder.add_text_field("_meta", tokenizer_name="raw", index_option="basic")
     builder.add_bytes_field("_state", stored=True)
     builder.add_bytes_field("_document", stored=True)
-    builder.add_json_field("_words")
+    builder.add_json_field("_words", tokenizer_name="whitespace")
     builder.add_json_field("_exact", fast=True, tokenizer_name="raw", index_option="basic")
-    builder.add_text_field("_text")
+    builder.add_json_field("_loose", tokenizer_name="raw", index_option="basic")
+    builder.add_text_field("_text", tokenizer_name="whitespace")
+    builder.add_text_field("_begins", tokenizer_name="raw", index_option="basic")
     return builder.build()
 
 
 @dataclass(frozen=True)
 class State:
-    """The reserved document: what the target holds of its sink, and what its columns are (name → kind)."""
+    """The reserved document: what the target holds of its sink, how columns are treated, and what they are."""
 
     held: Held
     fields: Mapping[str, Treatment] = field(default_factory=dict)
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Type] = field(default_factory=dict)
 
     def data(self) -> bytes:
-        return json.dumps({"held": json.loads(self.held.text()), "fields": dict(self.fields), "columns": dict(self.columns)}).encode()
+        columns = {name: _type_data(t) for name, t in self.columns.items()}
+        held = json.loads(self.held.text())
+        return json.dumps({"layout": LAYOUT, "held": held, "fields": dict(self.fields), "columns": columns}).encode()
 
     @classmethod
     def of(cls, data: bytes) -> State:
-        """Raises ValueError, KeyError or TypeError on anything that `data` did not write."""
+        """Raises Refused("index_outdated") for an index of an earlier layout; ValueError, KeyError or TypeError on
+        anything that `data` did not write."""
         document = json.loads(data)
-        return cls(Held.of(json.dumps(document["held"])), document["fields"], document["columns"])
+        if document.get("layout") != LAYOUT:
+            raise Refused(
+                "the index was built by an earlier version of millstream, which laid it out otherwise",
+                code="index_outdated",
+                where="search index",
+                cure="delete the index's folder and start again: it is built anew from the topic",
+            )
+        return cls(
+            Held.of(json.dumps(document["held"])), document["fields"], {name: _type_of(t) for name, t in document["columns"].items()}
+        )
+
+    @property
+    def asked(self) -> Fields:
+        """What can be asked of the documents."""
+        return Fields(self.columns, self.fields)
+
+
+def opened(path: str) -> Any:
+    """An index that is there. It sees what is committed when it is told to `reload`: without that it would have a thread of
+    its own that looks, also after its folder is gone."""
+    index = tantivy.Index.open(path)
+    index.config_reader("manual")
+    return index
 
 
 def stored_state(index: Any) -> State | None:
@@ -66,3 +102,47 @@ def stored_state(index: Any) -> State | None:
     searcher = index.searcher()
     hits = searcher.search(tantivy.Query.term_query(index.schema, "_meta", META), 1).hits
     return State.of(bytes(searcher.doc(hits[0][1])["_state"][0])) if hits else None
+
+
+def merged(old: Type, new: Type) -> Type | None:
+    """What a column is whose documents were indexed as `old` and now come as `new`; None where the two do not compare.
+
+    Members that only the old one has stay: documents still hold them.
+    """
+    if old.kind == new.kind == "list":
+        assert old.element is not None and new.element is not None
+        element = merged(old.element, new.element)
+        return None if element is None else Type("list", element=element)
+    if old.kind == new.kind == "record":
+        was = {f.name: f for f in old.fields}
+        now: list[Field] = []
+        for f in new.fields:
+            type_ = merged(was[f.name].type, f.type) if f.name in was else f.type
+            if type_ is None:
+                return None
+            now.append(Field(f.name, type_, f.id))
+        names = {f.name for f in new.fields}
+        return Type("record", fields=(*now, *(f for f in old.fields if f.name not in names)))
+    same = old.kind == new.kind or FAMILIES.get(old.kind, "") == FAMILIES.get(new.kind)
+    return new if same else None
+
+
+def _type_data(t: Type) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": t.kind}
+    if t.kind == "decimal":
+        found |= {"precision": t.precision, "scale": t.scale}
+    if t.element is not None:
+        found["element"] = _type_data(t.element)
+    if t.kind == "record":
+        found["fields"] = [[f.name, f.id, _type_data(f.type)] for f in t.fields]
+    return found
+
+
+def _type_of(data: Any) -> Type:
+    return Type(
+        data["kind"],
+        data.get("precision"),
+        data.get("scale"),
+        _type_of(data["element"]) if "element" in data else None,
+        tuple(Field(name, _type_of(t), id_) for name, id_, t in data.get("fields", ())),
+    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-Treatment = Literal["text", "exact", "stored"]
+from millstream.queries.fields import Treatment
 
 
 class Options(BaseModel):
@@ -18,7 +16,8 @@ class Options(BaseModel):
     )
     fields: dict[str, Treatment] = Field(
         default_factory=dict,
-        description="How columns are found: text (by words, and whole), exact (by the whole value), stored (not at all). "
+        description="How columns are found (`cast.name` for a member): text (by words, and whole), exact (by the whole value), "
+        "stored (not at all). "
         "Unnamed columns: text and json by words, bytes only stored, all others by value and range.",
     )
     heap_mb: int = Field(default=64, ge=15, le=4096, description="Memory for documents that are not committed yet.")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from millstream.errors import Refused
 from millstream.events.batch import Batch
-from millstream.events.types import RowSchema
+from millstream.events.types import RowSchema, Type
 from millstream.sinks.position import Held, fresh, taken_over
 from millstream.sinks.search.generations import index_path
-from millstream.sinks.search.layout import State
+from millstream.sinks.search.layout import State, merged
 from millstream.sinks.search.options import Options
 from millstream.sinks.search.render import changes, last_per_key
 from millstream.sinks.search.transport import IndexFile
@@ -54,12 +54,26 @@ class SearchSink:
             )
 
     def accept(self, schema: RowSchema) -> None:
-        """Every schema can be indexed: columns are members of JSON fields. Their kinds are noted with the next commit."""
+        """Every type can be indexed, but what was indexed as one must not go on as another that it does not compare with:
+        Refused("search_type_changed"). What the columns are is noted with the next commit."""
         file = self._opened()
         state = self._state()
-        columns = {**state.columns, **{f.name: f.type.kind for f in schema.fields}}
+        columns = dict(state.columns)
+        for f in schema.fields:
+            type_ = merged(columns[f.name], f.type) if f.name in columns else f.type
+            if type_ is None:
+                raise self._type_changed(f.name, columns[f.name], f.type)
+            columns[f.name] = type_
         if columns != dict(state.columns):
             file.commit((), replace(state, columns=columns))
+
+    def _type_changed(self, name: str, old: Type, new: Type) -> Refused:
+        return Refused(
+            f"{name} was indexed as {old} and is now {new}: the two do not compare",
+            code="search_type_changed",
+            where=str(self._path),
+            cure="delete the index's folder and start again: it is built anew from the topic",
+        )
 
     def resume_after(self) -> Mapping[str, int]:
         self._opened().settle()

@@ -12,7 +12,7 @@ import tantivy
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.faultpoints import reached
 from millstream.sinks.files import Lock, explained, make_folder
-from millstream.sinks.search.layout import LOCK, META, State, schema, stored_state
+from millstream.sinks.search.layout import LOCK, META, State, opened, schema, stored_state
 from millstream.sinks.search.render import Changes
 
 T = TypeVar("T")
@@ -38,7 +38,9 @@ class IndexFile:
             raise
 
     def _open_index(self) -> Any:
-        return tantivy.Index.open(str(self.path)) if tantivy.Index.exists(str(self.path)) else tantivy.Index(schema(), path=str(self.path))
+        if not tantivy.Index.exists(str(self.path)):
+            tantivy.Index(schema(), path=str(self.path))
+        return opened(str(self.path))
 
     def _read_state(self) -> State | None:
         try:
@@ -125,10 +127,10 @@ class IndexFile:
 
 
 def _apply(writer: Any, change: Changes) -> None:
-    """One call a document and field is all that this library takes; measured: 100,000 documents/s."""
+    """One call a document and field is all that this library takes."""
     delete, add, document = writer.delete_documents_by_term, writer.add_document, tantivy.Document
-    columns = (change.keys, change.gone, change.documents, change.words, change.exact, change.text)
-    for key, gone, row, words, exact, text in zip(*(c.to_pylist() for c in columns), strict=True):
+    columns = (change.keys, change.gone, change.documents, change.words, change.exact, change.loose, change.text)
+    for key, gone, row, words, exact, loose, text, begins in zip(*(c.to_pylist() for c in columns), change.begins, strict=True):
         delete("_key", key)
         if gone:
             continue
@@ -137,5 +139,9 @@ def _apply(writer: Any, change: Changes) -> None:
         made.add_bytes("_document", row.encode())
         made.add_json("_words", words)
         made.add_json("_exact", exact)
+        if loose != "{}":
+            made.add_json("_loose", loose)
         made.add_text("_text", text)
+        for begin in begins:
+            made.add_text("_begins", begin)
         add(made)
