@@ -101,19 +101,19 @@ def load(url_of: Callable[[str], str], flights_max: int, on_rows: Callable[[str,
         rows_max = flights_max if dataset is FLIGHTS else FLIGHTS_TOTAL
         with psycopg.connect(url_of(dataset.database)) as connection:
             connection.execute(dataset.ddl)
-            loaded[dataset.name] = _copy(connection, dataset, rows_max, on_rows)
+            loaded[dataset.name] = copy(connection, dataset, rows_max, on_rows)
             connection.execute(f"ANALYZE public.{dataset.name}")
     return loaded
 
 
-def _copy(connection: psycopg.Connection, dataset: Dataset, rows_max: int, on_rows: Callable[[str, int], None]) -> int:
+def copy(connection: psycopg.Connection, dataset: Dataset, rows_max: int, on_rows: Callable[[str, int], None]) -> int:
     rows = 0
     command = f"COPY public.{dataset.name} ({dataset.names}) FROM STDIN (FORMAT csv, NULL 'NA', HEADER)"
     source = islice(lines(dataset), rows_max + 1)
-    with connection.cursor() as cursor, cursor.copy(command) as copy:
-        copy.write(next(source))
+    with connection.cursor() as cursor, cursor.copy(command) as target:
+        target.write(next(source))
         while chunk := list(islice(source, 10_000)):
-            copy.write(b"".join(chunk))
+            target.write(b"".join(chunk))
             rows += len(chunk)
             on_rows(dataset.name, rows)
     return rows

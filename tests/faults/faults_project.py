@@ -140,13 +140,13 @@ class Process:
 class Project:
     """The mesh's files in `folder`. `settings` has the sources' URLs and slots, `state` is where it keeps what it knows."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str], files: Mapping[str, str] = FILES) -> None:
         self.folder = folder
         self.state = folder / ".millstream"
         self.environment = {k: v for k, v in os.environ.items() if k != "MILLSTREAM_FAULT"} | settings | {"PYTHONUNBUFFERED": "1"}
         self._logs = 0
         self._processes: list[Process] = []
-        for name, text in FILES.items():
+        for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -1,0 +1,212 @@
+"""Documents built and kept fresh, from a commit in Postgres to a searchable document: a year of flights with airline, plane, airport.
+
+Method. One PostgreSQL, one `millstream run` in a process of its own whose CPU seconds and memory are read from the kernel, one index
+that this process asks as any user would. The build's clock starts when the process is launched and stops when every document
+can be found; a change's clock starts when its COMMIT returns and stops when a search finds the changed document, asked
+every 5 ms (20 ms for many documents); asking is part of the load. Parity: every document in the end equals the join that Postgres computes.
+
+`python -m benchmarks.documents [--flights 336776] [--repeats 3]` writes benchmarks/results/documents.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import tantivy
+from demo.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
+
+from millstream.sinks.search.generations import index_path, live
+from millstream.testing.postgres_server import PostgresServer
+
+RESULTS = Path(__file__).parent / "results" / "documents.json"
+PROGRAM = Path(sys.executable).parent / "millstream"
+AIRLINE = "EV"
+
+FILES = {
+    "mesh.yaml": "mesh: flights\n",
+    "sources/ops.yaml": """\
+source: ops
+connector: postgres
+url: ${OPS_URL}
+tables: [public.flights, public.airlines, public.planes, public.airports]
+owner: team
+""",
+    "products/flight.yaml": """\
+product: flight
+owner: team
+root:
+  from: ops.public.flights
+  fields: [id, time_hour, carrier, flight, dep_delay, distance]
+nest:
+  airline: {from: ops.public.airlines, on: airlines.carrier = flights.carrier, one: {name: name}}
+  plane: {from: ops.public.planes, on: planes.tailnum = flights.tailnum, one: {tailnum: tailnum, model: model, seats: seats}}
+  origin: {from: ops.public.airports, on: airports.faa = flights.origin, one: {faa: faa, name: name}}
+sinks:
+  - search: {index: flight}
+""",
+}
+TRUTH = """
+SELECT f.id, jsonb_build_object('id', f.id, 'dep_delay', f.dep_delay, 'distance', f.distance, 'carrier', f.carrier, 'flight', f.flight,
+  'airline', CASE WHEN a.carrier IS NULL THEN NULL ELSE jsonb_build_object('name', a.name) END,
+  'plane', CASE WHEN p.tailnum IS NULL THEN NULL ELSE jsonb_build_object('tailnum', p.tailnum, 'model', p.model, 'seats', p.seats) END,
+  'origin', CASE WHEN o.faa IS NULL THEN NULL ELSE jsonb_build_object('faa', o.faa, 'name', o.name) END)::text
+FROM flights f LEFT JOIN airlines a ON a.carrier = f.carrier LEFT JOIN planes p ON p.tailnum = f.tailnum
+LEFT JOIN airports o ON o.faa = f.origin"""
+
+
+class Index:
+    """The product's index, asked afresh each time."""
+
+    def __init__(self, state: Path) -> None:
+        self._state, self._opened = state, None
+
+    def _searcher(self) -> Any:
+        if self._opened is None:
+            path = index_path(self._state, live(self._state, "flight"))
+            if not (path / "meta.json").exists():
+                return None
+            self._opened = tantivy.Index.open(str(path))
+        self._opened.reload()
+        return self._opened.searcher()
+
+    def documents(self) -> int:
+        """How many there are, the reserved one not counted."""
+        searcher = self._searcher()
+        return 0 if searcher is None else max(0, searcher.num_docs - 1)
+
+    def found(self, field: str, value: object) -> int:
+        """How many documents hold this value."""
+        searcher = self._searcher()
+        query = self._opened.parse_query(f'_exact.{field}:"{value}"', ["_exact"])  # type: ignore[attr-defined]
+        return int(searcher.search(query, 1).count)
+
+    def everything(self) -> Iterator[dict[str, Any]]:
+        searcher = self._searcher()
+        for _, address in searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1)).hits:
+            stored = searcher.doc(address).to_dict()
+            if "_document" in stored:
+                yield json.loads(bytes(stored["_document"][0]))
+
+
+@contextmanager
+def running(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "run.log").open("wb") as log:
+        process = subprocess.Popen([str(PROGRAM), "run"], cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def used(pid: int) -> dict[str, float]:
+    """CPU seconds and peak memory of a living process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    peak = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {"cpu_s": (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), "peak_mib": int(peak.split()[1]) / 1024}
+
+
+def waited(true: Callable[[], bool], every_s: float = 0.005, at_most_s: float = 900.0) -> float:
+    """Seconds until it is true."""
+    begin = time.monotonic()
+    while not true():
+        if time.monotonic() - begin > at_most_s:
+            raise SystemExit("the documents did not come: see run.log")
+        time.sleep(every_s)
+    return time.monotonic() - begin
+
+
+def measure(flights: int, repeats: int) -> dict[str, Any]:
+    with PostgresServer() as server, tempfile.TemporaryDirectory(prefix="millstream-documents-") as place:
+        folder, url = Path(place), server.url("postgres")
+        with psycopg.connect(url) as connection:
+            for dataset in (AIRLINES, AIRPORTS, PLANES, FLIGHTS):
+                connection.execute(dataset.ddl)
+                copy(connection, dataset, flights if dataset is FLIGHTS else FLIGHTS_TOTAL, lambda table, rows: None)
+        for name, text in FILES.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        environment = {**os.environ, "OPS_URL": url}
+        subprocess.run([str(PROGRAM), "apply"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        index = Index(folder / ".millstream")
+        begin = time.monotonic()
+        with running(folder, environment) as process, psycopg.connect(url, autocommit=True) as connection:
+            waited(lambda: index.documents() == flights, 0.05)
+            took = time.monotonic() - begin
+            found: dict[str, Any] = {"flights": flights, "build_s": round(took, 2), "build_documents_per_s": round(flights / took)}
+            found |= {f"build_{k}": round(v, 1) for k, v in used(process.pid).items()}
+            found |= _changes(connection, index, repeats)
+            found["peak_mib"] = round(used(process.pid)["peak_mib"])
+            subprocess.run([str(PROGRAM), "status"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+            wanted = {id_: json.loads(text) for id_, text in connection.execute(TRUTH.encode())}
+            documents = {d["id"]: {k: v for k, v in d.items() if k in wanted[d["id"]]} for d in index.everything()}
+            found["parity"] = documents == wanted
+        return found
+
+
+def _changes(connection: psycopg.Connection[Any], index: Index, repeats: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    one = []
+    for n in range(20):
+        connection.execute("UPDATE flights SET dep_delay = %s WHERE id = %s", [10_000 + n, 1 + n * 37])
+        one.append(waited(lambda n=n: index.found("dep_delay", 10_000 + n) == 1))
+    found["one_row_p50_ms"], found["one_row_p95_ms"] = (round(v * 1e3) for v in (statistics.median(one), sorted(one)[-2]))
+    many, single = [], []
+    for n in range(repeats):
+        begin = time.monotonic()
+        for i in range(1_000):
+            connection.execute("UPDATE flights SET dep_delay = %s WHERE id = %s", [20_000 + n, 1 + i * 11])
+        waited(lambda n=n: index.found("dep_delay", 20_000 + n) == 1_000, 0.02)
+        many.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        connection.execute("UPDATE flights SET dep_delay = %s WHERE id %% 11 = 1 AND id <= 11000", [30_000 + n])
+        waited(lambda n=n: index.found("dep_delay", 30_000 + n) == 1_000, 0.02)
+        single.append(time.monotonic() - begin)
+    found["thousand_transactions_s"] = round(statistics.median(many), 2)
+    found["thousand_rows_s"] = round(statistics.median(single), 2)
+    (documents,) = connection.execute("SELECT count(*) FROM flights WHERE carrier = %s", [AIRLINE]).fetchone() or (0,)
+    fans = []
+    for n in range(repeats):
+        connection.execute("UPDATE airlines SET name = %s WHERE carrier = %s", [f"renamed{n}", AIRLINE])
+        fans.append(waited(lambda n=n: index.found("airline.name", f"renamed{n}") == documents, 0.02))
+    found["fan_out_documents"], found["fan_out_s"] = documents, round(statistics.median(fans), 2)
+    found["fan_out_documents_per_s"] = round(documents / statistics.median(fans))
+    tails = connection.execute(
+        "SELECT tailnum, count(*) FROM flights JOIN planes USING (tailnum) GROUP BY 1 ORDER BY 2 DESC LIMIT 10"
+    ).fetchall()
+    planes = []
+    for n, (tail, count) in enumerate(tails):
+        connection.execute("UPDATE planes SET model = %s WHERE tailnum = %s", [f"model{n}", tail])
+        planes.append(waited(lambda n=n, count=count: index.found("plane.model", f"model{n}") == count))
+    found["one_plane_documents"], found["one_plane_p50_ms"] = [c for _, c in tails][len(tails) // 2], round(statistics.median(planes) * 1e3)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.documents", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flights", type=int, default=FLIGHTS_TOTAL)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    found = measure(given.flights, given.repeats)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+    return 0 if found["parity"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
