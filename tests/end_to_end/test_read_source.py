@@ -37,6 +37,12 @@ TABLES = (
 JOIN = """SELECT m.id, m.title, p.name AS director, p.n AS n, w.name AS place, s.title AS sequel, d.name AS next_director
     FROM {0}movie m LEFT JOIN {0}person p ON p.id = m.director LEFT JOIN {0}place w ON w.country = m.country AND w.code = m.code
     LEFT JOIN {0}movie s ON s.id = m.sequel LEFT JOIN {0}person d ON d.id = s.director"""
+PEOPLE_SQL = """SELECT p.id, p.name, (SELECT list({title: m.title, place: w.name} ORDER BY m.id) FROM shop.public.movie m
+    LEFT JOIN shop.public.place w ON w.country = m.country AND w.code = m.code WHERE m.director = p.id) AS films,
+    (SELECT count(*) FROM shop.public.movie m WHERE m.director = p.id AND m.country = 'a') AS n
+    FROM shop.public.person p WHERE NOT EXISTS (SELECT 1 FROM shop.public.movie x WHERE x.director = p.id AND x.sequel = 3)""".replace(
+    "\n", " "
+)
 SQL = JOIN.format("shop.public.").replace("\n", " ")
 PEOPLE = [f"00000000-0000-0000-0000-{i:012}" for i in range(5)]
 
@@ -60,6 +66,7 @@ class Studio:
         for mode in modes:
             (folder / f"pipelines/{mode}.yaml").write_text(
                 f"pipeline: by_{mode}\nowner: team\nread: {mode}\nsteps:\n  - name: films\n    key: [id]\n    sql: {SQL}\n"
+                f"  - name: people\n    key: [id]\n    sql: >-\n      {PEOPLE_SQL}\n"
             )
         self.env = os.environ | {"SHOP_URL": server.url(database)}
 
@@ -108,9 +115,9 @@ def random_statement(rng: random.Random) -> str:
     )
 
 
-def documents(mesh: Mesh, pipeline: str) -> list[tuple[Any, ...]]:
-    rows: dict[int, tuple[Any, ...]] = {}
-    for before, after, _ in events(mesh, f"{pipeline}.films"):
+def documents(mesh: Mesh, pipeline: str, step: str = "films") -> list[tuple[Any, ...]]:
+    rows: dict[Any, tuple[Any, ...]] = {}
+    for before, after, _ in events(mesh, f"{pipeline}.{step}"):
         if after is None:
             del rows[before["id"]]
         else:
@@ -127,15 +134,19 @@ def events(mesh: Mesh, topic: str) -> Iterator[tuple[Any, Any, int]]:
         offset = mesh.topics.read_end(batches)
 
 
+def untold(*said: Any) -> None:
+    """Nobody listens."""
+
+
 def caught_up(mesh: Mesh) -> list[PartStatus]:
-    return mesh.runner(as_applied(mesh), lambda part, state, reason, cure: None).run(until_caught_up=True)
+    return mesh.runner(as_applied(mesh), untold, untold).run(until_caught_up=True)
 
 
 @contextmanager
 def running(mesh: Mesh) -> Iterator[list[tuple[str, str, str]]]:
     """The mesh in a thread of its own while this lasts; gives what its parts say: (part, state, reason)."""
     told: list[tuple[str, str, str]] = []
-    runner = mesh.runner(as_applied(mesh), lambda part, state, reason, cure: told.append((part, state, reason)))
+    runner = mesh.runner(as_applied(mesh), lambda part, state, reason, cure: told.append((part, state, reason)), untold)
     thread = threading.Thread(target=runner.run)
     thread.start()
     try:
@@ -168,6 +179,9 @@ def test_the_same_documents_as_from_copies(postgres: PostgresServer, database: s
         assert {p.state for p in caught_up(mesh)} == {"stopped"}
         assert documents(mesh, "by_source") == documents(mesh, "by_copies") == studio.truth()
         assert len(studio.truth()) > 3
+        people = documents(mesh, "by_source", "people")
+        assert people == documents(mesh, "by_copies", "people")
+        assert any(films for _, _, films, _ in people), "some list holds something"
 
 
 def person_events(mesh: Mesh) -> list[tuple[int, int]]:
@@ -190,23 +204,24 @@ def never_older_than_its_trigger(mesh: Mesh) -> int:
 @pytest.mark.servers
 @pytest.mark.parametrize("lag", ["2s", pytest.param("10s", marks=pytest.mark.long)])
 def test_a_replica_that_lags_never_makes_a_stale_document(tmp_path: Path, lag: str) -> None:
-    with PostgresServer(durable=False) as primary, PostgresReplica(primary, lag=lag) as replica:
+    with PostgresServer(durable=False) as primary:
         studio = Studio(tmp_path, primary, "postgres", options="read_url: ${REPLICA_URL}\nread_wait_ms: 50\n")
-        studio.env["REPLICA_URL"] = replica.url()
         primary.execute(f"INSERT INTO person VALUES ('{PEOPLE[0]}', 'first', 0)")
         primary.execute(f"INSERT INTO movie SELECT g, 'm' || g, '{PEOPLE[0]}', 'a', 1, NULL FROM generate_series(1, 20) g")
-        studio.apply()
-        with studio.opened() as mesh:
-            caught_up(mesh)
-            behind = 0
-            with running(mesh):
-                for n in range(1, 40):
-                    primary.execute(f"UPDATE person SET n = {n}")
-                    behind += replica.execute("SELECT count(*) FROM person WHERE n < " + str(n))[0][0]
-                    threading.Event().wait(0.1)
-                wait_for(lambda: {d[3] for d in documents(mesh, "by_source")} == {39})
-            assert behind > 10, "the replica did lag"
-            assert never_older_than_its_trigger(mesh) > 20 * 5
+        with PostgresReplica(primary, lag=lag) as replica:
+            studio.env["REPLICA_URL"] = replica.url()
+            studio.apply()
+            with studio.opened() as mesh:
+                caught_up(mesh)
+                behind = 0
+                with running(mesh):
+                    for n in range(1, 40):
+                        primary.execute(f"UPDATE person SET n = {n}")
+                        behind += replica.execute(f"SELECT count(*) FROM person WHERE n < {n}")[0][0]
+                        threading.Event().wait(0.1)
+                    wait_for(lambda: {d[3] for d in documents(mesh, "by_source")} == {39})
+                assert behind > 10, "the replica did lag"
+                assert never_older_than_its_trigger(mesh) > 20 * 5
 
 
 @pytest.mark.servers
@@ -219,7 +234,7 @@ def test_with_the_primary_gone_it_waits_for_the_replica(tmp_path: Path) -> None:
         studio.apply()
         with studio.opened() as mesh:
             caught_up(mesh)
-            runner = mesh.runner(as_applied(mesh), lambda *said: None)
+            runner = mesh.runner(as_applied(mesh), untold, untold)
             (connector,), (pipeline,) = ([p.work for p in parts] for parts in (runner._connectors, runner._pipelines))
             connector.open()
             pipeline.open()
@@ -261,7 +276,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path: Path) -> None
         studio.apply()
         with studio.opened() as mesh:
             caught_up(mesh)
-            runner = mesh.runner(as_applied(mesh), lambda *said: None)
+            runner = mesh.runner(as_applied(mesh), untold, untold)
             connector = runner._connectors[0].work
             asked = next(p.work for p in runner._pipelines if p.work.plan.pipeline == "by_source")
             copied = next(p.work for p in runner._pipelines if p.work.plan.pipeline == "by_copies")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.engine import walk
@@ -56,10 +57,6 @@ class Sources:
                 for piece in pieces:
                     yield asked.keys, piece
 
-    def state_of(self, topics: Sequence[str]) -> dict[str, str]:
-        """Source → how it is with it, for people."""
-        return {s: self._guard(s).state for s in dict.fromkeys(t.partition(".")[0] for t in topics)}
-
 
 Pend = Callable[[pa.Table, int, int], None]
 """pend(units, since, ts_us): these units (columns in the order of the step's unit) wait to be refreshed."""
@@ -99,9 +96,10 @@ class Remote:
 
     def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
         schema = self._schemas[self._input_of[occurrence]]
-        found = [pa.table([pa.array([], schema[w].type.arrow) for w in wanted], names=list(wanted))]
+        fetched = list(dict.fromkeys([*wanted, *schema.key]))
+        found = [pa.table([pa.array([], schema[w].type.arrow) for w in fetched], names=fetched)]
         size = 0
-        for piece in self._pieces(occurrence, columns, keys, wanted):
+        for piece in self._pieces(occurrence, columns, keys, fetched):
             found.append(piece)
             size += piece.nbytes
             if size > ROWS_BYTES:
@@ -111,7 +109,7 @@ class Remote:
                     where=f"step {self._step.name}",
                     cure="use `read: copies` for it",
                 )
-        return pa.concat_tables(found)
+        return _latest(pa.concat_tables(found), schema.key).select(list(wanted))
 
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         if reach.columns == reach.root.columns:
@@ -139,3 +137,10 @@ class Remote:
         exact = pa.schema([pa.field(w, schema[w].type.arrow) for w in wanted])
         for theirs, piece in self._sources.pieces(self._input_of[occurrence], schema, columns, keys, fetched):
             yield self._sql.select(text, {"__ms_rows": piece, "__ms_keys": theirs}).cast(exact)
+
+
+def _latest(rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Each row once: one that changed between two queries may be found by both, and then the later one counts."""
+    numbered = rows.append_column("__ms_at", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+    last = numbered.group_by(list(key), use_threads=False).aggregate([("__ms_at", "max")]).column("__ms_at_max")
+    return rows if len(last) == rows.num_rows else rows.take(last)
