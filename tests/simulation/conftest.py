@@ -1,4 +1,4 @@
-"""The simulations share their worlds: one may import from another."""
+"""The simulations share their worlds: one may import from another, and from the compiler's random queries."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "pipelines" / "sql"))

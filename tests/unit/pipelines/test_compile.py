@@ -243,3 +243,10 @@ def test_a_long_condition_is_no_deep_one(plans) -> None:
     sql = f"SELECT id FROM {M} WHERE " + " AND ".join(f"year <> {i}" for i in range(3000))
     (plan,) = plans(pipeline("p", f"s: {sql}"))
     assert plan.nodes[0].where.count("<>") == 3000
+
+
+def test_an_edge_names_each_column_once(plans) -> None:
+    (plan,) = plans(
+        pipeline("p", f"s: SELECT m.id, c.role FROM {M} m LEFT JOIN {C} c ON c.movie_id = m.id AND c.person_id = m.id AND c.number = 1")
+    )
+    assert plan.nodes[0].edges == (Edge("m", "c", ("id",), ("movie_id",)),)

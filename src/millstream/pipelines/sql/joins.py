@@ -125,9 +125,10 @@ def _edge(alias: str, ties: Sequence[Tie], depth: dict[str, int]) -> Edge | None
     own = sorted({p[1] for t in ties if t.of in (None, alias) for p in (t.left, t.right) if p[0] == alias})
     for column in own:
         for parent, parent_column in sorted(_follow((alias, column), ties)):
-            if parent != alias and parent in depth:
+            # Two columns equal to one of the parent's: one of them leads there, and the query demands the other.
+            if parent != alias and parent in depth and parent_column not in shared[parent].values():
                 shared[parent].setdefault(column, parent_column)
-    if not shared:
+    if not any(shared.values()):
         return None
     # Among equals fewer hops mean fewer lookups; the alias makes the choice stable.
     parent = min(shared, key=lambda a: (-len(shared[a]), depth[a], a))
