@@ -7,6 +7,7 @@ publish → trim the outbox. A pipeline without stateful steps keeps no state: i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ from millstream.pipelines.plan import Plan
 from millstream.pipelines.reads import fingerprint
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
+
+log = logging.getLogger("millstream.pipeline")
 
 PROGRESS_EVERY_S = 1.0
 
@@ -86,6 +89,7 @@ class Pipeline:
             self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
             self._graph = Graph(self.plan, self._sql, self._state, self._sources)
             self._read_from(self._settled_positions())
+            self._topics.join(self.name, self.positions)
         except BaseException:
             if self._state is not None:  # a second try opens it anew
                 self._state.store.close()
@@ -165,7 +169,13 @@ class Pipeline:
         """One round: True if anything was read, refreshed or built. Raises Refused where an input's schema is not accepted."""
         if not self._built:
             return self._build()
+        places = self.positions
         read = self._read() if self._stopped_by is None else {}
+        if read and (lost := self._topics.lost(self.name, {topic: places[topic] for topic in read})):
+            # Design §5.2: what it missed it finds by reading all anew; what is published and not met again is deleted.
+            log.warning("%s lost its place in %s, which was compacted further than it had read: it is rebuilt", self.name, ", ".join(lost))
+            self._built = False
+            return True
         if read or self.pending:
             self._compute(read)
             return True
@@ -323,7 +333,7 @@ class Pipeline:
         reached("pipeline.after_rebuild")
         self._publisher.publish(commit)
         self._built, self._committed = True, self.positions
-        self._note()
+        self._topics.join(self.name, self.positions)
         return True
 
     def _rebuild(self, state: State) -> None:

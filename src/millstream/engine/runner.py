@@ -30,6 +30,7 @@ PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 10.0
 IDLE_WAIT_S = 0.5
 TELL_EVERY_S = 1.0
+COMPACT_EVERY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Runner:
         for part in self._parts:
             part.thread = threading.Thread(target=self._drive, args=(part,), name=part.work.name, daemon=True)
             part.thread.start()
+        upkeep = threading.Thread(target=self._upkeep, name="compaction", daemon=True)
+        upkeep.start()
         caught = _CaughtUp(self._topics, self._connectors, self._pipelines, self._sinks)
         try:
             while not self._stop.is_set() and not all(p.over for p in self._parts):
@@ -116,6 +119,7 @@ class Runner:
             for part in self._parts:
                 if part.thread is not None:
                     part.thread.join()
+            upkeep.join()
         final = self.statuses()
         watch(final)
         return final
@@ -150,6 +154,18 @@ class Runner:
             loads = work.backfills.values()
             doing, done, total = "initial load", sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
         return PartStatus(at.name, at.state, at.reason, at.cure, events, lag, doing, done, total, part.figures)
+
+    def _upkeep(self) -> None:
+        """Compact the topics now and then. What stops it is tried again the next time: nobody waits for it."""
+        while True:
+            try:
+                self._topics.compact(self._stop.wait)
+            except MillstreamError as e:
+                log.warning("compaction of the topics: %s", e)
+            except Exception:
+                log.exception("compaction of the topics failed")
+            if self._stop.wait(COMPACT_EVERY_S):
+                return
 
     # ---- one part's thread
 

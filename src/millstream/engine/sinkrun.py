@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from millstream.engine.figures import Freshness
 from millstream.engine.reader import TopicReader
-from millstream.errors import Refused
+from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import READ, Batch
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
@@ -64,14 +64,23 @@ class SinkRun:
         self._gathered = []
         offset = self._written.get(self.plan.topic, 0)
         self._reader = TopicReader(self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset)
+        self._topics.join(self.name, self.seen)
 
     def step(self) -> bool:
         """Gather what the topic has, and write it when it is enough or has waited `linger_s`. True if anything moved."""
+        place = self.seen
         try:
             batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
         except Refused:  # invariant 6: it stops before the change, with all that lies before it written
             self.flush()
             raise
+        if batches and self._topics.lost(self.name, place):
+            raise Irrecoverable(
+                "the topic was compacted further than this sink had read: changes that it has not seen are gone, deletes among them",
+                code="place_lost",
+                where=f"{self.plan.topic}@{place[self.plan.topic]}",
+                cure="take its target away, or give the sink a new one: it is then written from the start of the topic",
+            )
         if batches and not self._gathered:
             self._since = self._clock()
         self._gathered += batches

@@ -73,14 +73,15 @@ def put(connection: sqlite3.Connection, topic_id: int, marks: Marks) -> None:
 
 
 def join(connection: sqlite3.Connection, reader: str, positions: Mapping[str, int]) -> None:
-    """Note the reader at these offsets. One at 0, or in the whole part, has its place; who appears elsewhere, unknown, has not."""
+    """Note the reader at these offsets. One at 0, or in the whole part, has its place; who appears elsewhere, or before where it
+    was already (put back by a copy of its target), has not."""
     known = rows.noted_readers(connection).get(reader, {})
     for topic, offset in positions.items():
         topic_id, _ = rows.place(connection, topic)
         marks = find(connection, topic_id)
         if offset == 0 or offset >= marks.whole_from:
             marks.lost.pop(reader, None)
-        elif topic not in known:
+        elif topic not in known or offset < known[topic]:
             marks.lost[reader] = offset
         put(connection, topic_id, marks)
     rows.note_readers(connection, {reader: positions})
@@ -88,8 +89,7 @@ def join(connection: sqlite3.Connection, reader: str, positions: Mapping[str, in
 
 def leave(connection: sqlite3.Connection, reader: str) -> None:
     """Forget the reader: nothing is kept for it any longer."""
-    for topic in rows.noted_readers(connection).get(reader, {}):
-        topic_id, _ = rows.place(connection, topic)
+    for (topic_id,) in connection.execute("SELECT topic_id FROM compactions").fetchall():
         marks = find(connection, topic_id)
         if marks.lost.pop(reader, None) is not None:
             put(connection, topic_id, marks)
