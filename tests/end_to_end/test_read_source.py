@@ -184,6 +184,40 @@ def test_the_same_documents_as_from_copies(postgres: PostgresServer, database: s
         assert any(films for _, _, films, _ in people), "some list holds something"
 
 
+PRODUCT = """product: person
+owner: team
+read: source
+root: {from: shop.public.person, key: [id]}
+nest:
+  films: {from: shop.public.movie, on: "movie.director = person.id", each: {title: movie.title, id: movie.id}, order: "movie.id"}
+sink: {search: {index: person}}
+"""
+
+
+@pytest.mark.servers
+def test_a_product_reads_at_its_source(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
+    studio = Studio(tmp_path, postgres, database, modes=())
+    (studio.folder / "products").mkdir()
+    (studio.folder / "products/person.yaml").write_text(PRODUCT)
+    rng = random.Random(4)
+    studio.write(rng, 60)
+    studio.apply()
+    with studio.opened() as mesh:
+        caught_up(mesh)
+        studio.write(rng, 40)
+    with studio.opened() as mesh:
+        caught_up(mesh)
+        found: dict[str, tuple[Any, ...]] = {}
+        for before, after, _ in events(mesh, "person@1.person"):
+            found.pop((after or before)["id"], None)
+            if after is not None:
+                found[after["id"]] = (after["id"], after["name"], [f["title"] for f in after["films"]])
+        films = "ARRAY(SELECT m.title FROM movie m WHERE m.director = p.id ORDER BY m.id)"
+        truth = postgres.execute(f"SELECT p.id::text, p.name, {films} FROM person p", database)
+        assert sorted(found.values()) == sorted(truth)
+        assert any(titles for _, _, titles in truth)
+
+
 def person_events(mesh: Mesh) -> list[tuple[int, int]]:
     """(commit time, n) of each change of the one person."""
     return [(ts, after["n"]) for _, after, ts in events(mesh, "shop.public.person")]
