@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("catalogue",),
     ("cli",),
-    ("wiring",),
+    ("wiring", "reading"),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 
@@ -79,7 +79,7 @@ def arrow_fault(here: str, there: str) -> str | None:
     if a == "testing":
         return None if ROW_OF[b] <= ROW_OF["schemas"] or last in PROMISES else "testing knows contracts, not those who keep them"
     if a == "":
-        return "the package itself knows no room"
+        return None if b == "reading" else "the package itself knows no room, but hands `read` on"
     if ROW_OF[b] >= ROW_OF[a]:
         return f"{a} may not know {b}"
     if a == "pipelines" and b in ("sources", "sinks") and last not in LIGHT:

@@ -37,10 +37,21 @@ def load(root: Path, env: Mapping[str, str], sources: tuple[Component, ...], sin
     return _Load(root, env, sources, sinks).project()
 
 
+def load_mesh(root: Path, env: Mapping[str, str]) -> MeshDefinition:
+    """What mesh.yaml alone says, for those who need no more of the project. Raises InvalidProject with all its mistakes."""
+    return _Load(root, env, (), ()).mesh()
+
+
 class _Load(ProductReading):
     def __init__(self, root: Path, env: Mapping[str, str], sources: tuple[Component, ...], sinks: tuple[Component, ...]) -> None:
         super().__init__(env, sinks)
         self._root, self._sources = root, sources
+
+    def mesh(self) -> MeshDefinition:
+        mesh = self._mesh()
+        if self._mistakes or mesh is None:
+            raise InvalidProject(self._mistakes)
+        return mesh
 
     def project(self) -> Project:
         mesh = self._mesh()
