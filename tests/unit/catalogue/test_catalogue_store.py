@@ -71,6 +71,17 @@ def test_putting_again_replaces_and_forgetting_takes_the_states_too(open_catalog
     assert (catalogue.sources(), catalogue.pipelines(), set(catalogue.states())) == ({}, {}, {"source.other"})
 
 
+def test_figures_are_the_last_that_were_told(open_catalogue) -> None:
+    catalogue = open_catalogue()
+    catalogue.put_pipeline(PIPELINE)
+    catalogue.note_figures("pipeline.large", {"pending": 7, "pending_rate": 2.5})
+    catalogue.note_figures("pipeline.large", {"pending": 0})
+    catalogue.note_figures("sink.large.large.search", {"freshness_p50_ms": 12.5})
+    assert open_catalogue().figures() == {"pipeline.large": {"pending": 0}, "sink.large.large.search": {"freshness_p50_ms": 12.5}}
+    catalogue.forget_pipeline("large")
+    assert catalogue.figures() == {}
+
+
 def test_a_state_that_is_none_is_refused(open_catalogue) -> None:
     with pytest.raises(ValueError, match="'sleeping' is not a state"):
         open_catalogue().report("source.shop", "sleeping")
