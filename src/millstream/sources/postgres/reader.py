@@ -146,7 +146,7 @@ class Reader:
         piece: list[bytes] = []
         size = 0
         while True:
-            found, ended = frames.at_hand(self._pgconn, 10_000, _PIECE_BYTES)
+            found, ended = frames.at_hand(self._pgconn, 10_000, _PIECE_BYTES - size)
             piece += map(bytes, found)
             size += sum(map(len, found))
             if ended or size >= _PIECE_BYTES:
