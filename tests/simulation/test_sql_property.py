@@ -73,7 +73,7 @@ def make_world(construct: str, seed: int) -> SqlWorld:
         sql = queries.write(construct, rng)
         tree = parse(queries.plain(sql), Mistakes())
         assert tree is not None
-        nodes = StepNodes("out", queries.TABLES, Mistakes(), lambda query: None).build(tree, None, ())
+        nodes = StepNodes("out", queries.TABLES, Mistakes()).build(tree, None, ())
         if nodes is not None and any(isinstance(n, Stateful) for n in nodes):
             break
     world = SqlWorld(rng)

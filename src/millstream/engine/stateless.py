@@ -1,7 +1,7 @@
 """A stateless step with changelog semantics: filter and project both images of each event. Design §5.4.
 
 While before images are whole, a row that leaves the filter is a delete and one that enters is an insert; a changed
-output key is a delete and an insert.
+output key is a delete and an insert. Where they are not, each row that does not pass is told as a delete of its key.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ def key_query(step: Stateless) -> str:
 
 
 def run(step: Stateless, batch: Batch, sql: Sql) -> Batch:
-    """The events that `step` makes of `batch` (whole before images, no gap behind it). Topic and version are the input's.
+    """The events that `step` makes of `batch` (no gap behind it). Topic and version are the input's.
 
     Raises BadRecord naming topic, offset and key of the first row that the SQL fails on.
     """
+    if not step.whole:
+        return _by_key(step, batch, sql)
     count = len(batch)
     read = reads.of_stateless(step)  # the other columns never reach SQL
     before, before_events = flat(batch.column("before"), read)
@@ -59,6 +61,69 @@ def run(step: Stateless, batch: Batch, sql: Sql) -> Batch:
     out = _events(batch, rows, old, new, step)
     misses = _unmatched_repairs(batch, old, new)
     return _with_key_deletes(out, step, batch, misses, sql) if misses.any() else out
+
+
+def _by_key(step: Stateless, batch: Batch, sql: Sql) -> Batch:
+    """Where before images are not whole: an event whose after passes is told without a before; any other as a delete of its key."""
+    count, read = len(batch), reads.of_stateless(step)
+    after, events = flat(batch.column("after"), read)
+    numbered = after.append_column(_ROW, pa.array(np.arange(len(events), dtype=np.int64)))
+    result = sql.select_rows(query(step), _INPUT, numbered, lambda row: place(batch, int(events[row])))
+    rows = conform(result, step.schema)
+    new = np.full(count, -1, np.int64)
+    new[events[np.asarray(result.column(_ROW)).astype(np.int64)]] = np.arange(rows.num_rows, dtype=np.int64)
+    gone = (new < 0) & ~_initial(batch)
+    told = np.flatnonzero((new >= 0) | gone)
+    keys = _keys_gone(step, batch, gone, sql)
+    old = np.full(count, -1, np.int64)
+    old[gone] = np.arange(keys.num_rows, dtype=np.int64)
+    op = pc.if_else(pa.array(gone[told]), DELETE, batch.column("op").take(pa.array(told)))
+    arrays = []
+    for field in columns(step.schema):
+        match field.name:
+            case "op":
+                arrays.append(op)
+            case "before":
+                arrays.append(structs(keys, old[told], step.schema))
+            case "after":
+                arrays.append(structs(rows, new[told], step.schema))
+            case _:
+                arrays.append(batch.column(field.name).take(pa.array(told)))
+    arrays[-1] = pa.nulls(len(told), arrays[-1].type)  # holes are the input's, as in _events
+    offsets = None if batch.offsets is None else batch.offsets[told]
+    return Batch(batch.topic, step.schema, pa.RecordBatch.from_arrays(arrays, schema=columns(step.schema)), None, offsets)
+
+
+def _keys_gone(step: Stateless, batch: Batch, gone: Mask, sql: Sql) -> pa.Table:
+    """The output's key of each such event, its other columns null: from the after image, of a delete from the before image."""
+    source = batch.filter(gone)
+    read = reads.of_stateless(step)
+    images, numbers = [], []
+    for side in ("after", "before"):
+        rows, events = flat(source.column(side), read)
+        images.append(rows)
+        numbers.append(events)
+    first = np.concatenate(numbers)
+    _, chosen = np.unique(first, return_index=True)
+    table = pa.concat_tables(images).take(pa.array(chosen))
+    numbered = table.append_column(_ROW, pa.array(np.arange(table.num_rows, dtype=np.int64)))
+    return _key_images(step, numbered, sql)
+
+
+def _key_images(step: Stateless, numbered: pa.Table, sql: Sql) -> pa.Table:
+    """Rows that hold the output's key columns and nothing else, in the order of the images."""
+    keys = sql.select(key_query(step), {_INPUT: numbered}).sort_by(_ROW)
+    given = {
+        f.name: keys.column(f.name) if f.name in step.schema.key else pa.nulls(keys.num_rows, f.type.arrow) for f in step.schema.fields
+    }
+    return conform(pa.table(given), step.schema)
+
+
+def _initial(batch: Batch) -> Mask:
+    """The reads of the initial load: before them nothing of their rows was told."""
+    read = np.asarray(pc.equal(batch.column("op"), READ))
+    initial: Mask = read & np.asarray(pc.fill_null(pc.equal(batch.column("snapshot"), "true"), False))
+    return initial
 
 
 def place(batch: Batch, event: int) -> str:
@@ -111,8 +176,7 @@ def _key_differs(rows: pa.Table, old: Indices, new: Indices, key: tuple[str, ...
 def _unmatched_repairs(batch: Batch, old: Indices, new: Indices) -> Mask:
     """Reads that do not match the filter, unless of the initial load: a reader may hold a row of theirs that must go."""
     read = np.asarray(pc.equal(batch.column("op"), READ))
-    initial = np.asarray(pc.fill_null(pc.equal(batch.column("snapshot"), "true"), False))
-    missed: Mask = read & ~initial & (new < 0)
+    missed: Mask = read & ~_initial(batch) & (new < 0)
     return missed
 
 
@@ -120,11 +184,7 @@ def _with_key_deletes(out: Batch, step: Stateless, batch: Batch, misses: Mask, s
     """`out` and, for each missed read, a delete whose before holds the key columns only. Per key the order stays."""
     rows, _ = flat(batch.filter(misses).column("after"), reads.of_stateless(step))
     numbered = rows.append_column(_ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
-    keys = sql.select(key_query(step), {_INPUT: numbered})
-    given = {
-        f.name: keys.column(f.name) if f.name in step.schema.key else pa.nulls(keys.num_rows, f.type.arrow) for f in step.schema.fields
-    }
-    images = structs(conform(pa.table(given), step.schema), np.arange(keys.num_rows, dtype=np.int64), step.schema)
+    images = structs(_key_images(step, numbered, sql), np.arange(numbered.num_rows, dtype=np.int64), step.schema)
     source = batch.filter(misses)
     arrays = [source.column(f.name) for f in columns(step.schema)]
     names = list(columns(step.schema).names)

@@ -10,17 +10,18 @@ from dataclasses import replace
 
 from sqlglot import exp
 
+from millstream.events.origin import Grade
 from millstream.events.types import RowSchema
 from millstream.pipelines import atsource, products
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import Asked, Note
 from millstream.pipelines.nodes import INNER, StepNodes
-from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, Stateful, inputs_of
+from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, Stateful, Stateless, inputs_of
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
-from millstream.pipelines.sql.query import Query
-from millstream.pipelines.sql.relations import table_name
+from millstream.pipelines.sql.places import names_in
+from millstream.pipelines.sql.relations import quoted, table_name
 
 _READS_PRODUCT = "read the tables that it is made of, or make what both need a step of a pipeline, which the product reads too"
 _SINKS_PRODUCT = "put the sink into the product's own sinks:"
@@ -101,6 +102,7 @@ class _Compile:
         self._broken = set(broken)  # pipelines and steps that do not compile: what reads them is not complained of
         self._diagnostics: list[Diagnostic] = []
         self._nodes: dict[str, Node] = {}
+        self._grades: dict[str, Grade] = {}  # of the nodes' before images
 
     def plan(self) -> Plan:
         d = self._definition
@@ -144,12 +146,18 @@ class _Compile:
 
     def _made(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> list[Node] | None:
         asked = Asked(step.key, self._key_mistake(step)) if step.key is not None else None
-        building = StepNodes(step.name, self._schemas(), mistakes, lambda query: self._grade(query, mistakes))
+        schemas = self._schemas()
+        building = StepNodes(step.name, schemas, mistakes)
         try:
-            return building.build(select, asked, self._history.get(f"{self._definition.name}.{step.name}", ()))
+            nodes = building.build(select, asked, self._history.get(f"{self._definition.name}.{step.name}", ()))
         except RecursionError:
             mistakes.refuse(0, "too_deep")
             return None
+        made: list[Node] = []
+        for node in nodes or ():
+            made.append(self._graded(node, schemas, mistakes))
+            schemas[node.name] = node.schema
+        return made if nodes is not None else None
 
     def _key_mistake(self, step: StepDefinition) -> Note:
         def note(i: int | None, code: str, message: str, cure: str) -> None:
@@ -158,13 +166,23 @@ class _Compile:
 
         return note
 
-    def _grade(self, query: Query, mistakes: Mistakes) -> None:
-        """A filter compares a row's images: a stateless step needs whole ones. A stateful one keeps its own copies."""
-        source = self._known.get(query.root.input)
-        if not query.stateless or query.root.input in self._nodes or source is None or source.grade == "whole":
-            return
-        message = f"{source.topic} has before images of grade {source.grade}; a step over it needs whole ones"
-        mistakes.add(query.offset, "before_not_whole", message, "make them whole at the source (Postgres: REPLICA IDENTITY FULL)")
+    def _graded(self, node: Node, schemas: Mapping[str, RowSchema], mistakes: Mistakes) -> Node:
+        """The node with what its before images can be. Where they are not whole, a row that leaves a stateless step is told by its
+        key, which must be in what is left of it."""
+        grades = {i: self._grades[i] if i in self._grades else self._known[i].grade for i in inputs_of(node)}
+        partial = not isinstance(node, Stateful) and any(g != "whole" for g in grades.values())
+        self._grades[node.name] = "none" if partial else "whole"
+        if not partial or not isinstance(node, Stateless):
+            return node
+        kept = {quoted(k) for k in schemas[node.input].key}
+        lost = [p.name for p in node.projections if p.name in node.schema.key and p.sql not in kept and names_in(p.sql)]
+        if lost:
+            message = (
+                f"{node.input} has before images of grade {grades[node.input]}; the key column {lost[0]} would be lost when a row goes"
+            )
+            cure = "make the key of the input's key columns alone, or make before images whole (Postgres: REPLICA IDENTITY FULL)"
+            mistakes.add(0, "before_not_whole", message, cure)
+        return replace(node, whole=False)
 
     def _own_steps(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> None:
         """Notes steps that are read before they are there, or by their topic's name."""
@@ -222,7 +240,9 @@ class _Compile:
     def _outputs(self, sunk: Collection[str]) -> tuple[Output, ...]:
         read = {i for n in self._nodes.values() for i in inputs_of(n)}
         topics = {n: f"{self._definition.name}.{n}" for n in self._nodes if INNER not in n}
-        return tuple(Output(n, topic, "whole") for n, topic in topics.items() if topic in sunk or n in self._published or n not in read)
+        return tuple(
+            Output(n, topic, self._grades[n]) for n, topic in topics.items() if topic in sunk or n in self._published or n not in read
+        )
 
 
 def _tables(select: exp.Query) -> list[tuple[str, exp.Table]]:

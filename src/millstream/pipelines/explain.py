@@ -65,6 +65,8 @@ def _stateless(node: Stateless) -> Iterator[str]:
     yield f"reads {node.input}, row by row"
     if node.where:
         yield f"keeps where {node.where}"
+    if not node.whole:
+        yield "tells a row that does not match as a delete of its key: what it was before is not known"
     for p in node.projections:
         if p.sql != f'"{p.name}"':
             yield f"{p.name} = {p.sql}"

@@ -5,7 +5,7 @@ Such inner nodes are called `step#name`; they are fused like any step, and have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlglot import exp
@@ -31,10 +31,11 @@ class Scope:
 
 
 class StepNodes:
-    """Builds the nodes of one step. `known` are the row schemas that it may read, by name; `check` looks at each query bound."""
+    """Builds the nodes of one step. `known` are the row schemas that it may read, by name."""
 
-    def __init__(self, step: str, known: Mapping[str, RowSchema], mistakes: Mistakes, check: Callable[[Query], None]) -> None:
-        self._step, self._known, self._mistakes, self._check = step, dict(known), mistakes, check
+    def __init__(self, step: str, known: Mapping[str, RowSchema], mistakes: Mistakes) -> None:
+        self._step, self._known, self._mistakes = step, dict(known), mistakes
+        self.queries: list[Query] = []  # those that have a key, in the order in which they were bound
         self._nodes: dict[str, Node] = {}
         self._names: set[str] = {step}
 
@@ -108,9 +109,11 @@ class StepNodes:
         query = bind(select, _Inputs(self, name, scope, self._mistakes), self._mistakes)
         if query is None or len(self._mistakes.found) > before:
             return None
-        self._check(query)
         key = key_of(query, asked, self._mistakes)
-        return (query, key) if key else None
+        if key is None:
+            return None
+        self.queries.append(query)
+        return query, key
 
     def _union(self, tree: exp.SetOperation, name: str, scope: Scope, asked: Asked | None, history: Sequence[RowSchema]) -> Union | None:
         found = branches(tree, self._mistakes)

@@ -39,7 +39,8 @@ class Projection:
 class Stateless:
     """Filter and project. `input` is a topic's or an earlier node's name; `where` is a DuckDB condition or None.
 
-    `schema` is the output's row schema; its key columns are projections. Changelog semantics: design §5.4.
+    `schema` is the output's row schema; its key columns are projections. Changelog semantics: design §5.4. Not `whole`: before images
+    of the input are of grade key or none, and the output's key is made of the input's key columns; its before images are of grade none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stateless:
     where: str | None
     projections: tuple[Projection, ...]
     schema: RowSchema
+    whole: bool = True
 
 
 @dataclass(frozen=True)

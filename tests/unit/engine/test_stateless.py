@@ -89,6 +89,39 @@ def test_equals_the_oracle(seed: int, step: Stateless) -> None:
     assert out.offsets is not None and np.all(np.diff(out.offsets) >= 0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_without_whole_before_images_what_does_not_match_is_a_delete_of_its_key(seed: int) -> None:
+    """Replayed, the events give the rows of the filter: the oracle. And each event is told by its key alone, or as it is now."""
+    rng, source, rows = random.Random(seed), dict[int, Row](), []
+    for _ in range(rng.randint(0, 60)):
+        key, loading = rng.randrange(9), len(rows) < 6
+        if loading and key not in source:
+            source[key] = row(key, rng.choice([None, *range(6)]))
+            rows.append(("r", None, source[key], "true"))
+        elif key in source and rng.random() < 0.3:
+            rows.append(("d", {"id": key, "v": None, "t": None}, None, None))
+            del source[key]
+        else:
+            kind = rng.choice(["u", "r"]) if key in source else "c"
+            source[key] = row(key, rng.choice([None, *range(6)]))
+            rows.append((kind, None, source[key], "incremental" if kind == "r" else None))
+    sql = Sql()
+    out = run(replace(STEP, whole=False), events(rows), sql)
+    sql.close()
+    told = dict[int, Row]()
+    for e in out.rows.to_pylist():
+        assert (e["after"] is None) == (e["op"] == "d")
+        assert e["before"] is None or e["before"] == {"k": e["before"]["k"], "w": None}
+        assert (e["before"] is None) == (e["op"] != "d")
+        if e["after"] is None:
+            told.pop(e["before"]["k"], None)
+        else:
+            told[e["after"]["k"]] = e["after"]
+    assert told == {k: {"k": k, "w": r["v"] * 10} for k, r in source.items() if r["v"] is not None and r["v"] > 2}
+    dropped = [r for r in rows if r[3] == "true" and (r[2]["v"] is None or r[2]["v"] <= 2)]
+    assert len(out) == len(rows) - len(dropped)
+
+
 def test_a_value_that_the_sql_cannot_compute_names_the_record() -> None:
     step = replace(STEP, where=None, projections=(Projection("k", '"id"'), Projection("w", 'CAST("t" AS BIGINT)')))
     rows = [("c", None, row(i, 3, "7" if i != 41 else "seven"), None) for i in range(64)]

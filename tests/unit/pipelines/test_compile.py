@@ -171,12 +171,20 @@ def test_an_unknown_sink_input_is_refused_with_its_place(plans) -> None:
     assert (found.line, found.path, found.code, found.cure) == (6, "pipelines.p.sinks[0].from", "unknown_input", "did you mean rated?")
 
 
-def test_a_filter_needs_whole_images_and_a_join_does_not(plans, known) -> None:
+def test_a_filter_without_whole_images_keeps_the_key_and_a_join_has_its_own(plans, known) -> None:
     inputs = {**known, M: replace(known[M], grade="key")}
-    (found,) = refused(plans, pipeline("p", f"s: SELECT id FROM {M}"), inputs=inputs)
-    assert (found.code, "REPLICA IDENTITY FULL" in found.cure) == ("before_not_whole", True)
+    (plan,) = plans(pipeline("p", f"s: SELECT id AS movie, title FROM {M} WHERE year > 1", "t: SELECT movie FROM s WHERE title > ''",
+                             f"u: SELECT 'm' AS kind, id FROM {M} UNION ALL SELECT 'p' AS kind, id FROM {P}"), inputs=inputs)  # fmt: skip
+    assert {n.name: n.whole for n in plan.nodes if isinstance(n, Stateless)} == {"s": False, "t": False, "u#1": False, "u#2": True}
+    assert {o.topic: o.grade for o in plan.outputs} == {"p.t": "none", "p.u": "none"}
+    (found,) = refused(plans, pipeline("p", f"s [id, title]: SELECT id, title FROM {M} WHERE title > ''"), inputs=inputs)
+    assert (found.code, "REPLICA IDENTITY FULL" in found.cure, "key column title" in found.message) == ("before_not_whole", True, True)
+    (found,) = refused(
+        plans, pipeline("p", f"s: SELECT id, title FROM {M}", "t [id, title]: SELECT id, title FROM s WHERE title > ''"), inputs=inputs
+    )
+    assert (found.code, "s has before images of grade none" in found.message) == ("before_not_whole", True)
     (plan,) = plans(pipeline("p", f"s: SELECT m.id, p.name FROM {M} m LEFT JOIN {P} p ON p.id = m.director_id"), inputs=inputs)
-    assert plan.inputs[1].grade == "key"
+    assert (plan.inputs[1].grade, plan.outputs[0].grade) == ("key", "whole")
 
 
 def test_columns_keep_their_ids_by_name_and_no_id_is_used_again(project, known) -> None:

@@ -25,11 +25,10 @@ from .queries import CONSTRUCTS, TABLES, oracle, plain, write
 
 def compiled(sql: str) -> tuple[list[Node] | None, list[Query], Mistakes]:
     mistakes = Mistakes()
-    queries: list[Query] = []
     tree = parse(sql, mistakes)
     assert tree is not None, (sql, mistakes.found)
-    nodes = StepNodes("s", TABLES, mistakes, queries.append).build(tree, None, ())
-    return nodes, queries, mistakes
+    building = StepNodes("s", TABLES, mistakes)
+    return building.build(tree, None, ()), building.queries, mistakes
 
 
 def fill(con: duckdb.DuckDBPyConnection, rng: random.Random) -> None:
