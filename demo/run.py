@@ -85,7 +85,7 @@ class Demo:
 
     def document(self, key: int) -> dict[str, Any]:
         """The document of one flight, asked of the index."""
-        hits = self.millstream.json("search", "flights", f"id:{key}", "--limit", "1")
+        hits = self.millstream.json("search", "flights", f"id:{key}", "--limit", "1")["hits"]
         if not hits:
             raise Failed(f"the index has no document of flight {key}")
         return hits[0]["document"]

@@ -40,7 +40,8 @@ from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.sinks.contract import Sink
 from millstream.sinks.search import generations
-from millstream.sinks.search import query as search_query
+from millstream.sinks.search.query import search
+from millstream.sinks.search.suggest import suggest
 from millstream.sources import kinds as source_kinds
 from millstream.sources.contract import Source
 from millstream.topics.local import LocalTopics
@@ -137,7 +138,8 @@ def build_mesh(
                 partial(generations.folders, place.home),
                 partial(generations.remove, place.home),
             ),
-            find=lambda index, query, limit: [vars(hit) for hit in search_query.search(place.home, index, query, limit).hits],
+            ask=partial(search, place.home),
+            suggest=lambda index, name, prefix, limit, exact: suggest(place.home, index, name, prefix, limit, exact=exact),
         )
 
 

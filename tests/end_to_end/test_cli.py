@@ -106,7 +106,7 @@ def studio(postgres: PostgresServer, database: str, tmp_path: Path) -> Studio:
 
 
 def found(studio: Studio, query: str) -> list[dict[str, Any]]:
-    return [hit["document"] for hit in studio("search", "orders", query, "--limit", "1000", "--json").json]
+    return [hit["document"] for hit in studio("search", "orders", query, "--limit", "1000", "--json").json["hits"]]
 
 
 def test_from_an_empty_folder_to_a_document(studio: Studio, postgres: PostgresServer, database: str) -> None:

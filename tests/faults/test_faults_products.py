@@ -53,7 +53,7 @@ def define(world: World, edition: str) -> None:
 
 def edition(world: World) -> str:
     """Of all documents that a search finds: they are of one."""
-    found = {hit["document"]["edition"] for hit in world.project.json("search", "film", "*", "--limit", "10000")}
+    found = {hit["document"]["edition"] for hit in world.project.json("search", "film", "*", "--limit", "10000")["hits"]}
     assert len(found) == 1
     return str(found.pop())
 
@@ -63,7 +63,7 @@ def assert_whole(world: World) -> None:
     with world.workload.paused():
         world.project.catch_up()
         meant = world.truth(DOCUMENT)
-        hits = world.project.json("search", "film", "*", "--limit", "10000")
+        hits = world.project.json("search", "film", "*", "--limit", "10000")["hits"]
         found = {h["document"]["id"]: {k: v for k, v in h["document"].items() if k not in ("edition", "_seen")} for h in hits}
     assert found == meant
 

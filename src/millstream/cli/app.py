@@ -20,7 +20,7 @@ from millstream.cli.plan import plan
 from millstream.cli.preview import preview
 from millstream.cli.query import query
 from millstream.cli.run import run
-from millstream.cli.search import search
+from millstream.cli.search import search, suggest
 from millstream.cli.session import Session, Wiring
 from millstream.cli.status import status
 from millstream.cli.test import test
@@ -36,7 +36,7 @@ The way through: `init` a project, describe sources and pipelines in its files, 
 
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
-COMMANDS: tuple[Callable[..., int], ...] = (init, validate, test, preview, plan, apply, run, status, query, search)
+COMMANDS: tuple[Callable[..., int], ...] = (init, validate, test, preview, plan, apply, run, status, query, search, suggest)
 GROUPS = (sources.app, topics.app, schemas.app, products.app)
 
 

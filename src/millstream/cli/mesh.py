@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from millstream.catalogue.controller import Change
 from millstream.catalogue.generations import Switches
@@ -16,6 +15,7 @@ from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import Project
 from millstream.schemas.registry import Registry
+from millstream.sinks.search.query import Ask
 from millstream.sources.contract import Source
 from millstream.topics.contract import Topics
 
@@ -50,9 +50,9 @@ class Place:
 @dataclass(frozen=True)
 class Mesh:
     """One opened mesh. `source` opens a source of the project by name; the caller closes it. `runner` builds the
-    connectors, pipelines and sinks of what is applied. `find` asks a search index: index, query, limit → hits (key, score,
-    document), best first. `switches` leads searches from one generation of a product to another; `sweep` removes what dropped
-    generations have left on disk, where nothing runs."""
+    connectors, pipelines and sinks of what is applied. `ask` asks a search index, `suggest` completes what begins so (index,
+    field, prefix, limit, exact → values and their numbers of documents). `switches` leads searches from one generation of a
+    product to another; `sweep` removes what dropped generations have left on disk, where nothing runs."""
 
     project: Project
     place: Place
@@ -61,7 +61,8 @@ class Mesh:
     topics: Topics
     source: Callable[[str], Source]
     runner: Callable[[Change, Report, Figures], Runner]
-    find: Callable[[str, str, int], list[dict[str, Any]]]
+    ask: Ask
+    suggest: Callable[[str, str, str, int, bool], list[tuple[str, int]]]
     switches: Switches
     sweep: Callable[[], list[str]]
 

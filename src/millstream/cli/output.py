@@ -82,6 +82,11 @@ class Output:
         if not self.as_json:
             self.out.print(Text(self.secrets.blot(text), style), soft_wrap=True)
 
+    def show(self, text: Text) -> None:
+        """The user's data, with its styles, for people."""
+        if not self.as_json:
+            self.out.print(text, soft_wrap=True)
+
     def warn(self, text: str) -> None:
         """A sentence that is worth seeing also where stdout is read by a program."""
         self.err.print(Text(self.secrets.blot(text), "yellow"), soft_wrap=True)

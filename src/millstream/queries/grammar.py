@@ -71,6 +71,11 @@ def parse(query: str) -> Node:
     return _Parser(query).whole()
 
 
+def path(name: str) -> Path:
+    """A field's name that stands alone. Raises Refused("bad_query")."""
+    return _Parser(name).only_path()
+
+
 def _tokens(query: str) -> list[_Token]:
     found: list[_Token] = []
     at = 0
@@ -108,6 +113,12 @@ class _Parser:
                 f"{self._next.text!r} stands here without its other half", "take it out, or put quotes round the text it is in"
             )
         return node
+
+    def only_path(self) -> Path:
+        found = self._path()
+        if self._at < len(self._tokens) - 1:
+            raise self._mistake("a field's name alone is due here", "put a name with signs in it in backticks")
+        return found
 
     # ---- how conditions are put together
 

@@ -36,7 +36,7 @@ def test_the_way_through(shop) -> None:
     assert_everything_is_through(status.json)
 
     found = shop("--json", "search", "orders", "tea", "--limit", "5").json
-    assert sorted(hit["document"]["id"] for hit in found) == [2, 3]
+    assert sorted(hit["document"]["id"] for hit in found["hits"]) == [2, 3]
     assert "green tea" in shop("search", "orders", "green").out
     file = [json.loads(line) for line in (shop.folder / "large.jsonl").read_text().splitlines()]
     assert sorted(line["after"]["id"] for line in file) == [2, 3]

@@ -12,6 +12,7 @@ from millstream.queries.check import checked
 from millstream.queries.conditions import AllOf
 from millstream.queries.fields import Fields
 from millstream.queries.grammar import FORMS, KEYWORDS
+from millstream.queries.highlight import marked, wanted
 from millstream.queries.matching import matcher
 from millstream.queries.values import clock, day, moment
 from millstream.queries.words import spans, words
@@ -92,3 +93,19 @@ def test_names_of_members_are_offered() -> None:
         checked("ANY cast (nam = x)", FILMS)
     assert "one of: name" in caught.value.cure
     assert "an element of cast" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("query", "marks"),
+    [
+        ("alien", {"title": [("Alien: Resurrection", [(0, 5)])]}),
+        ('title: "alien resurrection" OR res*', {"title": [("Alien: Resurrection", [(0, 5), (7, 19)])]}),
+        ("NOT alien", {}),
+        ("year = 1997", {}),
+        ("ANY cast (name: FORD)", {"cast.name": [("Ford", [(0, 4)])]}),
+        ("weaver han", {"cast.name": [("Weaver", [(0, 6)])], "cast.role": [("Han", [(0, 3)])]}),
+        ("alien OR nothing", {"title": [("Alien: Resurrection", [(0, 5)])]}),
+    ],
+)
+def test_what_is_highlighted(query: str, marks: dict) -> None:
+    assert marked(wanted(checked(query, FILMS)), ALIEN) == marks

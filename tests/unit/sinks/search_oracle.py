@@ -13,7 +13,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
 from millstream.events.types import Field, RowSchema, Type, list_of, record_of
@@ -314,10 +314,46 @@ def texts_in(scope: Any, types: dict[str, Type]) -> list[str]:
     return found
 
 
+def plain(t: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", t).casefold() if not unicodedata.combining(c))
+
+
 def split(t: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", t).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+", plain)
+    return re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+", plain(t))
+
+
+CUT = Context(prec=400, rounding=ROUND_DOWN)
+
+
+def said(value: Any) -> Any:
+    """A value as a facet says it."""
+    match value:
+        case bool():
+            return value
+        case Decimal():
+            cut = CUT.plus(value).normalize(CUT)
+            return int(cut) if cut == int(cut) and len(cut.as_tuple().digits) <= 38 else format(cut, "f")
+        case float():
+            return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(str(value), value + 0.0)
+        case dt.datetime() | dt.time():
+            zone = "Z" if isinstance(value, dt.datetime) and value.tzinfo else ""
+            return value.replace(tzinfo=None).isoformat(timespec="microseconds").removesuffix(".000000") + zone
+        case dt.date():
+            return value.isoformat()
+        case str() if len(value.encode()) > 256:
+            return value.encode()[:256].decode() + "…"
+    return value
+
+
+def sort_key(value: Any) -> Any:
+    match value:
+        case float():
+            return (math.isnan(value), 0.0 if math.isnan(value) else value)
+        case str():
+            return value.encode()[:257]
+        case Decimal():
+            return CUT.plus(value)
+    return value
 
 
 def stands(item: tree.Look, found: list[str]) -> bool:

@@ -14,7 +14,7 @@ from millstream.errors import BadRecord, Refused
 from millstream.events.types import Field, RowSchema, Type, list_of, record_of
 from millstream.sinks.search.generations import indexes
 from millstream.sinks.search.options import Options
-from millstream.sinks.search.query import search
+from millstream.sinks.search.query import Question, search
 from millstream.sinks.search.render import key_terms, last_per_key
 from millstream.sinks.search.sink import SearchSink, open_sink
 from millstream.testing.sink_events import TOPIC, changes, workload
@@ -291,3 +291,17 @@ def test_an_index_of_an_earlier_layout_is_not_read(tmp_path: Path, monkeypatch: 
         with pytest.raises(Refused) as caught:
             ask()
         assert caught.value.code == "index_outdated"
+
+
+def test_only_a_field_of_one_value_gives_an_order(tmp_path: Path) -> None:
+    sink = open_sink("s", Options(index="films", heap_mb=15, fields={"kept": "stored"}), tmp_path)
+    sink.open(1)
+    schema = columns(n=list_of(Type("int32")), kept=Type("text"), cast=record_of(("name", Type("text"))))
+    sink.accept(schema)
+    sink.close()
+    for field, code in {"n": "bad_sort", "kept": "not_indexed", "cast": "not_indexed", "nope": "unknown_column", "n.": "bad_query"}.items():
+        with pytest.raises(Refused) as caught:
+            search(tmp_path, "films", Question("*", sort=(field, False)))
+        assert caught.value.code == code
+        assert caught.value.cure
+    assert search(tmp_path, "films", Question("*", sort=("cast.name", False))).hits == []
