@@ -50,7 +50,7 @@ class Films:
     def documents(self) -> dict[int, films.Document]:
         """Every document of the index, without its stamp, as its search gives it."""
         try:
-            hits = search(self.project.state, "film", "*", 10_000)
+            hits = search(self.project.state, "film", "*", 10_000).hits
         except Refused as error:  # the first generation is not built yet
             assert error.code == "unknown_index", error
             return {}
