@@ -186,6 +186,32 @@ def test_what_is_younger_than_the_history_stays(tmp_path: Path, monkeypatch: pyt
         check(mesh, written + filled_later)
 
 
+def test_a_delete_stays_for_the_length_of_the_history_after_its_older_records_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that nobody knows, which has read a row before the round, still meets its delete."""
+    now = [1_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def deletes() -> int:
+        return sum(e[2]["op"] == "d" for e in flat(read_all(mesh.topics, "movie")))
+
+    with opened("local", tmp_path, keep=Keep(history_s=3600, round_bytes_min=0), tail_bytes_max=0) as mesh:
+        producer = mesh.topics.open_producer("w")
+        mesh.commit(producer, made(mesh, [("c", 1), ("c", 2)], 0), tail=False)
+        unknown = flat(mesh.topics.read("movie", 0, bytes_max=1))
+        mesh.commit(producer, made(mesh, [("d", 1)], 1), tail=False)
+        mesh.commit(producer, made(mesh, [("c", 3)], 2), tail=False)
+        for wait_s, left in ((0, 1), (3601, 1), (3500, 1), (200, 0)):
+            now[0] += wait_s
+            for n in range(4):  # enough to be worth a round, once it is old
+                mesh.commit(producer, made(mesh, [("u", 3)] * 9, n), tail=False)
+            mesh.topics.compact(never)
+            now[0] += 1
+            assert deletes() == left, (wait_s, mesh.topics.compacted_to("movie"))
+            if left:
+                assert 1 not in state(flat(read_all(mesh.topics, "movie", 2)), state(unknown))
+        assert mesh.topics.compacted_to("movie") > 0
+
+
 def test_it_stays_behind_the_slowest_reader_until_the_limit_and_says_who_has_lost_its_place(tmp_path: Path) -> None:
     with opened("local", tmp_path, keep=NOTHING_OLD) as mesh:
         written = filled(mesh)
