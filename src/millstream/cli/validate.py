@@ -16,25 +16,28 @@ from millstream.cli.mesh import Mesh
 from millstream.cli.output import counted
 from millstream.cli.session import Here, Session
 from millstream.errors import MillstreamError
+from millstream.events.types import RowSchema
 from millstream.pipelines import examples
 from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import PipelineDefinition, Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.generations import check_products
+from millstream.pipelines.nodes import INNER
 from millstream.pipelines.products import reads
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Mistakes, sources that do not answer, and what could not be checked (pipeline → why)."""
+    """Mistakes, sources that do not answer, what could not be checked (pipeline → why), and the columns inferred (step → them)."""
 
     mistakes: tuple[Diagnostic, ...] = ()
     faults: tuple[MillstreamError, ...] = ()
     unchecked: Mapping[str, str] = field(default_factory=dict)
+    schemas: Mapping[str, RowSchema] = field(default_factory=dict)
 
 
 def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
-    """Check the project's files: every mistake, with file, line and how to mend it. Nothing is changed.
+    """Check the project's files: every mistake, with file, line and how to mend it; the columns and key of each step. Nothing is changed.
 
     Columns are those of the registered schemas; tables that are not topics yet are looked up in their databases.
 
@@ -54,6 +57,8 @@ def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=Fal
         out.error(fault) if not out.as_json else None
     for name, why in findings.unchecked.items():
         out.say(f"not checked: {'product' if name in {p.name for p in session.project.products} else 'pipeline'} {name}: {why}", "yellow")
+    for step, schema in findings.schemas.items():
+        out.say(f"{step}: {', '.join(f'{f.name} {f.type}' for f in schema.fields)}; key {', '.join(schema.key)}")
     out.say(_verdict(findings, session))
     out.document(_document(findings, session))
     if findings.mistakes:
@@ -88,7 +93,8 @@ def checked(project: Project, there: Known) -> Findings:
         return Findings(tuple(wrong), unchecked=unchecked)
     book = examples.book(project)
     _, mistakes = examples.read_all(book, plans)
-    return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked)
+    schemas = {f"{p.pipeline}.{n.name}": n.schema for p in plans for n in p.nodes if INNER not in n.name}
+    return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked, schemas=schemas)
 
 
 def compilable(project: Project, there: Known) -> tuple[Project, dict[str, str]]:
@@ -139,4 +145,8 @@ def _document(findings: Findings, session: Session) -> dict[str, Any]:
         "mistakes": [diagnostics.document(d, out) for d in findings.mistakes],
         "faults": [out.error_document(f) for f in findings.faults],
         "unchecked": dict(findings.unchecked),
+        "steps": {
+            step: {"columns": {f.name: str(f.type) for f in schema.fields}, "key": list(schema.key)}
+            for step, schema in findings.schemas.items()
+        },
     }

@@ -32,7 +32,11 @@ def test_the_examples_work_without_their_comment_signs(shop) -> None:
         "public.orders": row("id", "amount", "placed_at", "customer_id"),
         "public.customers": row("id", "name"),
     }
-    assert shop("validate", "--json").json == {"valid": True, "mistakes": [], "faults": [], "unchecked": {}}
+    document = shop("validate", "--json").json
+    steps = document.pop("steps")
+    assert document == {"valid": True, "mistakes": [], "faults": [], "unchecked": {}}
+    assert steps["large_orders.large_orders"]["key"] == ["id"]
+    assert "large_orders.large_orders: id int64, " in shop("validate").out
     topics = {s["subject"] for s in shop("plan", "--json").json["steps"] if s["kind"] == "create_topic"}
     assert topics == {"shop.public.orders", "shop.public.customers", "large_orders.large_orders"}
 
