@@ -98,7 +98,9 @@ def build_mesh(
         def runner(change: Change, report: Report, figures: Figures) -> Runner:
             inputs, memory_mib = change.known.inputs, project.mesh.state_memory_mib
             pipelines = [
-                Pipeline(p, topics, registry, place.state(p.pipeline), memory_mib, guard=guards.of) for p in change.plans if p.nodes
+                Pipeline(p, topics, registry, place.state(p.pipeline), memory_mib, guard=guards.of, requests=catalogue)
+                for p in change.plans
+                if p.nodes
             ]
             sinks = [
                 SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 import sqlalchemy as sa
 
-from millstream.errors import Irrecoverable, MillstreamError, Retryable, without_secrets
+from millstream.engine.requests import OPEN, Request, RequestState
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
 
 PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
 
@@ -69,6 +70,19 @@ _FIGURES = sa.Table(
     sa.Column("part", sa.String(255), primary_key=True),
     sa.Column("figures", sa.JSON, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+)
+_REQUESTS = sa.Table(
+    "catalogue_requests",
+    _METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("pipeline", sa.String(255), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
 )
 
 
@@ -131,6 +145,19 @@ class State:
     reason: str
     cure: str
     at: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to a pipeline and how far it is: rows done, and about how many there are. Times in seconds since 1970."""
+
+    request: Request
+    state: str
+    done: int
+    total: int
+    reason: str
+    asked_at: float
+    changed_at: float
 
 
 class Catalogue:
@@ -234,6 +261,38 @@ class Catalogue:
     def figures(self) -> dict[str, dict[str, float]]:
         """Part → its last figures."""
         return {r["part"]: r["figures"] for r in self._rows(sa.select(_FIGURES))}
+
+    # ---- what was asked of pipelines
+
+    def ask(self, request: Request) -> None:
+        """Keep a request until its pipeline takes it up. Raises Refused("request_exists") where its name was used."""
+        if request.name in {a.request.name for a in self.requests()}:
+            raise Refused(f"there is a request {request.name} already", code="request_exists", cure="give it another name")
+        times = {"asked_at": self._clock(), "changed_at": self._clock()}
+        row = {"name": request.name, "pipeline": request.pipeline, "request": request.json(), "state": "waiting", "done": 0, "total": 0}
+        self._put(_REQUESTS, "name", {**row, "reason": "", **times})
+
+    def requests(self) -> list[Asked]:
+        """Oldest first, those that are over too."""
+        rows = self._rows(sa.select(_REQUESTS).order_by(_REQUESTS.c.asked_at, _REQUESTS.c.name))
+        kept = ("state", "done", "total", "reason", "asked_at", "changed_at")
+        return [Asked(Request.of(r["request"]), *(r[k] for k in kept)) for r in rows]
+
+    def next(self, pipeline: str) -> Request | None:
+        """The oldest of a pipeline that is not over."""
+        mine = sa.select(_REQUESTS.c.request).where(_REQUESTS.c.pipeline == pipeline, _REQUESTS.c.state.in_(OPEN))
+        rows = self._rows(mine.order_by(_REQUESTS.c.asked_at, _REQUESTS.c.name).limit(1))
+        return Request.of(rows[0]["request"]) if rows else None
+
+    def tell(self, name: str, state: RequestState, done: int, total: int, reason: str = "") -> None:
+        """How far a request is. One that is over stays so."""
+
+        def tell() -> None:
+            told = {"state": state, "done": done, "total": total, "reason": without_secrets(reason), "changed_at": self._clock()}
+            with self._engine.begin() as connection:
+                connection.execute(_REQUESTS.update().where(_REQUESTS.c.name == name, _REQUESTS.c.state.in_(OPEN)).values(**told))
+
+        self._explained(tell)
 
     # ---- how
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from millstream.catalogue.store import AppliedPipeline, AppliedSource, State
+from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
 from millstream.cli import running
 from millstream.cli.exits import FAILED, OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
 from millstream.cli.session import Here, not_applied
+from millstream.engine.requests import OPEN
 from millstream.topics.contract import ProducerRecord, Topics
 
 
@@ -53,7 +54,10 @@ def status(*, session: Here) -> int:
             raise not_applied("nothing is applied yet")
         is_running = running.is_held(mesh.place.running)
         parts = list(views(mesh, sources, pipelines, is_running))
+        asked = [a for a in mesh.catalogue.requests() if a.state in OPEN]
     _show(parts, is_running, session.output)
+    for a in asked:
+        session.output.say(f"pipeline.{a.request.pipeline}: {in_words_of(a)}", "yellow")
     lags = [p.lag for p in parts if p.lag is not None]
     session.output.document(
         {
@@ -62,6 +66,17 @@ def status(*, session: Here) -> int:
             "lag": sum(lags),
             "loading": any(p.loading for p in parts),
             "parts": [p.document() for p in parts],
+            "requests": [
+                {
+                    "request": a.request.name,
+                    "pipeline": a.request.pipeline,
+                    "kind": a.request.kind,
+                    "state": a.state,
+                    "done": a.done,
+                    "total": a.total,
+                }
+                for a in asked
+            ],
         }
     )
     return FAILED if any(p.state == "failed" for p in parts) else OK
@@ -174,3 +189,12 @@ def _place(part: PartView) -> str | None:
 def when(seconds: float | None) -> str | None:
     """A moment as ISO 8601, UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def in_words_of(asked: Asked) -> str:
+    """A request and how far it is."""
+    return f"{asked.request.kind} {asked.request.name}: {asked.state}, {rows_done(asked)} rows"
+
+
+def rows_done(asked: Asked) -> str:
+    return f"{asked.done:,} of about {asked.total:,}" if asked.state in OPEN and asked.total else f"{asked.done:,}"

@@ -24,6 +24,8 @@ from millstream.engine.publisher import Commit, Publisher
 from millstream.engine.reader import TopicReader
 from millstream.engine.rebuild import Rebuild
 from millstream.engine.remote import Sources
+from millstream.engine.requests import Requests
+from millstream.engine.resend import Resends
 from millstream.engine.sql import Sql
 from millstream.engine.state import Meta, State
 from millstream.engine.store import Store
@@ -54,6 +56,7 @@ class Pipeline:
         memory_mib: int = 1024,
         clock: Callable[[], float] = time.time,
         guard: Callable[[str], Guard] | None = None,
+        requests: Requests | None = None,
     ) -> None:
         self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
         self._topics, self._registry, self._path, self._memory_mib, self._clock = topics, registry, state_path, memory_mib, clock
@@ -61,6 +64,8 @@ class Pipeline:
         self.waits: Waits = lambda why: None  # the runner's: shows why a build is held up
         self.reads = tuple(i.topic for i in plan.inputs)
         self._sources = Sources(guard, topics, lambda: self._applied) if guard is not None else None
+        self._resends = Resends(plan, topics, requests, state_path.with_suffix(".resend"), clock, lambda *done: self.tick(*done))
+        self._settled: dict[str, Any] = {}  # where inputs and outputs were when last nothing was left to compute
         self._fingerprint = fingerprint(plan)
         self._sql = Sql()
         self._state: State | None = None
@@ -106,6 +111,7 @@ class Pipeline:
         meta = self._state.meta()
         self._built = meta is not None and meta.fingerprint == self._fingerprint and meta.sequence >= self._publisher.sequence
         if meta is None or not self._built:
+            self._resends.restore(published)
             return {}
         if meta.sequence > self._publisher.sequence + 1:
             raise Irrecoverable(
@@ -126,6 +132,8 @@ class Pipeline:
         self._progress = dict(state.get("progress", {}))
         self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
+        self._settled = dict(state.get("settled", {}))
+        self._resends.restore(state)
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
         self._readers = {
@@ -150,8 +158,10 @@ class Pipeline:
         return self._built
 
     def caught_up(self, ends: Mapping[str, int]) -> bool:
-        """Everything below `ends` is read, computed and published, and no key waits."""
-        return self._built and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads) and not self.pending
+        """Everything below `ends` is read, computed and published, no key waits, and nothing that was asked for is left."""
+        return (
+            self._built and self._resends.idle and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads) and not self.pending
+        )
 
     @property
     def figures(self) -> dict[str, float]:
@@ -178,6 +188,9 @@ class Pipeline:
             return True
         if read or self.pending:
             self._compute(read)
+            self._do_request()
+            return True
+        if self._do_request():
             return True
         if self._stopped_by is not None:
             raise self._stopped_by
@@ -221,7 +234,45 @@ class Pipeline:
         self.pending = self._graph.pending
         self._drained.note(self._clock(), self._graph.refreshed)
         self._committed = self.positions
+        self._settle()
+        self._resends.committed(commit.tail)
         self._note()
+
+    def _do_request(self) -> bool:
+        """A slice of what a person has asked for, between two rounds of live work: True if there was one."""
+        request = self._resends.wanted()
+        if request is None:
+            return False
+        if request.kind == "rebuild":
+            self._built = False
+            return True
+        try:
+            if self._state is None:
+                self._publisher.publish(commit := self._said_again())
+            else:
+                with self._state.transaction():
+                    commit = self._said_again()
+                    self._state.trim_outbox(self._publisher.sequence)
+                    self._state.put_out(commit.sequence, commit.blocks)
+                    self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
+                self._publisher.publish(commit)
+        except Refused as e:
+            self._resends.fail(e)
+            return True
+        self.events += sum(map(len, commit.tail))
+        self._settle()
+        self._resends.committed(commit.tail)
+        return True
+
+    def _said_again(self) -> Commit:
+        """Rows and how far that is, in one commit (invariant 3)."""
+        batches = self._resends.slice(self._state, self._publisher, self._sql)
+        return self._publisher.commit(self._publisher.sequence + 1, batches, self._published_state(), int(self._clock() * 1e6))
+
+    def _settle(self) -> None:
+        """After a commit: where nothing waits, what is published up to here is what the inputs up to here make."""
+        if not self.pending:
+            self._settled = {"positions": self.positions, "ends": self._publisher.ends}
 
     def _output(self, made: Mapping[str, list[Batch]], sequence: int) -> Commit:
         return self._publisher.commit(sequence, list(self._graph.published(dict(made))), self._published_state(), int(self._clock() * 1e6))
@@ -242,6 +293,8 @@ class Pipeline:
             "applied": self._applied,
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
+            "settled": self._settled,
+            **self._resends.state(),
         }
 
     def _publish_progress(self) -> None:
@@ -251,6 +304,7 @@ class Pipeline:
         self._progressed_at = self._clock()
         self._progress = self._complete_to()
         self._ready = self._ready or not self.waiting_for()
+        self._settle()
         state = self._published_state()
         if state == dict(self._publisher.state):
             return
@@ -326,6 +380,9 @@ class Pipeline:
                 state.store.close()
             self._path.unlink()
         self._ready = not self.waiting_for()
+        self.pending = 0
+        self._settle()
+        self._resends.rebuilt()
         commit = Commit(self._publisher.sequence + 1, (), self._published_state())
         if self._state is not None:
             with self._state.transaction():
@@ -334,6 +391,7 @@ class Pipeline:
         self._publisher.publish(commit)
         self._built, self._committed = True, self.positions
         self._topics.join(self.name, self.positions)
+        self._resends.committed(())
         return True
 
     def _rebuild(self, state: State) -> None:
@@ -347,6 +405,7 @@ class Pipeline:
         return None if self._state is None else self._state.store.connect
 
     def close(self) -> None:
+        self._resends.let_go()
         if self._state is not None:
             self._state.store.close()
         self._sql.close()

@@ -110,7 +110,7 @@ def published(batches: Iterable[Sequence[Batch]], schema: RowSchema, units: pa.T
         if not any(map(len, some)):
             continue
         changed, live = last_per_key([b for b in some if len(b)])
-        found = pa.concat_tables([_without(found, changed), within(live, units)])
+        found = pa.concat_tables([without(found, changed), within(live, units)])
     return _sorted(found, schema)
 
 
@@ -119,7 +119,8 @@ def within(rows: pa.Table, keys: pa.Table) -> pa.Table:
     return rows.take(_places(rows, keys, "left semi"))
 
 
-def _without(rows: pa.Table, keys: pa.Table) -> pa.Table:
+def without(rows: pa.Table, keys: pa.Table) -> pa.Table:
+    """The other rows."""
     return rows.take(_places(rows, keys, "left anti"))
 
 

@@ -61,6 +61,11 @@ class Publisher:
         """The state published with it."""
         return self._producer.record.state
 
+    @property
+    def ends(self) -> dict[str, int]:
+        """Output → the offset after the last record published there."""
+        return {topic: end for topic, end in self._producer.record.ends.items() if topic in self._outputs}
+
     def reader(self, output: str) -> TopicReader:
         """A reader of one of the outputs, from its start, in the schema that is published now."""
         return TopicReader(self._topics, self._registry, output, self._schemas[output], self._outputs[output][1], 0)
