@@ -200,7 +200,7 @@ def test_a_delete_stays_for_the_length_of_the_history_after_its_older_records_we
         unknown = flat(mesh.topics.read("movie", 0, bytes_max=1))
         mesh.commit(producer, made(mesh, [("d", 1)], 1), tail=False)
         mesh.commit(producer, made(mesh, [("c", 3)], 2), tail=False)
-        for wait_s, left in ((0, 1), (3601, 1), (3500, 1), (200, 0)):
+        for wait_s, left in ((0, 1), (1800, 1), (1801, 1), (1900, 1), (1800, 0)):  # rounds in the last three
             now[0] += wait_s
             for n in range(4):  # enough to be worth a round, once it is old
                 mesh.commit(producer, made(mesh, [("u", 3)] * 9, n), tail=False)
