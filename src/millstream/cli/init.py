@@ -48,12 +48,28 @@ mesh: {name}
 #   - {{from: large_orders, iceberg: {{table: lake.orders, mode: changelog}}}}
 #   - {{from: large_orders, jsonl: {{file: orders.jsonl}}}}
 """,
+    "products/example.yaml": """\
+# A product is a document woven from many tables, kept fresh and searched: `millstream search customer "fred"`.
+#
+# product: customer                 # also the name of its search index
+# owner: team-shop
+# root:
+#   from: shop.public.customers     # each of its rows is a document, with all its columns unless fields: says which
+# nest:
+#   orders:                         # each: a list, with an item for each row that belongs to the one above
+#     from: shop.public.orders
+#     on: orders.customer_id = customers.id
+#     each: [id, amount, placed_at]
+#     order: placed_at DESC
+#     limit: 10
+#   spent: {{from: shop.public.orders, on: orders.customer_id = customers.id, value: max(amount)}}
+""",
     ".gitignore": ".millstream/\n",
 }
 
 
 def init(name: str, /, *, session: Here) -> int:
-    """Make a new project: a folder with mesh.yaml, sources/ and pipelines/, and examples to start from.
+    """Make a new project: a folder with mesh.yaml, sources/, pipelines/ and products/, and examples to start from.
 
     What is there already is kept as it is, so a second call does no harm.
 

@@ -13,7 +13,10 @@ from millstream.events.types import Field, RowSchema, Type
 def test_a_new_project_is_sound(shop) -> None:
     answer = shop("init", "studio", "--json")
     assert answer.code == 0
-    assert set(answer.json["made"]) == {"mesh.yaml", "sources/example.yaml", "pipelines/example.yaml", ".gitignore"}
+    assert set(answer.json["made"]) == {
+        "mesh.yaml", "sources/example.yaml", "pipelines/example.yaml", "products/example.yaml", ".gitignore",
+    }  # fmt: skip
+
     shop.folder = shop.folder / "studio"
     assert yaml.safe_load((shop.folder / "mesh.yaml").read_text()) == {"mesh": "studio"}
     assert shop("validate").code == 0
@@ -23,7 +26,8 @@ def test_a_new_project_is_sound(shop) -> None:
 def test_the_examples_work_without_their_comment_signs(shop) -> None:
     """What a person does first: take the comment signs away. The text must then be a project that compiles."""
     shop("init", "studio")
-    for name, first in (("sources/example.yaml", "source:"), ("pipelines/example.yaml", "pipeline:")):
+    kinds = (("sources/example.yaml", "source:"), ("pipelines/example.yaml", "pipeline:"), ("products/example.yaml", "product:"))
+    for name, first in kinds:
         text = (shop.folder / "studio" / name).read_text()
         shop.write(name, uncommented(text, first).replace("connector: postgres", "connector: scripted"))
     (shop.folder / "sources/shop.yaml").unlink()
@@ -38,7 +42,7 @@ def test_the_examples_work_without_their_comment_signs(shop) -> None:
     assert steps["large_orders.large_orders"]["key"] == ["id"]
     assert "large_orders.large_orders: id int64, " in shop("validate").out
     topics = {s["subject"] for s in shop("plan", "--json").json["steps"] if s["kind"] == "create_topic"}
-    assert topics == {"shop.public.orders", "shop.public.customers", "large_orders.large_orders"}
+    assert topics == {"shop.public.orders", "shop.public.customers", "large_orders.large_orders", "customer@1.customer"}
 
 
 def row(*names: str) -> RowSchema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from millstream.pipelines.products import reads, step_of
 from millstream.pipelines.project import load
 from millstream.sinks.kinds import KINDS
 
-from .conftest import SOURCES, TOPICS
+from .conftest import SOURCES, TOPICS, schema
 
 DESIGN = """\
 product: movie
@@ -202,3 +203,30 @@ def test_the_stamp_keeps_its_id(project: Write, known: dict[str, Input]) -> None
     again = compile_product(product(project, text), 1, known, {"movie@1.movie": [first]}).nodes[-1].schema
     assert again["_seen"].id == first["_seen"].id
     assert len({f.id for f in again.fields}) == len(again.fields)
+
+
+HOW_TO = {
+    "studio.public.movie": "id int64; title text; year int32; status text; director_id int64; writer_id int64; remade_from int64",
+    "studio.public.credit": "id int64; movie_id int64; person_id int64; role text; position int32",
+    "studio.public.review": "id int64; movie_id int64; stars int32; body text; written_at timestamptz",
+    "studio.public.movie_genre": "id int64; movie_id int64; genre_id int64",
+    "studio.public.genre": "id int64; name text",
+    "hr.public.person": "id int64; name text; born int32; agency_id int64",
+    "hr.public.agency": "id int64; name text",
+}
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def yaml_blocks(page: str) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_what_the_pages_show_compiles(project: Write) -> None:
+    topics = {name: Input(name, schema("id", columns), 1, "whole") for name, columns in HOW_TO.items()}
+    shown = yaml_blocks("how-to/build-a-product.md")
+    first = shown[0]
+    texts = [first, *(first + block for block in shown[1:]), *(b for b in yaml_blocks("reference/files.md") if b.startswith("product:"))]
+    assert len(texts) == 9
+    for text in texts:
+        plan = compile_product(product(project, text), 1, topics)
+        assert plan.nodes[-1].schema.key == ("id",), text
