@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 from millstream.queries.conditions import AllOf, AnyOf, Condition, Everything, Found, NotThat, Present, Some, Within
-from millstream.queries.values import Comparable, below, comparable, same
+from millstream.queries.fields import Route
+from millstream.queries.values import Comparable, Family, below, comparable, same
 from millstream.queries.words import words
 
 Matcher = Callable[[Any], bool]
@@ -44,7 +45,7 @@ def matcher(condition: Condition) -> Matcher:
 def _within(c: Within) -> Matcher:
     def holds(document: Any) -> bool:
         for value in c.route.values(document):
-            there = _comparable(c, value)
+            there = compared(c.route, c.family, value)
             if there is not None and _inside(c, there):
                 return True
         return False
@@ -52,10 +53,11 @@ def _within(c: Within) -> Matcher:
     return holds
 
 
-def _comparable(c: Within, value: Any) -> Comparable | None:
-    if c.route.kind != "json":
-        return comparable(c.family, value)
-    match c.family:
+def compared(route: Route, family: Family, value: Any) -> Comparable | None:
+    """A value of the route in the family in which it is compared; None for one of another kind in a json column."""
+    if route.kind != "json":
+        return comparable(family, value)
+    match family:
         case "boolean":
             return value if isinstance(value, bool) else None
         case "text":
