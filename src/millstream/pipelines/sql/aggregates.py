@@ -77,7 +77,7 @@ AGGREGATES: tuple[Aggregate, ...] = (
         (Argument("number", _EXACT),),
         _gives(t.FLOAT64),
         "(CAST(CAST(sum({distinct}{0}){filter} AS VARCHAR) AS DOUBLE) / count({distinct}{0}){filter})",
-        "(CAST(SUM({distinct}CAST({0} AS {wide})){filter} AS DOUBLE) / CAST(COUNT({distinct}{0}){filter} AS DOUBLE))",
+        "(CAST(TRIM(CAST(SUM({distinct}CAST({0} AS {wide})){filter} AS STRING)) AS DOUBLE) / CAST(COUNT({distinct}{0}){filter} AS DOUBLE))",
         "Average as float64: the exact sum by the number of values that are not null.",
         (
             Sample(_NUMBER, _NUMBERS, ("x",), "5e0 / 3e0"),

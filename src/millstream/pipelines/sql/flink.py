@@ -19,6 +19,8 @@ _NAMES: dict[Kind, str] = {
 }  # fmt: skip
 _WRITTEN_EXACTLY = 15  # digits that a float64 keeps
 _FLOAT_MAX = "3.4028235677973366e38"  # from here on a float64 rounds to no finite float32
+_NUMBER = "^ *[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)? *$"
+SHIFT_DAYS, SHIFT_YEARS = 584_388, 1600
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
@@ -63,6 +65,12 @@ def literal(value: str, type_: Type) -> str | None:
     return None
 
 
+def decimal(digits: str, type_: Type) -> str:
+    """A decimal as written. Flink counts the 0 before the point as a digit, so it may need one more at first."""
+    wider = Type("decimal", min((type_.precision or 0) + 1, t.PRECISION_MAX), type_.scale)
+    return f"CAST(CAST('{digits}' AS {name(wider)}) AS {name(type_)})"
+
+
 def null(type_: Type) -> str:
     return f"CAST(NULL AS {name(type_)})"
 
@@ -71,14 +79,18 @@ def cast(sql: str, source: Type, target: Type, attempt: bool = False) -> str | N
     """Text that makes a `source` value a `target` value, or fails; `attempt`: is null where it cannot be."""
     if source == target:
         return sql
+    if target.kind == "decimal" and target.precision == target.scale:
+        return None  # Flink reads no '0.5' as a DECIMAL(1, 1), and its other casts to one give null where they should fail
     word = "TRY_CAST" if attempt else "CAST"
     if source.kind in ("text", "json", "uuid", "numeric"):
         return _read(sql, target, word, attempt)
     if target.kind == "text":
         return _write(sql, source)
     if source.kind == "timestamp" and target.kind == "time":
-        parts = (f"EXTRACT({part} FROM {sql})" for part in ("HOUR", "MINUTE", "SECOND", "MICROSECOND"))
+        parts = (f"EXTRACT({part} FROM {shifted(sql)})" for part in ("HOUR", "MINUTE", "SECOND", "MICROSECOND"))
         return "((({} * 60 + {}) * 60 + {}) * 1000000 + {})".format(*parts)
+    if source.kind in t.INSTANTS and target.kind == "date":
+        return date_of(sql)
     if source.kind in t.NUMBERS and target.kind in t.NUMBERS:
         return _number(sql, source, target, word)
     return f"CAST({sql} AS {name(target)})"
@@ -86,7 +98,21 @@ def cast(sql: str, source: Type, target: Type, attempt: bool = False) -> str | N
 
 def through_text(sql: str, target: Type, word: str = "CAST") -> str:
     """A narrowing that fails where the value does not fit, as Flink's own do not."""
-    return f"{word}(CAST({sql} AS STRING) AS {name(target)})"
+    return f"{word}({_between(sql)} AS {name(target)})"
+
+
+def _between(sql: str) -> str:
+    """As text. The TRIM keeps Flink from making one cast of two, which would not fail."""
+    return f"TRIM(CAST({sql} AS STRING))"
+
+
+def shifted(sql: str) -> str:
+    """The timestamp 1600 years later, to the same weekday: before 1970 Flink takes seconds, hours and days towards zero."""
+    return f"TIMESTAMPADD(DAY, {SHIFT_DAYS}, CAST({sql} AS TIMESTAMP(6)))"
+
+
+def date_of(sql: str) -> str:
+    return f"CAST(TIMESTAMPADD(DAY, -{SHIFT_DAYS}, CAST({shifted(sql)} AS DATE)) AS DATE)"
 
 
 def _number(sql: str, source: Type, target: Type, word: str) -> str:
@@ -98,7 +124,7 @@ def _number(sql: str, source: Type, target: Type, word: str) -> str:
             refused = "NULL" if word == "TRY_CAST" else "CAST('out of range' AS FLOAT)"
             return f"CASE WHEN ABS({sql}) BETWEEN {_FLOAT_MAX} AND 1.7976931348623157e308 THEN {refused} ELSE {wider} END"
         # As the decimal number that the float is written as, rounded half away from zero.
-        return through_text(sql, target, word) if target.kind == "decimal" else _whole(f"CAST({sql} AS STRING)", target, word)
+        return through_text(sql, target, word) if target.kind == "decimal" else _whole(_between(sql), target, word)
     (p1, s1) = t.digits(source)
     if target.kind in t.FLOATS:
         return wider if p1 <= _WRITTEN_EXACTLY or source.kind != "decimal" else through_text(sql, target)
@@ -112,7 +138,7 @@ def _number(sql: str, source: Type, target: Type, word: str) -> str:
 
 def _whole(read: str, target: Type, word: str) -> str:
     """Text that may have a fraction as an integer, rounded half away from zero."""
-    return f"{word}(CAST({word}({read} AS DECIMAL(38, 0)) AS STRING) AS {name(target)})"
+    return through_text(f"{word}({read} AS DECIMAL(38, 0))", target, word)
 
 
 def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
@@ -120,7 +146,9 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
         case "text" | "json" | "numeric":
             return sql
         case "int32" | "int64":
-            return _whole(sql, target, word)
+            return _checked(sql, _whole(sql, target, word), target, attempt)
+        case "decimal":
+            return _checked(sql, f"{word}({sql} AS {name(target)})", target, attempt)
         case "timestamp":
             return f"{word}(REPLACE({sql}, 'T', ' ') AS TIMESTAMP(6))"
         case "timestamptz":
@@ -133,6 +161,12 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
         case "time" | "bytes" | "list" | "record":
             return None
     return f"{word}({sql} AS {name(target)})"
+
+
+def _checked(sql: str, read: str, target: Type, attempt: bool) -> str:
+    """Flink reads some words as the decimal 0."""
+    otherwise = null(target) if attempt else f"CAST(CAST('no number' AS INT) AS {name(target)})"
+    return f"CASE WHEN {sql} IS NULL OR REGEXP({sql}, '{_NUMBER}') THEN {read} ELSE {otherwise} END"
 
 
 def _write(sql: str, source: Type) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from millstream.events.types import Kind, Type
 from millstream.pipelines.sql import types as t
-from millstream.pipelines.sql.shape import Argument, Function
+from millstream.pipelines.sql.shape import Argument, Call, Function
 from millstream.pipelines.sql.signatures import constant, same
 
 _LIST: frozenset[Kind] = frozenset({"list"})
@@ -14,6 +14,13 @@ _LIST: frozenset[Kind] = frozenset({"list"})
 
 def _within(types: Sequence[Type], constants: Sequence[int | None]) -> Type | None:
     return t.BOOLEAN if types[0].element == types[1] else None
+
+
+def _slice(call: Call) -> str:
+    begin, end = max(call.constants[1] or 0, 1), call.constants[2] or 0
+    if end < begin:  # Flink reads an end of 0 as one from the list's end
+        begin, end = 2, 1
+    return f"ARRAY_SLICE({call.texts[0]}, {begin}, {end})"
 
 
 FUNCTIONS: tuple[Function, ...] = (
@@ -24,7 +31,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "list_slice({all})",
         "The values from number `begin` to number `end`, counted from 1; list_slice(list, 1, 5) is its first five.",
         (("list_slice([1, 2, 3], 1, 2)", "[1, 2]"), ("list_slice([1, 2, 3], 3, 9)", "[3]"), ("list_slice([1, 2, 3], 0, 2)", "[1, 2]")),
-        flink="ARRAY_SLICE({all})",
+        flink=_slice,
     ),
     Function(
         "list_contains",

@@ -37,6 +37,13 @@ def _round_duckdb(call: Call) -> str:
     return f"round({value if call.types[0].kind == 'decimal' else f'CAST({value} AS DOUBLE)'}{''.join(f', {p}' for p in places)})"
 
 
+def _trunc(call: Call) -> str:
+    value = call.texts[0]
+    if call.types[0].kind == "decimal":
+        return f"CAST(TRUNCATE({value}, 0) AS {flink.name(call.result)})"
+    return f"CAST(CASE WHEN {value} < 0 THEN CEIL({value}) ELSE FLOOR({value}) END AS DOUBLE)"  # its own breaks on a FLOAT
+
+
 def _round_flink(call: Call) -> str:
     value, places = call.texts[0], (call.constants[1] or 0) if len(call.texts) > 1 else 0
     if call.types[0].kind == "decimal":
@@ -92,8 +99,7 @@ FUNCTIONS: tuple[Function, ...] = (
         _double("trunc"),
         "The whole number towards zero.",
         (("trunc(-1.7)", "-1"), ("trunc(2.7e0)", "2e0")),
-        flink=_as_result("TRUNCATE({0}, 0)"),
-        differs="infinity and NaN fail",
+        flink=_trunc,
     ),
     Function(
         "sign",
@@ -102,7 +108,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "CAST(sign({0}) AS INTEGER)",
         "-1, 0 or 1.",
         (("sign(-3)", "-1"), ("sign(0.5)", "1")),
-        flink="CAST(SIGN({0}) AS INT)",
+        flink="CAST(SIGN(CAST({0} AS DOUBLE)) AS INT)",  # the SIGN of a DECIMAL(1, 1) would be one
     ),
     Function(
         "mod",

@@ -6,6 +6,7 @@ import re
 
 from millstream.events.types import Kind
 from millstream.pipelines.sql import types as t
+from millstream.pipelines.sql.flink import SHIFT_DAYS, SHIFT_YEARS, date_of, shifted
 from millstream.pipelines.sql.shape import Argument, Call, Function
 from millstream.pipelines.sql.signatures import CLOCK, UNIT, count, gives, quoted, same, second
 
@@ -14,12 +15,20 @@ _OF_TIME = {"hour": "({0} / 3600000000)", "minute": "MOD({0} / 60000000, 60)", "
 _EPOCH = "DATE '1970-01-01'"
 
 
+def _extract(unit: str, when: str, kind: Kind) -> str:
+    if kind == "date":
+        return f"EXTRACT({unit} FROM {when})"
+    sql = f"EXTRACT({unit} FROM {shifted(when)})"
+    return f"({sql} - {SHIFT_YEARS})" if unit == "YEAR" else sql
+
+
 def _part(name: str, kinds: frozenset[Kind], example: str, flink: str = "", doc: str = "") -> Function:
     where = "date or timestamp" if kinds is t.DAYS else "time or timestamp"
 
     def write(call: Call) -> str:
-        of_time = call.types[0].kind == "time"
-        return _OF_TIME[name].format(*call.texts) if of_time else f"EXTRACT({flink or name.upper()} FROM {call.texts[0]})"
+        if call.types[0].kind == "time":
+            return f"CAST({_OF_TIME[name].format(*call.texts)} AS BIGINT)"
+        return _extract(flink or name.upper(), call.texts[0], call.types[0].kind)
 
     return Function(
         name,
@@ -43,33 +52,37 @@ def _trunc(call: Call) -> str:
     unit, when = (call.words[0] or "").lower(), call.texts[1]
     if call.types[1].kind == "date":
         return when if unit in ("day", "hour", "minute", "second") else f"CAST({floored(when, unit)} AS DATE)"
-    return floored(when, unit)
+    sql = f"TIMESTAMPADD(DAY, -{SHIFT_DAYS}, {floored(shifted(when), unit)})"
+    return f"CAST({sql} AS TIMESTAMP_LTZ(6))" if call.types[1].kind == "timestamptz" else sql
 
 
-def _days(when: str) -> str:
-    return f"CAST(TIMESTAMPDIFF(DAY, {_EPOCH}, CAST({when} AS DATE)) AS BIGINT)"
+def _date(when: str, kind: Kind) -> str:
+    return when if kind == "date" else date_of(when)
+
+
+def _days(date: str) -> str:
+    return f"CAST(TIMESTAMPDIFF(DAY, {_EPOCH}, {date}) AS BIGINT)"
 
 
 def _counted(unit: str, when: str, kind: Kind) -> str:
     """How many beginnings of the unit lie between 1970 and `when`, up to a constant."""
-    year, month = f"EXTRACT(YEAR FROM {when})", f"EXTRACT(MONTH FROM {when})"
+    year, date = _extract("YEAR", when, kind), _date(when, kind)
     match unit:
         case "year":
             return year
         case "quarter":
-            return f"({year} * 4 + EXTRACT(QUARTER FROM {when}))"
+            return f"({year} * 4 + {_extract('QUARTER', when, kind)})"
         case "month":
-            return f"({year} * 12 + {month})"
+            return f"({year} * 12 + {_extract('MONTH', when, kind)})"
         case "day":
-            return _days(when)
+            return _days(date)
         case "week":
-            return f"({_days(floored(f'CAST({when} AS DATE)', 'week'))} / 7)"
-    hours, minutes = f"({_days(when)} * 24", f"EXTRACT(MINUTE FROM {when})"
-    hours = f"{hours} + {'0' if kind == 'date' else f'EXTRACT(HOUR FROM {when})'})"
+            return f"({_days(floored(date, 'week'))} / 7)"
+    hours = f"({_days(date)} * 24 + {'0' if kind == 'date' else _extract('HOUR', when, kind)})"
     if unit == "hour" or kind == "date":
         return {"hour": hours, "minute": f"({hours} * 60)", "second": f"({hours} * 3600)"}[unit]
-    minute = f"({hours} * 60 + {minutes})"
-    return minute if unit == "minute" else f"({minute} * 60 + EXTRACT(SECOND FROM {when}))"
+    minute = f"({hours} * 60 + {_extract('MINUTE', when, kind)})"
+    return minute if unit == "minute" else f"({minute} * 60 + {_extract('SECOND', when, kind)})"
 
 
 def _difference(call: Call) -> str:
@@ -114,7 +127,7 @@ def _format(call: Call) -> str:
 
 def _epoch_ms(call: Call) -> str:
     when = call.texts[0]
-    return f"({_counted('second', when, call.types[0].kind)} * 1000 + EXTRACT(MILLISECOND FROM {when}))"
+    return f"({_counted('second', when, call.types[0].kind)} * 1000 + {_extract('MILLISECOND', when, call.types[0].kind)})"
 
 
 _DATE = "CAST(CONCAT(LPAD(CAST({0} AS STRING), 4, '0'), '-', CAST({1} AS STRING), '-', CAST({2} AS STRING)) AS DATE)"
@@ -170,7 +183,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "last_day({0})",
         "The last day of its month.",
         (("last_day(DATE '2024-02-03')", "DATE '2024-02-29'"),),
-        flink="TIMESTAMPADD(DAY, -1, TIMESTAMPADD(MONTH, 1, FLOOR(CAST({0} AS DATE) TO MONTH)))",
+        flink=lambda c: f"TIMESTAMPADD(DAY, -1, TIMESTAMPADD(MONTH, 1, FLOOR({_date(c.texts[0], c.types[0].kind)} TO MONTH)))",
     ),
     Function(
         "epoch_ms",
@@ -193,6 +206,7 @@ FUNCTIONS: tuple[Function, ...] = (
         (("from_epoch_ms(1500)", "TIMESTAMPTZ '1970-01-01 00:00:01.5+00'"),),
         fails="beyond the years that there are",
         flink="CAST(TO_TIMESTAMP_LTZ({0}, 3) AS TIMESTAMP_LTZ(6))",
+        differs="does not fail beyond the years that there are",
     ),
     Function(
         "make_date",
@@ -203,6 +217,7 @@ FUNCTIONS: tuple[Function, ...] = (
         (("make_date(2024, 2, 29)", "DATE '2024-02-29'"),),
         fails="where there is no such day",
         flink=_DATE,
+        differs="years outside 1 to 9999",
     ),
     Function(
         "strftime",

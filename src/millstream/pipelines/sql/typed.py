@@ -70,4 +70,4 @@ def _decimal(node: exp.Expression, text: str, mistakes: Mistakes, sign: str) -> 
         return UNKNOWN
     type_ = t.decimal(precision, len(fraction))
     digits = f"{sign}{whole or '0'}.{fraction or '0'}"
-    return Typed(f"CAST({digits} AS {t.duckdb_name(type_)})", type_, flink=f"CAST('{digits}' AS {flink.name(type_)})")
+    return Typed(f"CAST({digits} AS {t.duckdb_name(type_)})", type_, flink=flink.decimal(digits, type_))
