@@ -125,7 +125,8 @@ WHERE o.amount > 10
 
 {table(("type", "DuckDB", "Flink", "CAST makes it"), [_type_row(kind) for kind in _TYPES])}
 A cast that cannot be made fails; TRY_CAST gives null. A float becomes the decimal number that it is written as; halves round away from
-zero. A text with a time zone other than Z or +00 is read by DuckDB alone.
+zero. A text with a time zone other than Z or +00, and the words nan and inf, are
+read by DuckDB alone.
 
 ## Operators
 

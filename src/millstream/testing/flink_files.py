@@ -1,7 +1,7 @@
 """What a Flink of our own is made of, fetched once into a cache outside the checkout and checked against pinned SHA-256 sums.
 
-Flink's distribution comes from PyPI (`apache-flink-libraries` holds its jars; nothing of it is installed), the SQL Gateway from
-Maven Central. It needs a Java 17; Java 25 refuses what Flink 2.3 asks for.
+Flink's distribution comes from PyPI (`apache-flink-libraries` holds its jars; nothing of it is installed), the SQL Gateway by
+Maven. It needs a Java 17; Java 25 refuses what Flink 2.3 asks for.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from urllib.request import urlopen
 
 from millstream.errors import Refused
 
 VERSION = "2.3.0"
 _WHEEL = f"apache-flink-libraries=={VERSION} --hash=sha256:38ece876553286b3a285cf344c2d2038f8a7ca10da5df54d5107250386d64151"
-_GATEWAY = f"https://repo1.maven.org/maven2/org/apache/flink/flink-sql-gateway/{VERSION}/flink-sql-gateway-{VERSION}.jar"
+_GATEWAY = f"org.apache.flink:flink-sql-gateway:{VERSION}"
 _GATEWAY_SUM = "aad296a152dc367ddd70727f5a57dd61958cff3d8dceb1f947bf8d9705c8d724"
 _JAVA = range(11, 22)
 _FETCHED_WITHIN_S = 600
@@ -52,7 +51,7 @@ def jars() -> Path:
         making = Path(name) / "jars"
         making.mkdir()
         _fetch_wheel(Path(name), making)
-        _fetch_gateway(making)
+        _fetch_gateway(Path(name), making)
         try:
             making.rename(folder)
         except OSError:  # another process was faster
@@ -77,16 +76,23 @@ def _fetch_wheel(scratch: Path, into: Path) -> None:
                     shutil.copyfileobj(packed, jar)
 
 
-def _fetch_gateway(into: Path) -> None:
-    try:
-        with urlopen(_GATEWAY, timeout=60) as answer:  # noqa: S310: an https address written above
-            body = answer.read()
-    except OSError as e:
-        raise _unfetched(f"{_GATEWAY}: {e}") from e
-    if hashlib.sha256(body).hexdigest() != _GATEWAY_SUM:
+def _fetch_gateway(scratch: Path, into: Path) -> None:
+    client = shutil.which("mvn")
+    if client is None:
+        raise _unfetched("its SQL Gateway comes by Maven, and there is no mvn")
+    command = [client, "-q", "-B", "-ntp", "dependency:copy", f"-Dartifact={_GATEWAY}", f"-DoutputDirectory={scratch}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FETCHED_WITHIN_S, cwd=scratch)
+    if done.returncode:
+        raise _unfetched((done.stdout + done.stderr).strip()[-300:])
+    (jar,) = scratch.glob("flink-sql-gateway-*.jar")
+    if hashlib.sha256(jar.read_bytes()).hexdigest() != _GATEWAY_SUM:
         raise _unfetched(f"{_GATEWAY} is not the file that is pinned here")
-    (into / "flink-sql-gateway.jar").write_bytes(body)
+    shutil.move(jar, into)
 
 
 def _unfetched(why: str) -> Refused:
-    return Refused(f"Flink {VERSION} cannot be fetched: {why}", code="no_server_binaries", cure="let this machine reach PyPI and Maven")
+    return Refused(
+        f"Flink {VERSION} cannot be fetched: {why}",
+        code="no_server_binaries",
+        cure="let pip and Maven reach their registries; install Maven where there is none",
+    )

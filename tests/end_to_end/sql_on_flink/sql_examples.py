@@ -127,4 +127,4 @@ def of_forms() -> Iterator[str]:
     yield from ["i IN (1, 12, 100000)", "n NOT IN (2.5, 12.34)", "s BETWEEN 'a' AND 'b'", "dt NOT BETWEEN '2000-01-01' AND '2024-03-01'"]
     yield from ["CASE WHEN i > 1 THEN s ELSE s2 END", "CASE i WHEN 1 THEN 'one' WHEN 12 THEN 'twelve' END", "if(b, i, l)", "[i, NULL, 3]"]
     yield from ["CASE WHEN b THEN li END", "coalesce(li, [0])", "extract(month FROM ts)", "coalesce(n, n4)", "tz = '2024-12-30 00:00:00'"]
-    yield from ["u = '6F9619FF-8B86-D011-B42D-00CF4FC964FF'", "CAST('nan' AS DOUBLE) = d", "js IS NULL", "i / 0", "0 / i", "-7 // 2"]
+    yield from ["u = '6F9619FF-8B86-D011-B42D-00CF4FC964FF'", "js IS NULL", "i / 0", "0 / i", "-7 // 2"]

@@ -152,7 +152,7 @@ AGGREGATES: tuple[Aggregate, ...] = (
         (Argument("value", t.EVERY | t.NESTED),),
         lambda types: list_of(types[0]),
         "coalesce(list({distinct}{0}{order}){filter}, CAST([] AS {type}))",
-        "ARRAY_AGG({distinct}{0}){filter}",
+        "COALESCE(ARRAY_AGG({distinct}{0}){filter}, ARRAY_SLICE(ARRAY[CAST(NULL AS {element})], 2, 1))",
         "All values in the order said, nulls too; over no row an empty list. (On Flink the publisher puts it in order.)",
         (
             Sample(_PAIRS, (("'b'", "1"), ("'a'", "2"), ("NULL", "3")), ("x",), "['b', 'a', NULL]", order="n"),
@@ -198,15 +198,16 @@ def text(
 ) -> str:  # fmt: skip
     """The call in one engine's text.
 
-    In a template {0}, {1}… stand for the arguments, {all} for all of them (* for none), {type} for the result's type and
-    {wide} for the decimal in which the first argument is summed, by `names`; {distinct}, {order} and {filter} for what the call
-    says: `order` is what comes after ORDER BY, `filter_` the condition of FILTER.
+    In a template {0}, {1}… stand for the arguments and {all} for all of them (* for none); by `names`, {type} for the result's type,
+    {element} for the first argument's and {wide} for the decimal in which that is summed; {distinct}, {order} and {filter} for what
+    the call says: `order` is what comes after ORDER BY, `filter_` the condition of FILTER.
     """
     return template.format(
         *arguments,
         all=", ".join(arguments) or "*",
         type=names(result),
         wide=names(_widest(types[0])) if types and types[0].kind in _EXACT else "",
+        element=names(types[0]) if types else "",
         distinct="DISTINCT " if distinct else "",
         order=f" ORDER BY {order}" if order else "",
         filter=f" FILTER (WHERE {filter_})" if filter_ else "",

@@ -147,7 +147,7 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
             return sql
         case "int32" | "int64":
             return _checked(sql, _whole(sql, target, word), target, attempt)
-        case "decimal":
+        case "decimal" | "float32" | "float64":
             return _checked(sql, f"{word}({sql} AS {name(target)})", target, attempt)
         case "timestamp":
             return f"{word}(REPLACE({sql}, 'T', ' ') AS TIMESTAMP(6))"
@@ -164,7 +164,7 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
 
 
 def _checked(sql: str, read: str, target: Type, attempt: bool) -> str:
-    """Flink reads some words as the decimal 0."""
+    """Flink reads some words as the decimal 0, and 1.5d as a float."""
     otherwise = null(target) if attempt else f"CAST(CAST('no number' AS INT) AS {name(target)})"
     return f"CASE WHEN {sql} IS NULL OR REGEXP({sql}, '{_NUMBER}') THEN {read} ELSE {otherwise} END"
 
