@@ -154,7 +154,7 @@ class Studio:
 
     def documents(self) -> Documents:
         """What a search finds, without the stamp; each has seen both sources."""
-        found = {h["document"]["id"]: h["document"] for h in self.json("search", "movie", "*", "--limit", "1000")}
+        found = {h["document"]["id"]: h["document"] for h in self.json("search", "movie", "*", "--limit", "1000")["hits"]}
         assert all({"studio"} <= set(_stamp(d)) <= {"studio", "hr"} for d in found.values())
         return {key: {k: v for k, v in d.items() if k != "_seen"} for key, d in found.items()}
 

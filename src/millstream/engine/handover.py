@@ -52,14 +52,16 @@ class Handover:
 
     def _ready(self) -> bool:
         for _ in range(2):  # a goal that proved old is set anew once: what is caught up with that too is there
-            if self._goal is None:
-                if not self._pipeline.is_built:
-                    return False
-                self._goal, self._goal_at = {t: self._topics.end(t) for t in self._pipeline.reads}, self._clock()
-            if not self._pipeline.caught_up(self._goal):
+            if not self._pipeline.is_built:
                 return False
+            if self._goal is None:
+                self._goal, self._goal_at = {t: self._topics.end(t) for t in self._pipeline.reads}, self._clock()
             if self._published is None:
-                self._published = {t: self._topics.end(t) for t in self._outputs}
+                # Keys may wait at every moment that one looks: the last moment at which none did counts.
+                positions, ends = self._pipeline.settled
+                if any(positions.get(t, 0) < end for t, end in self._goal.items()):
+                    return False
+                self._published = {t: ends.get(t, 0) for t in self._outputs}
             if not all(s.is_open and s.caught_up(self._published) for s in self._sinks):
                 return False
             if self._clock() - self._goal_at <= FRESH_S:

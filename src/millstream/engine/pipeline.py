@@ -157,6 +157,12 @@ class Pipeline:
         """Whether its state is whole: all that its topics held when it was built is in it."""
         return self._built
 
+    @property
+    def settled(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """The last moment at which no key waited: where its inputs were, and where its outputs ended. Read by other threads."""
+        at = self._settled
+        return at.get("positions", {}), at.get("ends", {})
+
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         """Everything below `ends` is read, computed and published, no key waits, and nothing that was asked for is left."""
         return (

@@ -41,7 +41,7 @@ def studio(shop):
 
 
 def editions(shop) -> list[str]:
-    return sorted({hit.document["edition"] for hit in search(shop.home, "order", "*", 10_000)})
+    return sorted({hit.document["edition"] for hit in search(shop.home, "order", "*", 10_000).hits})
 
 
 def test_the_way_of_a_product(studio) -> None:
@@ -52,7 +52,7 @@ def test_the_way_of_a_product(studio) -> None:
     assert studio("--json", "products", "list").json[0] | {"changed_at": None} == {
         "product": "order", "live": 1, "next": None, "kept": [], "changed_at": None,
     }  # fmt: skip
-    found = search(studio.home, "order", "*", 10_000)
+    found = search(studio.home, "order", "*", 10_000).hits
     assert len(found) == COUNT
     assert {(h.document["id"], h.document["buyer"]) for h in found} == {(n, f"buyer {n % 7}") for n in range(COUNT)}
 
@@ -101,7 +101,7 @@ class Watcher:
     def _watch(self) -> None:
         while not self._over.is_set():
             try:
-                found = search(self._shop.home, "order", "*", 10_000)
+                found = search(self._shop.home, "order", "*", 10_000).hits
             except Exception as e:  # whatever it is, no search may fail
                 self.failed.append(e)
                 return
@@ -143,5 +143,5 @@ def test_searches_see_the_whole_old_or_the_whole_new_while_rows_change(studio) -
     assert watcher.failed == []
     assert watcher.asked > 20
     assert watcher.seen == [(COUNT, ("first",)), (COUNT - 100, ("second",)), (COUNT, ("first",))]
-    documents = {h.document["id"]: (h.document["amount"], h.document["buyer"]) for h in search(studio.home, "order", "*", 10_000)}
+    documents = {h.document["id"]: (h.document["amount"], h.document["buyer"]) for h in search(studio.home, "order", "*", 10_000).hits}
     assert documents == {r["id"]: (r["amount"], f"buyer {r['buyer']}") for r in rows.values()}
