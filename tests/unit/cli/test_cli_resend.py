@@ -31,7 +31,7 @@ def test_rows_go_out_again_and_reach_the_sinks(ran) -> None:
     assert (told["name"], told["state"], told["done"]) == (asked["name"], "done", 2)
     file = [json.loads(line) for line in (ran.folder / "large.jsonl").read_text().splitlines()]
     assert [line["op"] for line in file].count("r") >= 2
-    assert sorted(hit["document"]["id"] for hit in ran("--json", "search", "orders", "tea").json) == [2, 3]
+    assert sorted(hit["document"]["id"] for hit in ran("--json", "search", "orders", "tea").json["hits"]) == [2, 3]
     assert ran("status", "--json").json["requests"] == []
 
 
