@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +17,13 @@ from millstream.control import client
 from millstream.control.protocol import Answer, socket_path
 from millstream.control.server import Handler
 from millstream.engine import query as engine
+from millstream.engine import reconcile
 from millstream.engine.query import STATE, Limits
 from millstream.errors import Refused
+from millstream.pipelines.plan import Plan
 
 VERSION = 1
+DIGESTS_S = 600.0  # a state is read whole, at some 20 M rows a second
 LISTING = pa.schema([("table", pa.string()), ("column", pa.string()), ("type", pa.string())])
 
 Connect = Callable[[], duckdb.DuckDBPyConnection]
@@ -66,10 +71,54 @@ def ask(mesh: Mesh, request: Request) -> Answer:
     return _answered(mesh, request, _closed(mesh) if about_states else {})
 
 
-def handler(mesh: Mesh, states: Callable[[], Mapping[str, Connect]]) -> Handler:
+class Said:
+    """One text, as an answer."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+
+    def begin(self) -> pa.Schema:
+        self._rows = pa.table({"text": [self._text()]})
+        return self._rows.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._rows.to_batches()
+
+    def end(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def digests(mesh: Mesh, plan: Plan) -> dict[str, Any]:
+    """What `engine.reconcile.digests` says of the pipeline's state: asked of the running process where one has it open.
+
+    Raises Refused("state_not_open") where the running process has not, or the state is not there.
+    """
+    if not running.is_held(mesh.place.running):
+        path = mesh.place.state(plan.pipeline)
+        if not path.exists():
+            raise Refused("the pipeline has no state yet", code="state_not_open", where=plan.pipeline, cure="let `millstream run` build it")
+        return reconcile.digests(plan, engine.read_only(path))
+    with closing(client.ask(socket_path(mesh.place.home), {"version": VERSION, "digests": plan.pipeline}, DIGESTS_S)) as answer:
+        answer.begin()
+        return dict(json.loads(next(answer.batches()).column("text")[0].as_py()))
+
+
+def handler(mesh: Mesh, plans: Sequence[Plan], states: Callable[[], Mapping[str, Connect]]) -> Handler:
     """What the running process answers with: `states` gives what its pipelines have open now."""
 
+    def digested(pipeline: str) -> str:
+        connect, plan = states().get(pipeline), next((p for p in plans if p.pipeline == pipeline), None)
+        if connect is None or plan is None:
+            cure = "`millstream status` says what the pipeline is doing"
+            raise Refused("the running process has not opened this state", code="state_not_open", where=pipeline, cure=cure)
+        return json.dumps(reconcile.digests(plan, connect))
+
     def handle(request: Mapping[str, Any]) -> Answer:
+        if request.get("version") == VERSION and isinstance(pipeline := request.get("digests"), str):
+            return Said(lambda: digested(pipeline))
         if request.get("version") != VERSION or not isinstance(given := request.get("query"), dict):
             raise Refused("the running process does not know this request", code="request_unknown", cure="run one version of millstream")
         return _answered(mesh, Request(**given), states())

@@ -54,7 +54,7 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
         todo = as_applied(mesh)
         runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh))
         view = live.view(session.output)
-        with running.held(mesh.place.running), _listening(mesh, runner), _signals(session) as caught, view.shown():
+        with running.held(mesh.place.running), _listening(mesh, todo, runner), _signals(session) as caught, view.shown():
 
             def watch(parts: list[PartStatus]) -> None:
                 if caught:
@@ -69,11 +69,11 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
 
 
 @contextmanager
-def _listening(mesh: Mesh, runner: Runner) -> Iterator[None]:
+def _listening(mesh: Mesh, todo: Change, runner: Runner) -> Iterator[None]:
     """Answer queries while this lasts. A socket that cannot be made is no reason not to run."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, runner.states)))
+            stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, todo.plans, runner.states)))
         except (OSError, MillstreamError) as error:
             log.warning("no query about states can be answered while this runs: %s", error)
         yield

@@ -43,7 +43,7 @@ class Last:
         else:
             self.kept = step.schema
         # what two rows are compared by, beside their key
-        self._compared = [_HASH] if step.keeps == "hash" else [n for n in self.evaluated.names if n not in step.schema.key]
+        self.compared = [_HASH] if step.keeps == "hash" else [n for n in self.evaluated.names if n not in step.schema.key]
 
     def create(self) -> None:
         """Empty, with the index of its key."""
@@ -68,8 +68,8 @@ class Last:
 
     def difference(self, last: pa.Table, now: pa.Table) -> tuple[Indices, Indices]:
         """Rows that differ (both as kept): each one's place in `last` and in `now`, -1 where it is in one only."""
-        names = [*self.kept.key, *self._compared]
-        sql = difference_sql('"__ms_last"', '"__ms_now"', self.kept.key, self._compared, "o.__ms_row AS o, n.__ms_row AS n")
+        names = [*self.kept.key, *self.compared]
+        sql = difference_sql('"__ms_last"', '"__ms_now"', self.kept.key, self.compared, "o.__ms_row AS o, n.__ms_row AS n")
         found = self._sql.select(sql, {"__ms_last": _numbered(last.select(names)), "__ms_now": _numbered(now.select(names))})
         places = [np.asarray(pc.fill_null(found.column(c).combine_chunks(), -1)) for c in ("o", "n")]
         return places[0].astype(np.int64), places[1].astype(np.int64)

@@ -84,15 +84,7 @@ def _of_units(joined: Joined, state: State, keys: pa.Table | None, rows_max: int
         units = keys.select(list(step.unit)).group_by(list(step.unit), use_threads=False).aggregate([])
         rows = joined.rows_of(units)
         return Sample(step.schema, _sorted(within(rows, keys), step.schema), units, False)
-    inputs = {o.alias: o.input for o in step.occurrences}
-    every = " UNION ".join(
-        f"SELECT {', '.join(f'{quoted(c)} AS {quoted(u)}' for c, u in zip(r.columns, step.unit, strict=True))} "
-        f"FROM {quoted(copy_table(step.name, inputs[r.alias]))}"
-        for r in step.roots
-    )
-    valid = " AND ".join(f"{quoted(u)} IS NOT NULL" for u in step.unit)
-    every = f"SELECT DISTINCT * FROM ({every}) WHERE {valid}"
-    chosen = state.store.table(f"{every} ORDER BY {_spread(step.unit)} LIMIT {UNITS_MAX + 1}")
+    chosen = spread_units(step, state, UNITS_MAX + 1)
     made: list[pa.Table] = []
     done, slice_ = 0, rows_max
     while done < min(chosen.num_rows, UNITS_MAX) and sum(t.num_rows for t in made) < rows_max:
@@ -100,6 +92,19 @@ def _of_units(joined: Joined, state: State, keys: pa.Table | None, rows_max: int
         done, slice_ = min(done + slice_, UNITS_MAX), slice_ * 2
     rows = _sorted(pa.concat_tables(made) if made else joined.rows_of(chosen), step.schema)
     return Sample(step.schema, rows, chosen.slice(0, done), done >= chosen.num_rows)
+
+
+def spread_units(step: Stateful, state: State, limit: int, of: str | None = None) -> pa.Table:
+    """Some units of the step's roots, or of the rows of the state's table `of`: the same every time, spread over all there are."""
+    inputs = {o.alias: o.input for o in step.occurrences}
+    given = [(r.columns, copy_table(step.name, inputs[r.alias])) for r in step.roots] if of is None else [(step.unit, of)]
+    every = " UNION ".join(
+        f"SELECT {', '.join(f'{quoted(c)} AS {quoted(u)}' for c, u in zip(columns, step.unit, strict=True))} FROM {quoted(table)}"
+        for columns, table in given
+    )
+    valid = " AND ".join(f"{quoted(u)} IS NOT NULL" for u in step.unit)
+    found = state.store.table(f"SELECT DISTINCT * FROM ({every}) WHERE {valid} ORDER BY {_spread(step.unit)} LIMIT {limit}")
+    return found.cast(pa.schema([pa.field(u, step.schema[u].type.arrow) for u in step.unit]))
 
 
 def published(batches: Iterable[Sequence[Batch]], schema: RowSchema, units: pa.Table) -> pa.Table:
