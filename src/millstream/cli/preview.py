@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,11 @@ from millstream.events.batch import READ, Batch, batch
 from millstream.events.types import RowSchema, Type
 from millstream.pipelines import values
 from millstream.pipelines.compile import compile_all
-from millstream.pipelines.plan import Input, Plan
+from millstream.pipelines.diagnostics import InvalidProject
+from millstream.pipelines.generations import product_plans
+from millstream.pipelines.plan import Input, Plan, Stateful
+from millstream.pipelines.productfiles import STAMP
+from millstream.pipelines.rollout import generation_name
 from millstream.pipelines.sql.mistakes import suggestion
 
 CHUNK_ROWS = 10_000
@@ -44,9 +49,9 @@ def preview(
     key: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     session: Here,
 ) -> int:
-    """Show what a step makes of the rows that there are, as the files now define it: its columns and a sample of its rows.
+    """Show what a step or product makes of the rows that there are, as the files now define it: its columns and a sample of its rows.
 
-    Nothing is applied or written. Where the step is published already, each row says what would change. The sample is spread over all
+    Nothing is applied or written. Where it is published already, each row says what would change. The sample is spread over all
     rows; each row is shown with everything that joins with it. A table that is not a topic yet is read from its database,
     its first rows only. Works beside a running `millstream run`.
 
@@ -54,10 +59,12 @@ def preview(
 
     Example: `millstream preview large_orders.named --key 17 --key 42`
 
+    Example: `millstream preview movie` shows a product's documents, beside those that are searched
+
     Parameters
     ----------
     step
-        PIPELINE or PIPELINE.STEP; without a step, the last one.
+        PRODUCT, PIPELINE or PIPELINE.STEP; without a step, the last one.
     limit
         How many rows, at most 1,000.
     key
@@ -73,7 +80,11 @@ def preview(
         name, _, wanted = step.partition(".")
         if name in unchecked:
             raise faults[0] if faults else not_applied(f"pipeline {name}: {unchecked[name]}")
-        plan, node = _step(compile_all(left, there.of(left).inputs, there.history), name, wanted)
+        plans = compile_all(left, there.of(left).inputs, there.history)
+        products, mistakes = product_plans(left, there.of(left).inputs, plans)
+        if mistakes:
+            raise InvalidProject(mistakes)
+        plan, node = _step([*plans, *map(_without_stamp, products)], name, wanted)
         plan = engine.upstream(plan, node)
         schema = next(n.schema for n in plan.nodes if n.name == node)
         keys = _keys(key, schema)
@@ -84,20 +95,37 @@ def preview(
                 sample = engine.sample(plan, node, feeds, state, keys=keys, rows_max=limit, tick=lambda what, done, total: None)
             finally:
                 state.store.close()
-        published = _published(mesh, f"{name}.{node}", sample)
-    _show(session, f"{name}.{node}", sample, published, partial, limit)
+        published = _published(mesh, f"{_generation(mesh, name)}.{node}", sample)
+        if published is not None and name in [p.pipeline for p in products] and STAMP in published.column_names:
+            published = published.drop_columns([STAMP])
+    _show(session, name if name in [p.pipeline for p in products] else f"{name}.{node}", sample, published, partial, limit)
     return OK
 
 
 def _step(plans: Sequence[Plan], pipeline: str, step: str) -> tuple[Plan, str]:
     plan = next((p for p in plans if p.pipeline == pipeline), None)
     if plan is None or not plan.nodes:
-        cure = suggestion(pipeline, [p.pipeline for p in plans if p.nodes], "pipelines with steps")
-        raise Refused(f"there is no pipeline {pipeline} with a step", code="pipeline_unknown", cure=cure)
+        cure = suggestion(pipeline, [p.pipeline for p in plans if p.nodes], "products and pipelines with steps")
+        raise Refused(f"there is no product or pipeline with a step called {pipeline}", code="pipeline_unknown", cure=cure)
     steps = [n.name for n in plan.nodes if "#" not in n.name]
     if step and step not in steps:
         raise Refused(f"{pipeline} has no step {step}", code="step_unknown", cure=suggestion(step, steps, "steps"))
     return plan, step or steps[-1]
+
+
+def _without_stamp(product: Plan) -> Plan:
+    """Without the column that says what a document has seen: a preview has seen no live source."""
+    *before, last = product.nodes
+    if not isinstance(last, Stateful) or last.stamp is None:
+        return product
+    schema = RowSchema(tuple(f for f in last.schema.fields if f.name != last.stamp), last.schema.key)
+    return replace(product, nodes=(*before, replace(last, schema=schema, stamp=None)))
+
+
+def _generation(mesh: Mesh, name: str) -> str:
+    """What publishes under this name: of a product the generation that is searched, or the one being built where none is yet."""
+    product = mesh.catalogue.products().get(name)
+    return generation_name(name, product.live or product.next) if product else name
 
 
 def _keys(written: Sequence[str], schema: RowSchema) -> pa.Table | None:

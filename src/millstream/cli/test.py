@@ -1,4 +1,4 @@
-"""`millstream test`: the examples that stand beside pipelines, run on the engine. Changes nothing, asks no database."""
+"""`millstream test`: the examples of pipelines and products, run on the engine. Changes nothing, asks no database."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from millstream.pipelines import examples
 from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.generations import product_plans
 from millstream.pipelines.plan import Input, Plan
 from millstream.pipelines.sql.mistakes import suggestion
 
 
 def test(pipeline: str | None = None, /, *, session: Here) -> int:
-    """Run the examples that stand beside pipelines: rows and events in, rows and events out.
+    """Run the examples of pipelines and products: rows and events in, rows and events out.
 
-    Examples are in a pipeline's own document (`examples:`) or in tests/*.yaml. They run on the engine itself, in this process, over
-    nothing but what they give: no topic is read or written, no database asked. Columns are those of the registered
+    Examples are in a pipeline's own document (`examples:`) or, of products too, in tests/*.yaml. They run on the engine itself, in this
+    process, over nothing but what they give: no topic is read or written, no database asked. Columns are those of the registered
     schemas; for a topic that is not applied yet an example declares them (`inputs:`). Ends with 1 if one fails.
 
     Example: `millstream test`
@@ -41,8 +42,9 @@ def test(pipeline: str | None = None, /, *, session: Here) -> int:
     """
     project = session.project
     book = examples.book(project)
-    if pipeline is not None and pipeline not in (names := [p.name for p in project.pipelines]):
-        raise Refused(f"there is no pipeline {pipeline}", code="pipeline_unknown", cure=suggestion(pipeline, names, "pipelines"))
+    if pipeline is not None and pipeline not in (names := [*(p.name for p in project.pipelines), *(p.name for p in project.products)]):
+        cure = suggestion(pipeline, names, "pipelines and products")
+        raise Refused(f"there is no pipeline or product {pipeline}", code="pipeline_unknown", cure=cure)
     if book.mistakes:
         raise InvalidProject(book.mistakes)
     wanted = [w for w in book.written if pipeline in (None, w.subject)]
@@ -70,13 +72,19 @@ def _with_declared(there: Known, declared: Mapping[str, RowSchema]) -> Known:
 
 
 def _plans(project: Project, there: Known, subjects: set[str], mistakes: list[Diagnostic]) -> list[Plan]:
-    """The plans of the pipelines that can be compiled. Of `subjects` that cannot, the reason is noted."""
+    """The plans of the pipelines and products that can be compiled. Of `subjects` that cannot, the reason is noted."""
     left, unchecked = compilable(project, there)
-    for definition in project.pipelines:
-        if definition.name in subjects and definition.name in unchecked:
+    places = {p.name: (f"pipelines.{p.name}", p.places) for p in project.pipelines}
+    places |= {p.name: (p.path, p.places) for p in project.products}
+    for name, (path, place) in places.items():
+        if name in subjects and name in unchecked:
             cure = "declare them beside the example (inputs: {topic: {key: [id], columns: {id: int64}}}), or `millstream apply` the source"
-            mistakes.append(definition.mistake(f"pipelines.{definition.name}", "columns_unknown", unchecked[definition.name], cure))
-    return compile_all(left, there.inputs, there.history)
+            at = place[path]
+            mistakes.append(Diagnostic(at.file, at.line, at.column, path, "columns_unknown", unchecked[name], cure))
+    plans = compile_all(left, there.inputs, there.history)
+    products, wrong = product_plans(left, there.inputs, plans)
+    mistakes += wrong
+    return [*plans, *products]
 
 
 def _show(result: engine.Result, output: Output) -> None:

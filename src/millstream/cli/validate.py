@@ -21,14 +21,14 @@ from millstream.pipelines import examples
 from millstream.pipelines.compile import compile_all
 from millstream.pipelines.definitions import PipelineDefinition, Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
-from millstream.pipelines.generations import check_products
+from millstream.pipelines.generations import product_plans
 from millstream.pipelines.nodes import INNER
 from millstream.pipelines.products import reads
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Mistakes, sources that do not answer, what could not be checked (pipeline → why), and the columns inferred (step → them)."""
+    """Mistakes, sources that do not answer, what could not be checked (pipeline → why), and the columns inferred (of what → them)."""
 
     mistakes: tuple[Diagnostic, ...] = ()
     faults: tuple[MillstreamError, ...] = ()
@@ -37,7 +37,7 @@ class Findings:
 
 
 def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
-    """Check the project's files: every mistake, with file, line and how to mend it; the columns and key of each step. Nothing is changed.
+    """Check the project's files: every mistake, its place and how to mend it; columns and keys of steps and products. Nothing is changed.
 
     Columns are those of the registered schemas; tables that are not topics yet are looked up in their databases.
 
@@ -88,12 +88,14 @@ def checked(project: Project, there: Known) -> Findings:
     try:
         plans = compile_all(left, there.inputs, there.history)
     except InvalidProject as error:
-        return Findings(tuple(sorted({*error.diagnostics, *check_products(left, there.inputs, [])})), unchecked=unchecked)
-    if wrong := check_products(left, there.inputs, plans):
+        return Findings(tuple(sorted({*error.diagnostics, *product_plans(left, there.inputs, [])[1]})), unchecked=unchecked)
+    products, wrong = product_plans(left, there.inputs, plans)
+    if wrong:
         return Findings(tuple(wrong), unchecked=unchecked)
     book = examples.book(project)
-    _, mistakes = examples.read_all(book, plans)
+    _, mistakes = examples.read_all(book, [*plans, *products])
     schemas = {f"{p.pipeline}.{n.name}": n.schema for p in plans for n in p.nodes if INNER not in n.name}
+    schemas |= {p.pipeline: p.nodes[-1].schema for p in products}
     return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked, schemas=schemas)
 
 

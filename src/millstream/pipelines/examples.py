@@ -80,7 +80,7 @@ class Book:
 def book(project: Project) -> Book:
     """What the files hold. Never raises: `mistakes` has all that is wrong with their form."""
     found = Book()
-    known = [p.name for p in project.pipelines]
+    known = [*(p.name for p in project.pipelines), *(p.name for p in project.products)]
     for definition in project.pipelines:
         _add(found, definition.name, definition.examples, f"pipelines.{definition.name}.examples")
     for number, section in enumerate(project.tests):
@@ -96,7 +96,9 @@ def book(project: Project) -> Book:
             continue
         if subject.value not in known:
             cure = suggestion(subject.value, known, "pipelines and products")
-            _note(found.mistakes, subject.place, f"{path}.test", "unknown_pipeline", f"there is no pipeline {subject.value}", cure)
+            _note(
+                found.mistakes, subject.place, f"{path}.test", "unknown_pipeline", f"there is no pipeline or product {subject.value}", cure
+            )
             continue
         _add(found, subject.value, section.entries.get("examples", Items((), section.place)), f"{path}.examples")
     return found

@@ -38,19 +38,22 @@ def compile_product(
     return _documents(plan, product, (history or {}).get(f"{name}.{product.name}", ()))
 
 
-def check_products(project: Project, known: Mapping[str, Input], plans: Sequence[Plan]) -> list[Diagnostic]:
-    """Every mistake of every product over these plans of pipelines, sorted; one that reads another pipeline cannot be judged."""
+def product_plans(project: Project, known: Mapping[str, Input], plans: Sequence[Plan]) -> tuple[list[Plan], list[Diagnostic]]:
+    """The plan of every product as the files define it, under the product's own name, over these plans of pipelines; and every
+    mistake of all, sorted. One that reads a pipeline without a plan cannot be judged.
+    """
     topics, names = readable(project, plans, known), [p.name for p in project.products]
     silent = {p.name for p in project.pipelines} - {p.pipeline for p in plans}
+    made: list[Plan] = []
     found: set[Diagnostic] = set()
     for product in project.products:
         if {topic.partition(".")[0] for topic, _ in reads(product)} & silent:
             continue
         try:
-            compile_product(product, 1, topics, products=names)
+            made.append(replace(compile_product(product, 1, topics, products=names), pipeline=product.name))
         except InvalidProject as e:
             found.update(e.diagnostics)
-    return sorted(found)
+    return made, sorted(found)
 
 
 def _documents(plan: Plan, product: ProductDefinition, history: Sequence[RowSchema]) -> Plan:

@@ -80,6 +80,66 @@ def test_the_way_of_a_product(studio) -> None:
     assert [p.name for p in (studio.home / "state").glob("*.duckdb")] == ["order@2.duckdb"]
 
 
+EXAMPLE = """\
+test: order
+inputs:
+  shop.public.orders: {key: [id], columns: {id: int64, amount: int32, buyer: int64}}
+  shop.public.buyers: {key: [id], columns: {id: int64, name: text}}
+examples:
+  - name: a buyer's new name reaches the document
+    given:
+      - shop.public.orders: [{id: 1, amount: 5, buyer: 7}, {id: 2, buyer: 8}]
+        shop.public.buyers: [{id: 7, name: Ada}]
+      - shop.public.buyers: [update: {id: 7, name: Eve}]
+        shop.public.orders: [delete: {id: 2}]
+    expect:
+      order: [{id: 1, amount: 5, buyer: Eve, edition: first}]
+    events:
+      order: [insert: {id: 1, buyer: Ada}, insert: {id: 2, buyer: null}, update: {id: 1, buyer: Eve}, delete: {id: 2}]
+"""
+
+
+def test_examples_of_a_product_need_no_database(studio) -> None:
+    studio.write("tests/order.yaml", EXAMPLE)
+    assert "ok      order: a buyer's new name" in studio("test").out
+    studio.write("tests/order.yaml", EXAMPLE.replace("buyer: Eve, edition", "buyer: Ada, edition"))
+    failed = studio("test", "order")
+    assert failed.code == 1
+    assert 'order id=1: column buyer: expected "Ada", got "Eve"' in failed.out
+    assert "did you mean order?" in studio("test", "oder").err
+
+
+def test_a_product_whose_columns_nobody_knows_is_no_example(studio) -> None:
+    inputs, examples = EXAMPLE.split("inputs:")[0], EXAMPLE.split("columns: {id: int64, name: text}}\n")[1]
+    studio.write("tests/order.yaml", inputs + examples)
+    refused = studio("test")
+    assert refused.code == 2
+    assert "products/order.yaml:1:" in refused.err
+    assert "columns_unknown" in refused.err
+
+
+def test_a_product_is_previewed_beside_the_generation_that_is_searched(studio) -> None:
+    first = studio("--json", "preview", "order", "--key", "3").json
+    assert (first["rows"], first["published"]) == ([{"id": 3, "amount": 3, "buyer": "buyer 3", "edition": "first"}], False)
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    same = studio("--json", "preview", "order").json
+    assert (len(same["rows"]), same["published"], same["changes"]) == (10, True, [])
+    studio.write("products/order.yaml", PRODUCT.replace("first", "second"))
+    edited = studio("--json", "preview", "order", "--key", "3").json
+    assert edited["rows"] == [{"id": 3, "amount": 3, "buyer": "buyer 3", "edition": "second"}]
+    assert edited["changes"] == [{"key": {"id": 3}, "change": 'edition was "first"'}]
+    assert editions(studio) == ["first"]
+    studio.write("products/order.yaml", PRODUCT.replace("buyer.name", "buyer.nam"))
+    assert "products/order.yaml" in studio("preview", "order").err
+
+
+def test_validate_shows_what_a_document_has(studio) -> None:
+    said = studio("--json", "validate").json["steps"]["order"]
+    assert said["key"] == ["id"]
+    assert list(said["columns"]) == ["id", "amount", "buyer", "edition", "_seen"]
+
+
 class Watcher:
     """Searches without a pause, and remembers what it saw: the count and the editions of each answer, changes only."""
 

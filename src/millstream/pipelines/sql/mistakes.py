@@ -66,6 +66,6 @@ def suggestion(name: str, known: Iterable[str], what: str) -> str:
     if near:
         return f"did you mean {near}?"
     if not names:
-        return f"there is no {what} yet"
+        return f"there are no {what} yet"
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"known {what}: {shown}"
