@@ -184,7 +184,7 @@ class Nest:
 @dataclass(frozen=True)
 class ProductDefinition:
     """A document woven from many tables. `key` None: the key of the root's table. `text` is the definition as data (YAML), with
-    ${NAME} left in: what reads back as this very definition."""
+    ${NAME} left in: what reads back as this very definition. `examples` as written, which are no part of that."""
 
     name: str
     owner: str
@@ -194,6 +194,7 @@ class ProductDefinition:
     sinks: tuple[SinkDefinition, ...]
     text: str
     places: Places = field(repr=False, compare=False)
+    examples: Node | None = field(repr=False, compare=False, default=None)
 
     @property
     def path(self) -> str:

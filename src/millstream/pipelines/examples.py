@@ -81,8 +81,9 @@ def book(project: Project) -> Book:
     """What the files hold. Never raises: `mistakes` has all that is wrong with their form."""
     found = Book()
     known = [*(p.name for p in project.pipelines), *(p.name for p in project.products)]
-    for definition in project.pipelines:
-        _add(found, definition.name, definition.examples, f"pipelines.{definition.name}.examples")
+    for kind, definitions in (("pipelines", project.pipelines), ("products", project.products)):
+        for definition in definitions:
+            _add(found, definition.name, definition.examples, f"{kind}.{definition.name}.examples")
     for number, section in enumerate(project.tests):
         path = f"tests[{number}]"
         _no_other_keys(section, path, ("test", "inputs", "examples"), found.mistakes)

@@ -40,7 +40,7 @@ class ProductReading(ProductSinks):
         name = self._name(section, "product", "products.?")
         path = f"products.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("product", "owner", "read", "root", "nest", "sink", "sinks"))
+        self._keys(section, path, ("product", "owner", "read", "root", "nest", "sink", "sinks", "examples"))
         owner = self._text(section, "owner", path)
         read = self._read_from(section, path)
         before = len(self._mistakes)
@@ -50,8 +50,8 @@ class ProductReading(ProductSinks):
             return None
         self._aliases(root, {})
         key = self._names(cast(Section, section.entries["root"]), "key", f"{path}.root") if "key" in _entries(section, "root") else None
-        text = yaml.safe_dump(_data(section), sort_keys=False, allow_unicode=True, width=1000)
-        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path))
+        text = yaml.safe_dump({k: v for k, v in _data(section).items() if k != "examples"}, sort_keys=False, allow_unicode=True, width=1000)
+        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path), section.entries.get("examples"))
 
     # ---- the tree ---------------------------------------------------------------------------------------------------
     def _document(self, section: Section, name: str, path: str) -> Nest | None:
