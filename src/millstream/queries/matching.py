@@ -6,6 +6,7 @@ A document is the row as `sinks/jsontext.py` writes it, parsed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, assert_never
 
 from millstream.queries.conditions import AllOf, AnyOf, Condition, Everything, Found, NotThat, Present, Some, Within
@@ -14,6 +15,7 @@ from millstream.queries.values import Comparable, Family, below, comparable, sam
 from millstream.queries.words import words
 
 Matcher = Callable[[Any], bool]
+REMEMBERED_CHARS_MAX = 2_000
 
 
 def matcher(condition: Condition) -> Matcher:
@@ -74,10 +76,18 @@ def _inside(c: Within, there: Comparable) -> bool:
 def _found(c: Found) -> Matcher:
     def holds(document: Any) -> bool:
         return any(
-            contains(words(value), c.words, c.prefix) for route in c.routes for value in route.values(document) if isinstance(value, str)
+            contains(cut(value), c.words, c.prefix) for route in c.routes for value in route.values(document) if isinstance(value, str)
         )
 
     return holds
+
+
+def cut(text: str) -> list[str]:
+    """The text's words, not to be changed. Many conditions look at one text: short ones are remembered."""
+    return _remembered(text) if len(text) <= REMEMBERED_CHARS_MAX else words(text)
+
+
+_remembered = lru_cache(maxsize=4_096)(words)
 
 
 def contains(text: list[str], wanted: tuple[str, ...], prefix: bool) -> bool:

@@ -7,15 +7,15 @@ decides. A search without an anchor (only ranges, beginnings of words, NOT) is h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from millstream.queries.conditions import AllOf, AnyOf, Condition, Found, Some, Within
 from millstream.queries.fields import Route
-from millstream.queries.matching import compared, matcher
+from millstream.queries.matching import compared, cut, matcher
 from millstream.queries.values import Comparable, Family
-from millstream.queries.words import words
 
 ANCHORS_MAX = 200
 """A search that is true of documents with any of more values than this is as well held against all."""
@@ -37,11 +37,14 @@ class Watched:
         self._holds = {name: matcher(c) for name, c in searches.items()}
         self._always: list[str] = []
         self._waiting: dict[tuple[Route, Family | None], dict[Comparable, list[str]]] = {}
-        for name, condition in searches.items():
-            found = anchors(condition)
-            if found is None:
+        choices = {name: anchors(condition) for name, condition in searches.items()}
+        # What many searches ask for, many documents hold: each search waits where the fewest others might.
+        shared = Counter(a for found in choices.values() for choice in found for a in choice)
+        for name, found in choices.items():
+            if not found:
                 self._always.append(name)
-            for a in found or ():
+                continue
+            for a in min(found, key=lambda choice: (sum(shared[a] for a in choice), _cost(choice))):
                 self._waiting.setdefault((a.route, a.family), {}).setdefault(a.value, []).append(name)
 
     @property
@@ -62,31 +65,32 @@ def _held(document: Mapping[str, Any], route: Route, family: Family | None) -> I
     for value in route.values(document):
         if family is None:
             if isinstance(value, str):
-                yield from set(words(value))
+                yield from set(cut(value))
         elif (there := compared(route, family, value)) is not None:
             yield there
 
 
-def anchors(condition: Condition) -> frozenset[Holds] | None:
-    """What a document must hold at least one of for the condition to be true; None where that cannot be said."""
+def anchors(condition: Condition) -> list[frozenset[Holds]]:
+    """Choices of what to wait under: of each, a document must hold at least one for the condition to be true. None: empty."""
     match condition:
         case Within(route, family, low, high):
             if low is None or low != high:
-                return None  # NaN too, which no lookup finds
-            return frozenset([Holds(_from_document(route), family, low)])
+                return []  # NaN too, which no lookup finds
+            return [frozenset([Holds(_from_document(route), family, low)])]
         case Found(routes, wanted, prefix):
             whole = wanted[:-1] if prefix else wanted
-            return frozenset(Holds(_from_document(r), None, max(whole, key=len)) for r in routes) if whole else None
+            return [frozenset(Holds(_from_document(r), None, word) for r in routes) for word in dict.fromkeys(whole)]
         case Some(_, part):
             return anchors(part)
         case AllOf(parts):
-            known = [found for p in parts if (found := anchors(p)) is not None]
-            return min(known, key=_cost) if known else None
+            return [choice for p in parts for choice in anchors(p)]
         case AnyOf(parts):
             every = [anchors(p) for p in parts]
-            joined = frozenset(a for found in every if found is not None for a in found)
-            return joined if None not in every and len(joined) <= ANCHORS_MAX else None
-    return None
+            if not all(every):
+                return []
+            joined = frozenset(a for found in every for a in min(found, key=_cost))
+            return [joined] if len(joined) <= ANCHORS_MAX else []
+    return []
 
 
 def _from_document(route: Route) -> Route:
