@@ -85,7 +85,7 @@ def status(*, session: Here) -> int:
 def views(
     mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool
 ) -> Iterator[PartView]:
-    """Every applied part: sources, pipelines, then sinks."""
+    """Every applied part: sources, pipelines, sinks, then products of which a generation is on its way."""
     states, readers, figures = mesh.catalogue.states(), mesh.topics.readers(), mesh.catalogue.figures()
 
     def view(part: str, reads: Mapping[str, int] | None) -> PartView:
@@ -115,6 +115,9 @@ def views(
     for pipeline in pipelines.values():
         for name, sink in pipeline.sinks.items():
             yield view(f"sink.{name}", {sink.topic: readers.get(f"sink.{name}", {}).get(sink.topic, 0)})
+    for name, product in mesh.catalogue.products().items():
+        if product.next:
+            yield view(f"product.{name}", None)
 
 
 def _state(said: State | None, is_running: bool) -> State:

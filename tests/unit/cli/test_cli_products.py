@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from millstream.events.types import Field, RowSchema, Type
+from millstream.sinks.search import generations
 from millstream.sinks.search.query import search
 from millstream.testing.scripted_source import Change, ScriptedDatabase
 
@@ -78,6 +80,27 @@ def test_the_way_of_a_product(studio) -> None:
     assert studio("run", "--until-caught-up").code == 0
     assert sorted(p.name for p in (studio.home / "search").iterdir()) == ["order.live", "order@2"]
     assert [p.name for p in (studio.home / "state").glob("*.duckdb")] == ["order@2.duckdb"]
+
+
+def test_a_switch_that_fails_is_seen_and_done_by_the_next_run(studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    studio.write("products/order.yaml", PRODUCT.replace("first", "second"))
+    assert studio("apply").code == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "replace_file", full)
+        assert studio("run", "--until-caught-up").code == 0
+    assert editions(studio) == ["first"]
+    seen = studio("status")
+    assert seen.code == 1
+    assert "product.order: searches could not be switched to order@2" in seen.out
+    assert studio("run", "--until-caught-up").code == 0
+    assert editions(studio) == ["second"]
+    assert studio("status").code == 0
 
 
 EXAMPLE = """\
