@@ -28,12 +28,14 @@ from millstream.pipelines.products import reads
 
 @dataclass(frozen=True)
 class Findings:
-    """Mistakes, sources that do not answer, what could not be checked (pipeline → why), and the columns inferred (of what → them)."""
+    """Mistakes, sources that do not answer, what could not be checked (pipeline → why), the columns inferred (of what → them), and the
+    pipelines that run locally only."""
 
     mistakes: tuple[Diagnostic, ...] = ()
     faults: tuple[MillstreamError, ...] = ()
     unchecked: Mapping[str, str] = field(default_factory=dict)
     schemas: Mapping[str, RowSchema] = field(default_factory=dict)
+    local: Sequence[str] = ()
 
 
 def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=False)] = False, session: Here) -> int:
@@ -57,6 +59,8 @@ def validate(*, offline: Annotated[bool, Parameter(negative="", show_default=Fal
         out.error(fault) if not out.as_json else None
     for name, why in findings.unchecked.items():
         out.say(f"not checked: {'product' if name in {p.name for p in session.project.products} else 'pipeline'} {name}: {why}", "yellow")
+    for name in findings.local:
+        out.say(f"pipeline {name} runs locally only (portable: false)")
     for step, schema in findings.schemas.items():
         out.say(f"{step}: {', '.join(f'{f.name} {f.type}' for f in schema.fields)}; key {', '.join(schema.key)}")
     out.say(_verdict(findings, session))
@@ -96,7 +100,8 @@ def checked(project: Project, there: Known) -> Findings:
     _, mistakes = examples.read_all(book, [*plans, *products])
     schemas = {f"{p.pipeline}.{n.name}": n.schema for p in plans for n in p.nodes if INNER not in n.name}
     schemas |= {p.pipeline: p.nodes[-1].schema for p in products}
-    return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked, schemas=schemas)
+    local = tuple(p.pipeline for p in plans if not p.portable)
+    return Findings(tuple(sorted({*book.mistakes, *mistakes})), unchecked=unchecked, schemas=schemas, local=local)
 
 
 def compilable(project: Project, there: Known) -> tuple[Project, dict[str, str]]:
@@ -147,6 +152,7 @@ def _document(findings: Findings, session: Session) -> dict[str, Any]:
         "mistakes": [diagnostics.document(d, out) for d in findings.mistakes],
         "faults": [out.error_document(f) for f in findings.faults],
         "unchecked": dict(findings.unchecked),
+        "local_only": list(findings.local),
         "steps": {
             step: {"columns": {f.name: str(f.type) for f in schema.fields}, "key": list(schema.key)}
             for step, schema in findings.schemas.items()

@@ -120,7 +120,7 @@ class _Compile:
         outputs = self._outputs({s.topic for s in sinks})
         read = {i for n in self._nodes.values() for i in inputs_of(n)}
         inputs = tuple(self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes)
-        return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks)
+        return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks, d.portable)
 
     def _read_at_source(self) -> None:
         """The joined steps ask the sources' databases, where they can."""
@@ -132,7 +132,7 @@ class _Compile:
 
     # ---- steps ----------------------------------------------------------------------------------------------------
     def _step(self, step: StepDefinition) -> list[Node] | None:
-        mistakes = Mistakes()
+        mistakes = Mistakes(portable=self._definition.portable)
         before = len(self._diagnostics)
         select = parse(step.sql, mistakes)
         if select is not None:

@@ -102,7 +102,9 @@ class SinkDefinition:
 
 @dataclass(frozen=True)
 class PipelineDefinition:
-    """`read` says where joined steps find the rows of other tables. `examples` as written: they are read when they are run."""
+    """`read` says where joined steps find the rows of other tables. `examples` as written: they are read when they are run.
+    `portable` False: it runs locally only, and may call any DuckDB function whose answer does not change by itself.
+    """
 
     name: str
     owner: str
@@ -111,6 +113,7 @@ class PipelineDefinition:
     places: Places = field(repr=False, compare=False)
     examples: Node | None = field(repr=False, compare=False, default=None)
     read: Literal["copies", "source"] = "copies"
+    portable: bool = True
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""

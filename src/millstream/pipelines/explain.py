@@ -26,6 +26,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     generation = generation_of(plan.pipeline)
     called = f"product {generation[0]}, generation {generation[1]}" if generation else f"pipeline {plan.pipeline}"
     yield f"{called} (owner {plan.owner})"
+    if not plan.portable:
+        yield "runs locally only: portable: false"
     if plan.inputs:
         yield "reads"
         yield from _table(

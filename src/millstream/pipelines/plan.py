@@ -169,6 +169,7 @@ class Plan:
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
     sinks: tuple[SinkPlan, ...]
+    portable: bool = True
 
     @property
     def stateful(self) -> bool:

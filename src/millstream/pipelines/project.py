@@ -142,9 +142,9 @@ class _Load(ProductReading):
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("pipeline", "owner", "read", "steps", "sinks", "examples"))
+        self._keys(section, path, ("pipeline", "owner", "read", "portable", "steps", "sinks", "examples"))
         owner = self._text(section, "owner", path)
-        read = self._read_from(section, path)
+        read, portable = self._read_from(section, path), self._portable(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
         sinks = tuple(k for i, n in enumerate(self._items(section, "sinks", path)) if (k := self._sink(n, f"{path}.sinks[{i}]")))
         if not {"steps", "sinks"} & set(section.entries):
@@ -156,7 +156,11 @@ class _Load(ProductReading):
                     self._places[f"{step.path}.name"], f"{step.path}.name", "name_twice", f"two steps are called {step.name}", "rename one"
                 )
             seen.add(step.name)
-        return PipelineDefinition(name, owner, steps, sinks, self._part(path), section.entries.get("examples"), read) if name else None
+        return (
+            PipelineDefinition(name, owner, steps, sinks, self._part(path), section.entries.get("examples"), read, portable)
+            if name
+            else None
+        )
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):

@@ -131,6 +131,17 @@ class Reading:
             self._note(place_of(section, "read"), f"{path}.read", "bad_value", f"read cannot be {read}", cure)
         return "source" if read == "source" else "copies"
 
+    def _portable(self, section: Section, path: str) -> bool:
+        """What `portable:` says; true, where it says nothing."""
+        node = section.entries.get("portable")
+        if node is None:
+            return True
+        if not isinstance(node, Scalar) or not isinstance(node.value, bool):
+            cure = "write portable: false for a pipeline that runs locally only, or leave it out"
+            self._note(place_of(section, "portable"), f"{path}.portable", "bad_value", "portable is true or false", cure)
+            return True
+        return node.value
+
     def _items(self, section: Section, key: str, path: str) -> tuple[Node, ...]:
         node = section.entries.get(key)
         if node is None:

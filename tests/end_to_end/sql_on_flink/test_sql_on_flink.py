@@ -229,7 +229,7 @@ def test_every_example_has_on_flink_the_value_that_the_table_says(
     assert not differences, "\n".join(differences)
 
 
-@pytest.mark.parametrize("of", ["functions", "operators", "casts", "forms"])
+@pytest.mark.parametrize("of", ["functions", "operators", "casts", "forms", "nested"])
 def test_values_types_and_failures_are_the_same_over_rows(
     of: str, server: FlinkServer, con: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:

@@ -38,7 +38,7 @@ def test_the_examples_work_without_their_comment_signs(shop) -> None:
     }
     document = shop("validate", "--json").json
     steps = document.pop("steps")
-    assert document == {"valid": True, "mistakes": [], "faults": [], "unchecked": {}}
+    assert document == {"valid": True, "mistakes": [], "faults": [], "unchecked": {}, "local_only": []}
     assert steps["large_orders.large_orders"]["key"] == ["id"]
     assert "large_orders.large_orders: id int64, " in shop("validate").out
     topics = {s["subject"] for s in shop("plan", "--json").json["steps"] if s["kind"] == "create_topic"}

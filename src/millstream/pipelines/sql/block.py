@@ -315,7 +315,7 @@ def _fixed(node: exp.Expression, block: Block) -> Iterator[Place]:
                 column = _plain(side, block)
                 if column is None or column.column is None or other.find(exp.Column, exp.Query) is not None:
                     continue
-                value = Inference(block.scope, Mistakes(), {}).typed(other)
+                value = Inference(block.scope, Mistakes(portable=block.statement.mistakes.portable), {}).typed(other)
                 # Beside a float an integer becomes one, and several integers become the same float.
                 if value.type and value.type.kind not in t.FLOATS:
                     yield column.column

@@ -149,10 +149,8 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
             return _checked(sql, _whole(sql, target, word), target, attempt)
         case "decimal" | "float32" | "float64":
             return _checked(sql, f"{word}({sql} AS {name(target)})", target, attempt)
-        case "timestamp":
-            return f"{word}(REPLACE({sql}, 'T', ' ') AS TIMESTAMP(6))"
-        case "timestamptz":
-            return f"{word}(REGEXP_REPLACE(REPLACE({sql}, 'T', ' '), '(Z|[+]00(:?00)?)$', '') AS TIMESTAMP_LTZ(6))"
+        case "timestamp" | "timestamptz":
+            return f"{word}(REGEXP_REPLACE(REPLACE({sql}, 'T', ' '), '(Z|[+]00(:?00)?)$', '') AS {name(target)})"
         case "uuid":
             there = f"REGEXP_EXTRACT(LOWER({sql}), '^{_UUID}$')"
             if attempt:

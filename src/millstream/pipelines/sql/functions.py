@@ -30,6 +30,7 @@ FUNCTIONS: tuple[Function, ...] = (
         variadic=True,
         common=True,
         flink="COALESCE({all})",
+        differs="fails where an argument that is not needed fails",
     ),
     Function(
         "nullif",

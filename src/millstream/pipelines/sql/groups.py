@@ -109,7 +109,8 @@ class Grouped(Inference):
         for by in self._by:
             if type(node) is not type(by.node) or isinstance(node, exp.Literal):
                 continue
-            if node == by.node or Inference(self._block.scope, Mistakes(), {}).typed(node).sql == by.value.sql:
+            quiet = Mistakes(portable=self._block.statement.mistakes.portable)
+            if node == by.node or Inference(self._block.scope, quiet, {}).typed(node).sql == by.value.sql:
                 return replace(by.value, literal=None, constant=None)
         return None
 

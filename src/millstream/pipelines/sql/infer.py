@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sqlglot import exp
 
 from millstream.events.types import Type, list_of
-from millstream.pipelines.sql import flink, subset
+from millstream.pipelines.sql import flink, foreign, subset
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.calls import called, negative
 from millstream.pipelines.sql.casts import cast, cast_target, read
@@ -296,8 +296,15 @@ class Inference:
         elif name in subset.AGGREGATE_NAMES:
             self._mistakes.refuse(node, "unknown_aggregate", name=name, known=", ".join(subset.BY_AGGREGATE))
         else:
-            self._mistakes.add(node, "unknown_function", f"there is no function {name}", suggestion(name, _names(), "functions"))
+            return self._foreign(node, name)
         return UNKNOWN
+
+    def _foreign(self, node: exp.Anonymous, name: str) -> Typed:
+        values = [] if self._mistakes.portable else [self.typed(a) for a in node.expressions]
+        called = None if self._mistakes.portable else foreign.call(node, values, self._mistakes)
+        if called is None:
+            self._mistakes.add(node, "unknown_function", f"there is no function {name}", suggestion(name, _names(), "functions"))
+        return called or UNKNOWN
 
     def _function(self, node: exp.Expression, found: Function, args: list[exp.Expression]) -> Typed:
         least, most = len(found.arguments) - found.optional, None if found.variadic else len(found.arguments)

@@ -26,7 +26,10 @@ class Mistake:
 
 @dataclass
 class Mistakes:
+    """Those of one statement. `portable` False: it runs locally only, so that DuckDB's functions beyond the table are none."""
+
     found: list[Mistake] = field(default_factory=list)
+    portable: bool = True
 
     def add(self, at: exp.Expression | int, code: str, message: str, cure: str) -> None:
         offset = at if isinstance(at, int) else offset_of(at)

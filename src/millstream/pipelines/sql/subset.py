@@ -37,7 +37,7 @@ AGGREGATE_AS = {"mean": "avg", "array_agg": "list", "listagg": "string_agg", "gr
 
 _VOLATILE = """
 now today random uuid gen_random_uuid uuidv4 uuidv7 nextval currval current_date current_timestamp current_time setseed
-get_current_timestamp get_current_time transaction_timestamp localtime localtimestamp txid_current
+get_current_timestamp get_current_time transaction_timestamp localtime localtimestamp current_localtime current_localtimestamp txid_current
 """
 _ELSEWHERE = """
 count count_star sum avg mean min max list array_agg string_agg group_concat listagg bool_and bool_or any_value first last

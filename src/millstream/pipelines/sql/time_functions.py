@@ -77,7 +77,7 @@ def _counted(unit: str, when: str, kind: Kind) -> str:
         case "day":
             return _days(date)
         case "week":
-            return f"({_days(floored(date, 'week'))} / 7)"
+            return f"(({_days(floored(date, 'week'))} + 3) / 7)"  # the first Monday of 1970 was day 4
     hours = f"({_days(date)} * 24 + {'0' if kind == 'date' else _extract('HOUR', when, kind)})"
     if unit == "hour" or kind == "date":
         return {"hour": hours, "minute": f"({hours} * 60)", "second": f"({hours} * 3600)"}[unit]
