@@ -14,8 +14,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlglot
-from sqlglot import exp
 
 from millstream.engine import walk
 from millstream.engine.copies import Copies, Rows
@@ -63,14 +61,9 @@ class Joined:
         self.refreshed = 0
 
     def _over_copies(self) -> str:
-        """The step's query with each occurrence read from its copy instead of a relation of its own name."""
-        tree = sqlglot.parse_one(self.step.sql, read="duckdb")
-        for table in list(tree.find_all(exp.Table)):
-            alias = table.name if table.name in self._input_of else table.alias
-            copied = exp.Table(this=exp.to_identifier(self._copies.table(alias), quoted=True))
-            copied.set("alias", exp.TableAlias(this=exp.to_identifier(table.alias or alias, quoted=True)))
-            table.replace(copied)
-        return str(tree.sql(dialect="duckdb"))
+        """The step's query with each occurrence read from its copy."""
+        copied = (f"{quoted(a)} AS NOT MATERIALIZED (FROM {quoted(self._copies.table(a))})" for a in self._input_of)
+        return f"WITH {', '.join(copied)} {self.step.sql}"
 
     # ---- making
 

@@ -27,6 +27,7 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events.types import Field, Type
 
 GIVEN = "__ms_given"
+_KEY = "__ms_k"  # a table may have a column of any other name
 _TOGETHER = "__ms_at "
 _INTEGERS = ("INTEGER", "BIGINT")
 
@@ -145,16 +146,17 @@ class Store:
         return f"{quoted(table)} t SEMI JOIN {matched} ON {on}" if len(columns) == 1 else f"{quoted(table)} t JOIN {matched} ON {on}"
 
     def _matched(self, table: str, columns: Sequence[str], names: Sequence[str], rest: Sequence[str] = ()) -> tuple[str, str]:
-        """The given relation as `k`, with columns k0, k1, … and `rest`, and the condition by which `t` meets it."""
+        """The given relation as `k`, with columns __ms_k0, __ms_k1, … and `rest`, and the condition by which `t` meets it."""
         types = self._types[table]
-        keys = [f"{quoted(n)} AS k{i}" for i, n in enumerate(names)]
+        keys = [f"{quoted(n)} AS {_KEY}{i}" for i, n in enumerate(names)]
         if len(columns) == 1:  # a wider integer is narrowed: else the column would be widened, which no index has
             narrow = f"TRY_CAST({quoted(names[0])} AS {types[columns[0]]})" if types[columns[0]] in _INTEGERS else quoted(names[0])
-            return f"(SELECT {', '.join([f'{narrow} AS k0', *map(quoted, rest)])} FROM {GIVEN}) k", f"t.{quoted(columns[0])} = k.k0"
+            given = f"(SELECT {', '.join([f'{narrow} AS {_KEY}0', *map(quoted, rest)])} FROM {GIVEN}) k"
+            return given, f"t.{quoted(columns[0])} = k.{_KEY}0"
         hashed = ", ".join(f"TRY_CAST({quoted(n)} AS {types[c]})" for n, c in zip(names, columns, strict=True))
-        equal = [f"t.{quoted(c)} = k.k{i}" for i, c in enumerate(columns)]
-        relation = f"(SELECT DISTINCT {', '.join([*keys, f'hash({hashed}) AS k', *map(quoted, rest)])} FROM {GIVEN}) k"
-        return relation, f"t.{quoted(_together(columns))} = k.k AND CASE WHEN {' AND '.join(equal[:-1])} THEN {equal[-1]} END"
+        equal = [f"t.{quoted(c)} = k.{_KEY}{i}" for i, c in enumerate(columns)]
+        relation = f"(SELECT DISTINCT {', '.join([*keys, f'hash({hashed}) AS {_KEY}', *map(quoted, rest)])} FROM {GIVEN}) k"
+        return relation, f"t.{quoted(_together(columns))} = k.{_KEY} AND CASE WHEN {' AND '.join(equal[:-1])} THEN {equal[-1]} END"
 
     def delete(self, table: str, columns: Sequence[str], keys: pa.Table) -> None:
         """The rows that `lookup` finds go."""
@@ -193,7 +195,7 @@ class Store:
         matched, on = self._matched(table, key, key, rest)
         moved = [f"t.{quoted(n)} IS DISTINCT FROM k.{quoted(n)}" for n in rest if n in self._indexed[table]]
         still = [n for n in rest if n not in self._indexed[table]]
-        given = {**{k: f"k.k{i}" for i, k in enumerate(key)}, **{n: f"k.{quoted(n)}" for n in rest}}
+        given = {**{k: f"k.{_KEY}{i}" for i, k in enumerate(key)}, **{n: f"k.{quoted(n)}" for n in rest}}
         new = {**given, **self._hashes(table, given)}
         change = f"WHEN MATCHED THEN UPDATE SET {', '.join(f'{quoted(n)} = {given[n]}' for n in still)} " if still else ""
         with self.given(rows):

@@ -13,9 +13,10 @@ from millstream.events.types import RowSchema, numbered
 from millstream.pipelines.plan import Computed, Root
 from millstream.pipelines.sql.groups import By
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
+from millstream.pipelines.sql.places import without_alias
 from millstream.pipelines.sql.query import Column, Query
 from millstream.pipelines.sql.refusals import REFUSALS
-from millstream.pipelines.sql.relations import RESERVED, Relation, quoted
+from millstream.pipelines.sql.relations import RESERVED, Relation
 from millstream.pipelines.sql.typed import Place
 from millstream.pipelines.sql.types import FLOATS, KEY_TYPES
 from millstream.pipelines.sql.unions import telling
@@ -241,7 +242,7 @@ class _Keys:
             else:
                 made = f"{RESERVED}by{len(computed) + 1}"
                 assert by.value.type is not None
-                own = by.value.sql.replace(f"{quoted(relation.alias)}.", "")
+                own = without_alias(by.value.sql, relation.alias)
                 computed.append((by, Computed(relation.input, made, own, by.value.type)))
                 columns.append(made)
             unit.append(name)

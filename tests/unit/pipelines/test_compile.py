@@ -96,6 +96,12 @@ def test_a_part_of_a_key_may_be_a_constant(plans) -> None:
     assert found.code == "many_rows_per_key"
 
 
+def test_a_grouped_expression_keeps_its_literals(plans) -> None:
+    sql = f"""SELECT coalesce(m.title, '"m".') AS title, count(*) AS n FROM {M} m GROUP BY 1"""
+    (plan,) = plans(pipeline("p", f"s: {sql}"))
+    assert [c.sql for c in plan.nodes[0].computed] == ["""coalesce("title", '"m".')"""]
+
+
 def test_a_longer_key_needs_columns_that_are_never_null(plans) -> None:
     for where in ("title IS NOT NULL", "title > 'a' AND year = 2", "title LIKE 'a%'", "title IN ('a', 'b')", "(year = 1 AND title <> '')"):
         (plan,) = plans(pipeline("p", f"s [title, id]: SELECT id, title FROM {M} WHERE {where}"))

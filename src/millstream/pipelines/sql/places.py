@@ -21,6 +21,11 @@ def places_in(sql: str) -> set[Place]:
     return {(_plain(a), _plain(c)) for a, c in _PLACES.findall(sql) if c}
 
 
+def without_alias(sql: str, alias: str) -> str:
+    """The text over that relation alone: "column" for alias."column"."""
+    return _PLACES.sub(lambda m: f'"{m[2]}"' if m[2] and _plain(m[1]) == alias else m[0], sql)
+
+
 def names_in(sql: str) -> set[str]:
     """Each column of a text over one relation; the members of a record's type are none."""
     found, depth = set(), 0

@@ -80,6 +80,9 @@ def bind(select: exp.Select, inputs: Inputs, mistakes: Mistakes) -> Query | None
         return _groups(select, block, mistakes)
     picked = None
     if select.args.get("qualify"):
+        if block.full:  # units are by the columns of USING there
+            mistakes.refuse(select.args["qualify"], "qualify_over_full_join")
+            return None
         picked = top(select, block)
         if picked is None:
             return None

@@ -152,6 +152,12 @@ WINDOWS = {
         "group in a WITH query, and pick from that",
         f"SELECT id FROM {M} GROUP BY id QUALIFY ¦row_number() OVER (PARTITION BY id ORDER BY id) <= 3",
     ),
+    "qualify_over_full_join": Refusal(
+        "QUALIFY over a FULL JOIN" + NOT,
+        "join in a WITH query, and pick from that",
+        f"SELECT id, m.year FROM {M} m FULL JOIN {P} p USING (id) WHERE m.year > 0 "
+        "QUALIFY ¦row_number() OVER (PARTITION BY m.year ORDER BY m.id, p.id) <= 3",
+    ),
     "qualify_inside": Refusal(
         "QUALIFY in a subquery" + NOT,
         STEP,
