@@ -102,15 +102,15 @@ class Output:
             self.out.file.write(json.dumps(document, ensure_ascii=False) + "\n")
             self.out.file.flush()
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-        """A table for people; `empty` is said where there is no row."""
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str, numbers: Sequence[bool] = ()) -> None:
+        """A table for people; `empty` is said where there is no row. `numbers`: which columns hold numbers, of tables that are not ours."""
         rows = list(rows)
         if self.as_json:
             return
         if not rows:
             self.say(empty, "dim")
             return
-        table = plain_table(columns)
+        table = plain_table(columns, numbers)
         for row in rows:
             table.add_row(*(cell(value) for value in row))
         self.out.print(table)
@@ -167,10 +167,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def plain_table(columns: Sequence[str]) -> Table:
+def plain_table(columns: Sequence[str], numbers: Sequence[bool] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        number = column in ("events", "lag", "rows", "records", "end", "offset", "version", "id", "/s", "score")
+    ours = [c in ("events", "lag", "rows", "records", "end", "offset", "version", "id", "/s", "score") for c in columns]
+    for column, number in zip(columns, numbers or ours, strict=True):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     return table
 

@@ -87,8 +87,12 @@ def _show(rows: Answer, columns: pa.Schema, output: Output) -> int:
             count += 1
         return count
     shown = [tuple(_cell(v) for v in row.values()) for row in _dicts(rows, columns)]
-    output.table(columns.names, shown, "no row")
+    output.table(columns.names, shown, "no row", [_is_number(t) for t in columns.types])
     return len(shown)
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
 
 
 def _dicts(rows: Answer, schema: pa.Schema) -> Iterator[Mapping[str, Any]]:
