@@ -45,6 +45,7 @@ from millstream.sinks.search.suggest import suggest
 from millstream.sources import kinds as source_kinds
 from millstream.sources.contract import Source
 from millstream.topics.local import LocalTopics
+from millstream.topics.local.compaction import Keep
 
 LOG = "MILLSTREAM_LOG"
 
@@ -85,7 +86,8 @@ def build_mesh(
         engine = sqlite_engine(place.catalogue)
         stack.callback(engine.dispose)
         registry = SqlRegistry(engine)
-        topics = LocalTopics(place.topics, registry)
+        keep = Keep(float(project.mesh.history_s), project.mesh.behind_mib << 20)
+        topics = LocalTopics(place.topics, registry, keep=keep)
         stack.callback(topics.close)
         open_source = _source_opener(project, sources)
         open_sink = _sink_opener(place, sinks)

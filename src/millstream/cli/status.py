@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
-from millstream.cli import running
+from millstream.cli import running, topics
 from millstream.cli.exits import FAILED, OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
 from millstream.cli.session import Here, not_applied
 from millstream.engine.requests import OPEN
-from millstream.topics.contract import ProducerRecord, Topics
+from millstream.engine.sinkrun import NEW_TARGET
+from millstream.topics.contract import Kept, ProducerRecord, Topics
+
+_NEWS_S = 7 * 86_400
+_SOONER = "nothing is lost; let it run at least once within `history`, or raise `history` or `behind_mib` in mesh.yaml"
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,18 @@ def status(*, session: Here) -> int:
         if not sources and not pipelines:
             raise not_applied("nothing is applied yet")
         is_running = running.is_held(mesh.place.running)
-        parts = list(views(mesh, sources, pipelines, is_running))
+        kept = {t.name: mesh.topics.kept(t.name) for t in mesh.topics.topics()}
+        parts = list(views(mesh, sources, pipelines, is_running, kept))
         asked = [a for a in mesh.catalogue.requests() if a.state in OPEN]
     _show(parts, is_running, session.output)
     for a in asked:
         session.output.say(f"pipeline.{a.request.pipeline}: {in_words_of(a)}", "yellow")
+    space = [{"topic": name, **topics.space(k)} for name, k in kept.items()]
+    size = sum(k.stored_bytes for k in kept.values())
+    session.output.say(f"{len(kept)} topics hold {topics.mib(size)} MiB; of what is older than the history, the last event of each key")
+    for s in space:
+        if s["held_by"]:
+            session.output.say(f"{s['topic']}: {topics.held(s)}", "yellow")
     lags = [p.lag for p in parts if p.lag is not None]
     session.output.document(
         {
@@ -66,6 +78,7 @@ def status(*, session: Here) -> int:
             "lag": sum(lags),
             "loading": any(p.loading for p in parts),
             "parts": [p.document() for p in parts],
+            "topics": space,
             "requests": [
                 {
                     "request": a.request.name,
@@ -83,14 +96,14 @@ def status(*, session: Here) -> int:
 
 
 def views(
-    mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool
+    mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool, kept: Mapping[str, Kept]
 ) -> Iterator[PartView]:
     """Every applied part: sources, pipelines, sinks, then products of which a generation is on its way."""
     states, readers, figures = mesh.catalogue.states(), mesh.topics.readers(), mesh.catalogue.figures()
 
     def view(part: str, reads: Mapping[str, int] | None) -> PartView:
         record = mesh.topics.producer_record(part)
-        state = _state(states.get(part), is_running)
+        state = _told(part, _state(states.get(part), is_running), [t for t, k in kept.items() if part in k.lost], record)
         lag = None if reads is None else sum(max(0, mesh.topics.end(topic) - offset) for topic, offset in reads.items())
         return PartView(
             part,
@@ -129,10 +142,28 @@ def _state(said: State | None, is_running: bool) -> State:
     return State(said.part, "not running", f"the process ended while this was {said.state}", "start `millstream run` again", said.at)
 
 
-def _reads(topics: Topics, part: str, pipeline: AppliedPipeline, readers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+def _told(part: str, state: State, lost: list[str], record: ProducerRecord | None) -> State:
+    """The state with, where it says nothing itself, that the part has lost its place, or was rebuilt for that within a week."""
+    rebuilt = dict(record.state.get("rebuilt", {})) if record else {}
+    is_news = time.time() - rebuilt.get("at", 0) < _NEWS_S
+    if state.state == "failed" or not (lost or is_news):
+        return state
+    where = "was compacted further than it had read"
+    if lost and part.startswith("sink."):
+        reason, cure = f"it has lost its place: {', '.join(lost)} {where}, so it will stop", NEW_TARGET
+    elif lost:
+        reason, cure = f"it has lost its place: {', '.join(lost)} {where}, so it is rebuilt from the start", _SOONER
+    else:
+        reason = f"it was rebuilt at {when(rebuilt['at'])}, as {', '.join(rebuilt['lost'])} {where}"
+        cure = _SOONER
+    said = f"{state.reason}; " if state.reason else ""
+    return State(state.part, state.state, said + reason, state.cure or cure, state.at)
+
+
+def _reads(carrier: Topics, part: str, pipeline: AppliedPipeline, readers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Topic → where the pipeline reads next. Invariant 3: the positions that count are those in its own commit; what it noted
     may be ahead, where a round published nothing."""
-    record = topics.producer_record(part)
+    record = carrier.producer_record(part)
     committed = dict(record.state.get("positions", {})) if record else {}
     noted = readers.get(part, {})
     only_sinks = {s.topic for s in pipeline.sinks.values()} - {*committed, *noted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from millstream.events.batch import Batch
 from millstream.events.types import Type
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.sinks import jsontext
-from millstream.topics.contract import Topic, Topics
+from millstream.topics.contract import Kept, Topic, Topics
 
 _TEXT = Type("text")
 READ_BYTES = 4 << 20
@@ -30,7 +30,9 @@ app = App(name="topics", help="Look at topics and their events: `topics list`, `
 
 @app.command(name="list")
 def list_topics(*, session: Here) -> int:
-    """List every topic: who writes it, its key, how many records it holds, and who reads it.
+    """List every topic: who writes it, its key, where it ends, up to where it is compacted, its size on disk, and who reads it.
+
+    Below, for each topic that a reader keeps from being compacted further: which one, and what is kept for it.
 
     Example: `millstream topics list`
     """
@@ -38,17 +40,20 @@ def list_topics(*, session: Here) -> int:
         readers = mesh.topics.readers()
         documents = [_about(mesh, topic, readers) for topic in mesh.topics.topics()]
     session.output.table(
-        ("topic", "written by", "key", "before images", "version", "records", "read by"),
+        ("topic", "written by", "key", "before images", "version", "ends at", "compacted to", "MiB", "read by"),
         [_cells(d) for d in documents],
         "there is no topic yet: `millstream apply` makes them",
     )
+    for d in documents:
+        if d["held_by"]:
+            session.output.say(f"{d['topic']}: {held(d)}", "yellow")
     session.output.document(documents)
     return OK
 
 
 def _cells(about: dict[str, Any]) -> tuple[object, ...]:
     named = (about["topic"], about["writer"], ", ".join(about["key"]), about["grade"])
-    return (*named, about["schema_version"], about["end"], ", ".join(about["readers"]))
+    return (*named, about["schema_version"], about["end"], about["compacted_to"], mib(about["stored_bytes"]), ", ".join(about["readers"]))
 
 
 def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -64,8 +69,25 @@ def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict
         "schema_version": versions[-1].version if versions else None,
         "schema_id": versions[-1].id if versions else None,
         "end": end,
+        **space(mesh.topics.kept(topic.name)),
         "readers": {r: {"offset": at[topic.name], "lag": end - at[topic.name]} for r, at in readers.items() if topic.name in at},
     }
+
+
+def space(kept: Kept) -> dict[str, Any]:
+    """What a topic takes of the disk, for programs."""
+    told = {"stored_bytes": kept.stored_bytes, "compacted_to": kept.whole_from, "held_by": kept.held_by}
+    return {**told, "held_bytes": kept.held_bytes, "held_bytes_max": kept.held_bytes_max, "lost": sorted(kept.lost)}
+
+
+def held(about: Mapping[str, Any]) -> str:
+    """Who keeps a topic from being compacted, for people."""
+    most = f"{mib(about['held_bytes'])} of at most {mib(about['held_bytes_max'])} MiB (behind_mib)"
+    return f"older records are kept for {about['held_by']}, which has not read them: {most}"
+
+
+def mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f}"
 
 
 @app.command

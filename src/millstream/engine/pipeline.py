@@ -65,6 +65,7 @@ class Pipeline:
         self.reads = tuple(i.topic for i in plan.inputs)
         self._sources = Sources(guard, topics, lambda: self._applied) if guard is not None else None
         self._resends = Resends(plan, topics, requests, state_path.with_suffix(".resend"), clock, lambda *done: self.tick(*done))
+        self._rebuilt: dict[str, Any] = {}  # when it last was because it had lost its place, and in which topics
         self._settled: dict[str, Any] = {}  # where inputs and outputs were when last nothing was left to compute
         self._fingerprint = fingerprint(plan)
         self._sql = Sql()
@@ -130,6 +131,7 @@ class Pipeline:
     def _restore(self, state: Mapping[str, Any]) -> None:
         """What was said of completeness still holds."""
         self._progress = dict(state.get("progress", {}))
+        self._rebuilt = dict(state.get("rebuilt", {}))
         self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
         self._settled = dict(state.get("settled", {}))
@@ -300,6 +302,7 @@ class Pipeline:
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
             "settled": self._settled,
+            "rebuilt": self._rebuilt,
             **self._resends.state(),
         }
 
@@ -374,6 +377,7 @@ class Pipeline:
     def _build(self) -> bool:
         if self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
             return False
+        lost = [t for t in self.reads if self.name in self._topics.kept(t).lost]
         self._read_from({})
         self._applied = {}
         if self._state is not None:
@@ -388,6 +392,7 @@ class Pipeline:
         self._ready = not self.waiting_for()
         self.pending = 0
         self._settle()
+        self._rebuilt = {"lost": lost, "at": self._clock()} if lost else self._rebuilt
         self._resends.rebuilt()
         commit = Commit(self._publisher.sequence + 1, (), self._published_state())
         if self._state is not None:

@@ -21,6 +21,10 @@ from millstream.topics.contract import Topics
 
 READ_BYTES = 8 << 20
 GATHER_BYTES = 16 << 20
+NEW_TARGET = (
+    "end `millstream run`, take its target away (a file with its .position, an index's folder, a table) or name another in the pipeline's "
+    "file and `millstream apply`, then run again: it is written from the start of the topic"
+)
 
 
 class SinkRun:
@@ -79,7 +83,7 @@ class SinkRun:
                 "the topic was compacted further than this sink had read: changes that it has not seen are gone, deletes among them",
                 code="place_lost",
                 where=f"{self.plan.topic}@{place[self.plan.topic]}",
-                cure="take its target away, or give the sink a new one: it is then written from the start of the topic",
+                cure=NEW_TARGET,
             )
         if batches and not self._gathered:
             self._since = self._clock()

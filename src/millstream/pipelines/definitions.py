@@ -46,13 +46,16 @@ class Options(Mapping[str, Any]):
 @dataclass(frozen=True)
 class MeshDefinition:
     """`state` is the folder for everything that the mesh keeps, relative to the project; `state_memory_mib` is what the state of
-    each pipeline with a join may use of memory."""
+    each pipeline with a join may use of memory. What is younger than `history_s` stays whole in every topic; beyond that, `behind_mib`
+    is kept of a topic for a reader that is behind."""
 
     name: str
     topics: str
     runner: str
     state: str = field(repr=False)
     state_memory_mib: int = 1024
+    history_s: int = 7 * 86_400
+    behind_mib: int = 4096
 
 
 @dataclass(frozen=True)

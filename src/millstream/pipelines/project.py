@@ -29,6 +29,8 @@ from millstream.pipelines.yaml import Node, Scalar, Section, documents
 
 _TABLE = re.compile(r"[^.\s]+(\.[^.\s]+)*")
 _MEMORY_MIB_MIN = 64
+_HISTORY = re.compile(r"([1-9]\d{0,5})([mhd])")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
 _SECRET_MIN = 4  # shorter values would blot out half of every text
 
 
@@ -100,7 +102,7 @@ class _Load(ProductReading):
                 self._mistakes.append(Diagnostic("mesh.yaml", 1, 1, "mesh", "missing", "mesh.yaml is empty", "write `mesh: name`"))
             return None
         section = found[0]
-        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib"))
+        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib"))
         name = self._name(section, "mesh", "mesh")
         topics = self._choice(section, "topics", ("local",))
         runner = self._choice(section, "runner", ("local",))
@@ -109,18 +111,32 @@ class _Load(ProductReading):
         if not isinstance(state, str) or not state:
             self._note(section.keys["state"], "mesh.state", "bad_value", "state is the path of a folder", "write state: .millstream")
             return None
-        return MeshDefinition(name, topics, runner, state, self._memory(section)) if name else None
+        memory, behind = self._mib(section, "state_memory_mib", _MEMORY_MIB_MIN), self._mib(section, "behind_mib", 1)
+        return MeshDefinition(name, topics, runner, state, memory, self._history(section), behind) if name else None
 
-    def _memory(self, section: Section) -> int:
-        node = section.entries.get("state_memory_mib")
+    def _mib(self, section: Section, key: str, least: int) -> int:
+        usual: int = getattr(MeshDefinition, key)
+        node = section.entries.get(key)
         if node is None:
-            return MeshDefinition.state_memory_mib
-        memory = self._resolved(node, "mesh.state_memory_mib")
-        if isinstance(memory, int) and memory >= _MEMORY_MIB_MIN:
-            return memory
-        cure = f"write a number of MiB from {_MEMORY_MIB_MIN} up, such as 4096"
-        self._note(section.keys["state_memory_mib"], "mesh.state_memory_mib", "bad_value", "state_memory_mib is a number of MiB", cure)
-        return MeshDefinition.state_memory_mib
+            return usual
+        given = self._resolved(node, f"mesh.{key}")
+        if isinstance(given, int) and not isinstance(given, bool) and given >= least:
+            return given
+        cure = f"write a number of MiB from {least} up, such as {4 * usual}"
+        self._note(section.keys[key], f"mesh.{key}", "bad_value", f"{key} is a number of MiB", cure)
+        return usual
+
+    def _history(self, section: Section) -> int:
+        """Seconds."""
+        node = section.entries.get("history")
+        if node is None:
+            return MeshDefinition.history_s
+        given = self._resolved(node, "mesh.history")
+        if isinstance(given, str) and (found := _HISTORY.fullmatch(given)):
+            return int(found[1]) * _UNITS_S[found[2]]
+        cure = "write a whole number of minutes, hours or days, such as 90m, 36h or 7d"
+        self._note(section.keys["history"], "mesh.history", "bad_value", "history is how long topics are kept whole", cure)
+        return MeshDefinition.history_s
 
     def _source(self, section: Section) -> SourceDefinition | None:
         name = self._name(section, "source", "sources.?")

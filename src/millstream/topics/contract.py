@@ -73,6 +73,24 @@ class Block:
         return len(self.keys) + len(self.values)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a topic takes of the disk, and what holds it.
+
+    `stored_bytes`: as stored, compressed. `whole_from`: below this offset events may be missing. `aged_to`: below this offset all is
+    older than the history, so that only readers keep it whole. `held_by`: the reader that is furthest behind that; None where none is.
+    `held_bytes`: what is kept for it alone, of `held_bytes_max`: then it loses its place. `lost`: readers that have, and where they were.
+    """
+
+    stored_bytes: int
+    whole_from: int
+    aged_to: int
+    held_by: str | None
+    held_bytes: int
+    held_bytes_max: int
+    lost: Mapping[str, int]
+
+
 class Producer(Protocol):
     """One opening of one writer."""
 
@@ -147,6 +165,9 @@ class Topics(Protocol):
 
         It only rises. Asked after a read, the answer covers what was read.
         """
+
+    def kept(self, name: str) -> Kept:
+        """What the topic takes of the disk now, and who keeps it from being compacted further."""
 
     def compact(self, wait: Callable[[float], bool]) -> None:
         """Take away what is old and outdone, as far as that is worth it, in small steps beside writers and readers.

@@ -220,11 +220,17 @@ def test_it_stays_behind_the_slowest_reader_until_the_limit_and_says_who_has_los
         mesh.topics.compact(never)
         assert mesh.topics.compacted_to("movie") == 7
         assert mesh.topics.lost("slow", {"movie": 7}) == []
+        kept = mesh.topics.kept("movie")
+        assert (kept.whole_from, kept.held_by, dict(kept.lost)) == (7, "slow", {})
+        assert 500 < kept.held_bytes < kept.stored_bytes
     with opened("local", tmp_path, keep=Keep(0, behind_bytes_max=500, round_bytes_min=0)) as mesh:
         mesh.topics.compact(never)
         assert mesh.topics.compacted_to("movie") == 70
         assert mesh.topics.lost("slow", {"movie": 7, "credit": 0}) == ["movie"]
         assert mesh.topics.lost("fast", {"movie": 70}) == []
+        before, kept = kept, mesh.topics.kept("movie")
+        assert (kept.whole_from, kept.held_by, kept.held_bytes_max, dict(kept.lost)) == (70, "fast", 500, {"slow": 7})
+        assert kept.held_bytes <= 500 and kept.stored_bytes < before.stored_bytes
         assert mesh.topics.lost("slow", {"movie": 70}) == [], "it was further than its note said"
         mesh.topics.note_reader("slow", {"movie": 8})
         assert mesh.topics.lost("slow", {"movie": 8}) == ["movie"], "a later note gives no place back"

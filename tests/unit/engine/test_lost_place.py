@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from millstream.components import find
 from millstream.engine import pipeline as pipelines
 from millstream.engine.pipeline import Pipeline
-from millstream.engine.sinkrun import SinkRun
+from millstream.engine.sinkrun import NEW_TARGET, SinkRun
 from millstream.errors import Irrecoverable
 from millstream.events import envelope
 from millstream.events.batch import Batch, batch
@@ -19,6 +22,7 @@ from millstream.events.origin import DERIVED, Origin
 from millstream.events.types import Field, RowSchema, Type
 from millstream.pipelines.plan import Input, Output, Plan, Projection, SinkPlan, Stateless
 from millstream.schemas.sql import SqlRegistry
+from millstream.sinks.kinds import KINDS
 from millstream.topics.contract import Topic
 from millstream.topics.local import LocalTopics
 from millstream.topics.local.compaction import Keep
@@ -93,7 +97,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.topics.close()
 
 
-def worked_off(pipeline: Pipeline) -> None:
+def worked_off(pipeline: Pipeline | SinkRun) -> None:
     while pipeline.step():
         pass
 
@@ -128,6 +132,8 @@ def test_a_pipeline_is_rebuilt_and_deletes_what_it_does_not_meet_again(world: Wo
     assert world.published() == {k: r for k, r in world.rows.items() if r["v"] > 0}
     assert pipeline.positions == {"t": world.topics.end("t")}
     assert world.topics.lost("pipeline.p", pipeline.positions) == []
+    told = world.topics.producer_record("pipeline.p").state["rebuilt"]
+    assert told["lost"] == ["t"], "its owner is told"
     world.write((1, 8))
     worked_off(pipeline)
     assert world.published()[1] == {"id": 1, "v": 8}
@@ -168,7 +174,7 @@ def test_a_sink_says_so_and_a_new_target_is_written_from_the_start(world: World)
     with pytest.raises(Irrecoverable) as caught:
         sink.step()
     assert (caught.value.code, caught.value.where) == ("place_lost", "t@2")
-    assert "new one" in caught.value.cure
+    assert caught.value.cure == NEW_TARGET
     again = run(Target(2))
     again.open()
     with pytest.raises(Irrecoverable, match="compacted further"):
@@ -179,3 +185,50 @@ def test_a_sink_says_so_and_a_new_target_is_written_from_the_start(world: World)
     while sink.step():
         pass
     assert set(new.seen) == {2, 3, 90, 91}
+
+
+REAL = {
+    "jsonl": ({"file": "out/a.jsonl"}, {"file": "out/b.jsonl"}, ["out/a.jsonl", "out/a.jsonl.position"]),
+    "search": ({"index": "a"}, {"index": "b"}, [".millstream/search/a"]),
+    "iceberg": ({"table": "lake.a"}, {"table": "lake.b"}, []),
+}
+
+
+WAYS = [(kind, way) for kind in REAL for way in ("taken away", "named anew") if REAL[kind][2] or way == "named anew"]
+
+
+@pytest.mark.parametrize(("kind", "way"), WAYS)
+def test_the_cure_that_a_sink_tells_is_one(kind: str, way: str, world: World) -> None:
+    """Each real kind, with its target taken away or named anew: written from the start, no row that is gone, none missing."""
+    old, new, target = REAL[kind]
+    component = find(KINDS, kind)
+
+    def run(options: dict[str, str]) -> SinkRun:
+        opened = component.open("p.0", component.options(**options), world.folder / ".millstream")
+        sink = SinkRun(SinkPlan("p.0", kind, "t", options), IN, world.ids["t"], opened, world.topics, world.registry, 0.0)
+        sink.open()
+        return sink
+
+    world.write((1, 5), (2, 5))
+    sink = run(old)
+    worked_off(sink)
+    world.write((1, None), (2, 6), (3, 1))
+    world.compact()
+    with pytest.raises(Irrecoverable, match="compacted further"):
+        sink.step()
+    sink.close()
+    if way == "taken away":
+        for name in target:
+            path = world.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    sink = run(new if way == "named anew" else old)
+    worked_off(sink)
+    assert sink.caught_up({"t": world.topics.end("t")})
+    assert world.topics.lost("sink.p.0", sink.seen) == []
+    world.write((4, 4))
+    worked_off(sink)
+    assert sink.caught_up({"t": world.topics.end("t")}) and sink.events
+    sink.close()
+    if kind == "jsonl":
+        lines = (world.folder / (old if way == "taken away" else new)["file"]).read_text().splitlines()
+        assert {json.loads(line)["key"]["id"] for line in lines} == {2, 3, 4, 90, 91}

@@ -120,6 +120,10 @@ def test_a_broken_project_lists_all_mistakes_of_all_files_sorted(project) -> Non
         ({"pipelines/rated.yaml": "a: &x [*x]\n"}, "yaml_unreadable", 1),
         ({"pipelines/rated.yaml": "a: \x00"}, "yaml_unreadable", 1),
         ({"mesh.yaml": ""}, "missing", 1),
+        ({"mesh.yaml": "mesh: a\nhistory: 0d\n"}, "bad_value", 2),
+        ({"mesh.yaml": "mesh: a\nhistory: 7\n"}, "bad_value", 2),
+        ({"mesh.yaml": "mesh: a\nbehind_mib: 0\n"}, "bad_value", 2),
+        ({"mesh.yaml": "mesh: a\nbehind_mib: yes\n"}, "bad_value", 2),
         ({"mesh.yaml": "mesh: a\n---\nmesh: b\n"}, "mesh_twice", 3),
         ({"sources/studio.yaml": STUDIO.replace("public.movie", "public..movie") + "---\n" + HR}, "bad_name", 4),
     ],
@@ -127,6 +131,13 @@ def test_a_broken_project_lists_all_mistakes_of_all_files_sorted(project) -> Non
 def test_one_mistake_is_named_with_its_line(files, code, line, project) -> None:
     found = mistakes(project({**FILES, **files}))
     assert (found.diagnostics[0].code, found.diagnostics[0].line) == (code, line), str(found)
+
+
+def test_what_topics_keep_is_read(project) -> None:
+    mesh = load(project({**FILES, "mesh.yaml": "mesh: a\nhistory: 36h\nbehind_mib: 10\n"}), ENV, SOURCES, SINKS).mesh
+    assert (mesh.history_s, mesh.behind_mib, mesh.state_memory_mib) == (36 * 3600, 10, 1024)
+    mesh = load(project({**FILES, "mesh.yaml": "mesh: a\n"}), ENV, SOURCES, SINKS).mesh
+    assert (mesh.history_s, mesh.behind_mib) == (7 * 86_400, 4096)
 
 
 def test_a_folder_without_mesh_yaml_is_no_project(tmp_path) -> None:

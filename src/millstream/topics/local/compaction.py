@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millstream import faultpoints
+from millstream.topics.contract import Kept
 from millstream.topics.local import marks, rows
 from millstream.topics.local.blocks import Records, Stored, put, unpacked, with_gaps
 from millstream.topics.local.marks import Marks
@@ -110,8 +111,7 @@ class Compactor:
 
     def _boundary(self, connection: sqlite3.Connection, name: str, topic_id: int, found: Marks) -> int | None:
         """How far to compact now, and whom that leaves behind, both put into `found`; None where it is not worth a round."""
-        last = connection.execute("SELECT coalesce(max(first_offset), 0) FROM blocks WHERE topic_id = ?", (topic_id,)).fetchone()[0]
-        aged = min(found.aged_to(time.time() - self._keep.history_s), last)
+        aged = _aged(connection, topic_id, found, self._keep)
         floor = self._floor(connection, topic_id, aged)
         behind = {r: o for r, o in _places(connection, name).items() if o < aged and r not in found.lost}
         lost = {r: o for r, o in behind.items() if o < floor}
@@ -208,6 +208,28 @@ class Compactor:
                 yield True
         finally:
             os.close(handle)
+
+
+def kept(connection: sqlite3.Connection, name: str, keep: Keep) -> Kept:
+    """See `contract.Kept`. Whoever has lost its place holds nothing."""
+    topic_id, end = rows.place(connection, name)
+    found = marks.find(connection, topic_id)
+    aged = _aged(connection, topic_id, found, keep)
+    behind = {r: o for r, o in _places(connection, name).items() if o < aged and r not in found.lost}
+    reader = min(behind, key=lambda r: (behind[r], r), default=None)
+    held = 0
+    if reader is not None:
+        edge = connection.execute(_EDGE, (topic_id, behind[reader])).fetchone()[0] or 0
+        held = connection.execute(_BYTES, (topic_id, edge, aged)).fetchone()[0]
+    stored = connection.execute(_BYTES, (topic_id, 0, end)).fetchone()[0]
+    lost = {r: o for r, o in found.lost.items() if found.is_lost(r, o)}
+    return Kept(stored, found.whole_from, aged, reader, held, keep.behind_bytes_max, lost)
+
+
+def _aged(connection: sqlite3.Connection, topic_id: int, found: Marks, keep: Keep) -> int:
+    """All below is older than the history, and not of the last block."""
+    last = connection.execute("SELECT coalesce(max(first_offset), 0) FROM blocks WHERE topic_id = ?", (topic_id,)).fetchone()[0]
+    return min(found.aged_to(time.time() - keep.history_s), int(last))
 
 
 def _places(connection: sqlite3.Connection, topic: str) -> dict[str, int]:

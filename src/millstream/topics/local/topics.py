@@ -14,9 +14,9 @@ from millstream.errors import Refused
 from millstream.events.batch import Batch
 from millstream.schemas.registry import Registry
 from millstream.topics import records
-from millstream.topics.contract import Block, Producer, ProducerRecord, Topic
+from millstream.topics.contract import Block, Kept, Producer, ProducerRecord, Topic
 from millstream.topics.local import marks, rows
-from millstream.topics.local.compaction import Compactor, Keep
+from millstream.topics.local.compaction import Compactor, Keep, kept
 from millstream.topics.local.notes import Notes
 from millstream.topics.local.producer import LocalProducer
 from millstream.topics.local.reader import Reader, Schemas
@@ -50,7 +50,8 @@ class LocalTopics:
         self._version_tag = version_tag
         self._known: dict[str, Topic] = {}  # what never changes of a topic: all but its incarnation
         self._notes = Notes(self._store)
-        self._compactor = Compactor(self._store, keep or Keep())
+        self._keep = keep or Keep()
+        self._compactor = Compactor(self._store, self._keep)
         self._changed = threading.Condition()
         self._commits = 0
 
@@ -155,6 +156,11 @@ class LocalTopics:
         """See the contract."""
         with self._store.reading(name) as connection:
             return self._marks(connection, name).whole_from
+
+    def kept(self, name: str) -> Kept:
+        """See the contract."""
+        with self._store.reading(name) as connection:
+            return kept(connection, name, self._keep)
 
     def compact(self, wait: Callable[[float], bool]) -> None:
         """See the contract. One process at a time; a second does nothing."""
