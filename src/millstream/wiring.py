@@ -137,6 +137,7 @@ def build_mesh(
             switches=switches,
             sweep=lambda: sweep(
                 catalogue,
+                topics,
                 project.reread,
                 place.home / "state",
                 partial(generations.folders, place.home),

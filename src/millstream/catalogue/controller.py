@@ -161,13 +161,12 @@ class Controller:
                 self._take_sink(step.subject)
                 self._topics.leave(f"sink.{step.subject}")
             case "stop_pipeline":
-                self._leave(step.subject)
+                generations.leave(self._catalogue, self._topics, step.subject)
                 self._catalogue.forget_pipeline(step.subject)
             case "build_generation" | "switch_generation":
                 self._ask_for_generation(step.subject)
             case "drop_generation":
-                self._leave(step.subject)
-                generations.drop(self._catalogue, step.subject)
+                generations.drop(self._catalogue, self._topics, step.subject)
             case "stop_product":
                 self._catalogue.forget_product(step.subject)
 
@@ -230,12 +229,6 @@ class Controller:
         fingerprint = self._change.wanted.pipelines[pipeline].sinks[name]
         applied = self._catalogue.pipelines()[pipeline]
         self._catalogue.put_pipeline(replace(applied, sinks={**applied.sinks, name: AppliedSink(sink.topic, fingerprint)}))
-
-    def _leave(self, pipeline: str) -> None:
-        """Topics keep nothing for it and its sinks any longer."""
-        applied = self._catalogue.pipelines().get(pipeline)
-        for reader in (f"pipeline.{pipeline}", *(f"sink.{name}" for name in (applied.sinks if applied else ()))):
-            self._topics.leave(reader)
 
     def _take_sink(self, name: str) -> None:
         for applied in self._catalogue.pipelines().values():

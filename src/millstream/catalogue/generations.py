@@ -24,6 +24,7 @@ from millstream.pipelines.generations import compile_product, wanted
 from millstream.pipelines.plan import Input, Plan
 from millstream.pipelines.productsinks import indexes
 from millstream.pipelines.rollout import Actual, Product, generation_name
+from millstream.topics.contract import Topics
 
 SwitchIndex = Callable[[str, str], None]
 """switch(index, folder): from now on who asks for the index is led to this folder; one step, durable on return."""
@@ -113,8 +114,10 @@ class _Weaving:
 # ---- what a person or the runner does with them
 
 
-def drop(catalogue: Catalogue, name: str) -> None:
-    """The generation of this name is no longer kept; its pipeline goes with it. Its topic stays; state and index go at the next run."""
+def drop(catalogue: Catalogue, topics: Topics, name: str) -> None:
+    """The generation of this name is no longer kept; its pipeline goes with it, and topics keep nothing for it. Its own topic stays;
+    state and index go at the next run."""
+    leave(catalogue, topics, name)
     product, _, number = name.partition("@")
     row = catalogue.products().get(product)
     if row is not None:
@@ -126,17 +129,24 @@ def drop(catalogue: Catalogue, name: str) -> None:
 
 def sweep(
     catalogue: Catalogue,
+    topics: Topics,
     reread: Callable[[str, str], ProductDefinition],
     state: Path,
     folders: Callable[[str], list[str]],
     remove: Callable[[str, str], None],
 ) -> list[str]:
-    """Remove the state files and index folders of generations that were dropped; gives what was removed. Nothing may run.
+    """Remove the state files and index folders of generations that were dropped, and their readers, which a process that still ran
+    them may have left; gives what was removed. Nothing may run.
 
     `state` is the folder of the pipelines' states; `folders` gives those of an index, `remove` deletes one.
     """
     gone: list[str] = []
-    for product in catalogue.products().values():
+    products = catalogue.products()
+    for reader in topics.readers():
+        of = rollout.generation_of(reader.partition(".")[2])
+        if of and of[0] in products and of[1] not in products[of[0]].generations:
+            topics.leave(reader)
+    for product in products.values():
         for path in sorted(state.glob(f"{product.name}@*")):
             number = path.name.partition("@")[2].partition(".")[0]
             if number.isdigit() and int(number) not in product.generations:
@@ -150,6 +160,13 @@ def sweep(
                     remove(index, folder)
                     gone.append(folder)
     return gone
+
+
+def leave(catalogue: Catalogue, topics: Topics, pipeline: str) -> None:
+    """Topics keep nothing for the pipeline and its sinks any longer."""
+    applied = catalogue.pipelines().get(pipeline)
+    for reader in (f"pipeline.{pipeline}", *(f"sink.{name}" for name in (applied.sinks if applied else ()))):
+        topics.leave(reader)
 
 
 class Switches:

@@ -117,7 +117,7 @@ def drop_generation(name: str, /, *, session: Here) -> int:
         mesh.switches.settle()
         other = _other(_found(mesh, name), "drop")
         called = generation_name(name, other)
-        drop(mesh.catalogue, called)
+        drop(mesh.catalogue, mesh.topics, called)
         is_running = running.is_held(mesh.place.running)
     session.output.say(f"dropped {called}", "green")
     if is_running:

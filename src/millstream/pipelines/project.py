@@ -62,6 +62,7 @@ class _Load(ProductReading):
         products = tuple(p for p in map(self._product, self._documents("products")) if p)
         tests = tuple(self._documents("tests"))
         self._unique(sources, pipelines, products)
+        self._indexes(pipelines, products)
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
@@ -244,3 +245,21 @@ class _Load(ProductReading):
                     cure = f"rename one: {shared} ({other} in {at.file}:{at.line})"
                     self._note(place, f"{key}.{d.name}", "name_twice", f"{what} {d.name}: {other} has this name already", cure)
                 seen.setdefault(d.name, (f"a {what}", place))
+
+    def _indexes(self, pipelines: tuple[PipelineDefinition, ...], products: tuple[ProductDefinition, ...]) -> None:
+        """A product's search index is its own: who asks for it is led to one of its generations."""
+        seen = {str(s.options["index"]): f"pipeline {p.name}" for p in pipelines for s in p.sinks if "index" in s.options}
+        for product in products:
+            for sink in product.sinks:
+                index = str(sink.options.get("index", ""))
+                path = f"{sink.path}.{sink.kind}.index"
+                if "@" in index:
+                    cure = "leave the number out: each generation of the product gets its own"
+                    self._note(self._near(path, product.places[product.path]), path, "bad_option", f"{index} names a generation", cure)
+                if index in seen:
+                    message = f"{seen[index]} fills an index {index} already"
+                    self._note(
+                        self._near(path, product.places[product.path]), path, "index_twice", message, "give one of them another name"
+                    )
+                if index:
+                    seen.setdefault(index, f"product {product.name}")

@@ -358,9 +358,13 @@ def test_dropped_generations_leave_nothing_on_disk(make, tmp_path: Path) -> None
     (state / "order@3.duckdb.spill").mkdir()
     there = {"order": ["order", "order@1", "order@2", "order@3"]}
     removed: list[tuple[str, str]] = []
+    kept = ["pipeline.order@1", "sink.order@2.order.search", "pipeline.orders@3", "pipeline.order"]
+    for reader in (*kept, "pipeline.order@3", "sink.order@3.order.search"):
+        mesh.topics.note_reader(reader, {"shop.orders": 0})
     project = load(mesh.folder, {}, KINDS, SINKS)
-    generations.sweep(mesh.catalogue, project.reread, state, lambda index: there[index], lambda *which: removed.append(which))
+    generations.sweep(mesh.catalogue, mesh.topics, project.reread, state, lambda index: there[index], lambda *which: removed.append(which))
     assert removed == [("order", "order@3")]
+    assert sorted(mesh.topics.readers()) == sorted(kept)
     assert sorted(p.name for p in state.iterdir()) == ["order.duckdb", "order@1.duckdb", "order@2.duckdb", "orders@3.duckdb"]
 
 
@@ -383,3 +387,18 @@ def test_what_reads_a_product_is_refused_with_a_cure(make) -> None:
     with pytest.raises(InvalidProject) as refused:
         mesh.change()
     assert [(d.line, d.path, d.code) for d in refused.value.diagnostics] == [(12, "products.again.root.from", "reads_product")]
+
+
+def test_a_kept_generation_goes_on_with_the_topic_of_a_table_that_is_no_longer_read(make) -> None:
+    mesh = make()
+    mesh.apply()
+    mesh.switches().to("order", 1)
+    mesh.product("product: order\nowner: o\nroot: {from: shop.orders}\nsink: {search: {}}\n")
+    mesh.write("sources/shop.yaml", SOURCE.replace(", buyers", ""))
+    mesh.apply()
+    todo = mesh.as_run()
+    assert todo.steps == ()
+    assert [(p.pipeline, [i.topic for i in p.inputs]) for p in todo.plans] == [
+        ("order@1", ["shop.buyers", "shop.orders"]),
+        ("order@2", ["shop.orders"]),
+    ]

@@ -82,6 +82,15 @@ def test_the_way_of_a_product(studio) -> None:
     assert [p.name for p in (studio.home / "state").glob("*.duckdb")] == ["order@2.duckdb"]
 
 
+def test_a_product_of_one_table_keeps_no_state(studio) -> None:
+    studio.write("products/order.yaml", "product: buyer\nowner: team\nroot: {from: shop.public.buyers, where: id > 2}\n")
+    assert studio("apply").code == 0
+    assert studio("run", "--until-caught-up").code == 0
+    found = [hit.document for hit in search(studio.home, "buyer", "*", 100).hits]
+    assert sorted(found, key=lambda d: d["id"]) == [{"id": n, "name": f"buyer {n}"} for n in range(3, 7)]
+    assert list((studio.home / "state").glob("*.duckdb")) == []
+
+
 def test_a_switch_that_fails_is_seen_and_done_by_the_next_run(studio, monkeypatch: pytest.MonkeyPatch) -> None:
     assert studio("apply").code == 0
     assert studio("run", "--until-caught-up").code == 0

@@ -147,6 +147,20 @@ nest:
     assert [(d.line, d.column, d.code) for d in refused.value.diagnostics] == [(5, 17, "alias_twice"), (7, 87, "alias_twice")]
 
 
+def test_an_index_belongs_to_one_product(project: Write) -> None:
+    text = DESIGN + "---\n" + DESIGN.replace("product: movie", "product: film")
+    text += "---\n" + DESIGN.replace("product: movie", "product: show").replace("{index: movie}", "{index: show@2}")
+    reader = "pipeline: p\nowner: o\nsinks: [{from: studio.public.movie, search: {index: other}}]\n"
+    text += "---\n" + DESIGN.replace("product: movie", "product: other").replace("sink: {search: {index: movie}}", "")
+    with pytest.raises(InvalidProject) as refused:
+        load(project({"products/movie.yaml": text, "pipelines/p.yaml": reader}), {}, SOURCES, KINDS)
+    assert [(d.line, d.path, d.code) for d in refused.value.diagnostics] == [
+        (15, "products.film.sink.search.index", "index_twice"),
+        (23, "products.show.sink.search.index", "bad_option"),
+        (25, "products.other.sink.search.index", "index_twice"),
+    ]
+
+
 def test_what_no_sql_can_be_made_of_is_said_at_its_place(project: Write) -> None:
     text = """\
 product: movie

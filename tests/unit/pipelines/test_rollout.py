@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.pipelines.rollout import Actual, Pipeline, Step, Topic, Wanted, rollout
+from millstream.pipelines.rollout import Actual, Pipeline, Product, Step, Topic, Wanted, rollout
 
 from .conftest import schema
 
@@ -29,7 +29,12 @@ pipelines = st.dictionaries(
         st.dictionaries(st.sampled_from(["k", "l"]), st.sampled_from(["1", "2"])),
     ),
 )
-RANK = ("create_topic register_schema raise_incarnation", "start_connector restart_connector",
+generations = st.dictionaries(st.integers(1, 3), st.just("text"), min_size=1, max_size=2)
+numbers = st.integers(0, 3)
+a_product = generations.flatmap(lambda g: st.builds(Product, st.just(g), numbers, numbers, st.sampled_from(sorted(g))))
+products = st.dictionaries(st.sampled_from(["d", "e"]), a_product)
+RANK = ("drop_generation build_generation switch_generation stop_product",
+        "create_topic register_schema raise_incarnation", "start_connector restart_connector",
         "deploy_pipeline rebuild_pipeline accept_schema start_sink restart_sink", "stop_sink stop_pipeline stop_connector")  # fmt: skip
 
 
@@ -61,10 +66,26 @@ def done(steps: tuple[Step, ...], wanted: Wanted, actual: Actual) -> Actual:
                     if name in p.sinks and name not in (wanted.pipelines[n].sinks if n in wanted.pipelines else {}):
                         pipelines[n] = replace(p, sinks={k: v for k, v in p.sinks.items() if k != name})
                         break
-    return Actual(topics, pipelines, connectors)
+    return Actual(topics, pipelines, connectors, after_products(steps, wanted, actual))
 
 
-@given(st.builds(Wanted, topics, pipelines, names), st.builds(Actual, topics, pipelines, names))
+def after_products(steps: tuple[Step, ...], wanted: Wanted, actual: Actual) -> dict[str, Product]:
+    products = dict(actual.products)
+    for step in steps:
+        name, _, number = step.subject.partition("@")
+        match step.kind:
+            case "drop_generation":
+                left = {g: t for g, t in products[name].generations.items() if g != int(number)}
+                products[name] = replace(products[name], generations=left)
+            case "build_generation" | "switch_generation":
+                now, want = products.get(name, Product({}, 0, 0, 0)), wanted.products[name]
+                products[name] = replace(now, generations={**now.generations, int(number): "text"}, next=want.next, applied=want.applied)
+            case "stop_product":
+                del products[name]
+    return products
+
+
+@given(st.builds(Wanted, topics, pipelines, names, products), st.builds(Actual, topics, pipelines, names, products))
 def test_doing_the_steps_leaves_nothing_to_do_and_they_stand_in_order(wanted: Wanted, actual: Actual) -> None:
     steps = rollout(wanted, actual)
     ranks = [next(i for i, kinds in enumerate(RANK) if s.kind in kinds.split()) for s in steps]
