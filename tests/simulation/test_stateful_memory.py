@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pytest
 from stateful_constructs import TABLES, Row, World, make_world, nested
 
+from millstream.engine import joined as joined_module
+from millstream.engine import walk
 from millstream.engine.build import Build
 from millstream.engine.graph import Graph
 from millstream.engine.joined import Joined
@@ -57,6 +60,42 @@ def test_a_set_that_does_not_fit_is_built_in_slices(construct: str, tmp_path: Pa
         else:
             found = [{n: r[n] for n in expected[0]} for r in found]
         assert sorted(map(str, found)) == sorted(map(str, expected)), node
+    state.store.close()
+    sql.close()
+
+
+def test_no_more_units_are_evaluated_together_than_have_rows_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first slice after a start knows nothing of how many rows a unit has."""
+    most, together = 40_000, list[int]()
+    monkeypatch.setattr(joined_module, "CLOSURE_BYTES", most)
+    evaluated = walk.closure
+
+    def closure(*given: Any) -> dict[str, pa.Table]:
+        rows = evaluated(*given)
+        together.append(max(r.nbytes for r in rows.values()))
+        return rows
+
+    monkeypatch.setattr(walk, "closure", closure)
+    world = make_world("nested", 1)
+    step = next(n for n in world.nodes if isinstance(n, Stateful))
+    state, sql = State(Store(tmp_path / "s.duckdb")), Sql()
+    joined = Joined(step, {t: world.schema(t) for t in TABLES}, state, sql)
+    row = {"y": None, "t": "u", "g": None, "v": 1, "p": None}
+    of_a = [row | {"id": i, "x": 0 if i < 2_000 else i % 50} for i in range(6_000)]  # most are of one unit, which is taken alone
+    with state.transaction():
+        joined.create()
+        joined.create_indexes()
+        joined.take({"src.b": [inserts(world, "src.b", [row | {"id": i, "x": 0} for i in range(50)])]}, 1)
+        joined.take({"src.a": [inserts(world, "src.a", of_a)]}, 1)
+    made = dict[int, int]()
+    while joined.pending:
+        with state.transaction():
+            out = joined.refresh(1, {})
+        made |= {r["id"]: len(r["items"]) for r in out.column("after").to_pylist()} if out else {}
+    assert made == {i: 80 + (2_000 if i == 0 else 0) for i in range(50)}
+    assert sum(size > most for size in together) == 1, "the unit with most rows, alone"
+    asked = joined.rows_of(pa.table({"id": pa.array(range(50), pa.int64())}))
+    assert sorted(asked.column("id").to_pylist()) == list(range(50))
     state.store.close()
     sql.close()
 

@@ -16,10 +16,20 @@ from millstream.engine.pending import Pending
 from millstream.engine.sql import Sql, quoted
 from millstream.engine.state import copy_table
 from millstream.engine.store import Store
+from millstream.errors import Irrecoverable
 from millstream.events.batch import Batch
 from millstream.events.types import Field, RowSchema
 from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateful
+
+
+class TooMuch(Irrecoverable):
+    """The rows of these keys are not held together: with fewer keys at once they may be."""
+
+
+def too_much(step: str, name: str, bytes_max: int, cure: str) -> TooMuch:
+    message = f"more than {bytes_max >> 20} MiB of {name} are needed together"
+    return TooMuch(message, code="too_many_rows", where=f"step {step}", cure=cure)
 
 
 class Rows(Protocol):
@@ -36,8 +46,12 @@ class Rows(Protocol):
     def images(self, name: str, batches: Sequence[Batch]) -> pa.Table:
         """Every image that the rows of these events had or have, old and new; from now on lookups see the new ones."""
 
-    def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
-        """The `wanted` columns of the occurrence's rows whose `columns` equal one of `keys`; no order, a null finds nothing."""
+    def lookup(
+        self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str], bytes_max: int | None = None
+    ) -> pa.Table:
+        """The `wanted` columns of the occurrence's rows whose `columns` equal one of `keys`; no order, a null finds nothing.
+
+        Raises TooMuch where the rows have more than `bytes_max`, before they are all in memory."""
 
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         """Add the units of `reach`, which may be millions, to the step's pending ones; nothing of it is held in memory."""
@@ -91,8 +105,13 @@ class Copies:
         self._apply(name, changed, new)
         return pa.concat_tables([old.cast(new.schema), new])
 
-    def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
-        return self._store.lookup(self.table(occurrence), columns, keys, wanted)
+    def lookup(
+        self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str], bytes_max: int | None = None
+    ) -> pa.Table:
+        found = self._store.lookup(self.table(occurrence), columns, keys, wanted, bytes_max)
+        if found is None:
+            raise too_much(self._step.name, self._input_of[occurrence], bytes_max or 0, "leave the large columns out of the step")
+        return found
 
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:
         root = reach.root

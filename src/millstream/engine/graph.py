@@ -10,6 +10,7 @@ from millstream.engine.joined import Joined, Stamp
 from millstream.engine.remote import Sources
 from millstream.engine.sql import Sql
 from millstream.engine.state import State
+from millstream.errors import Refused
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Plan, Stateful, Stateless, Union, inputs_of
@@ -21,13 +22,20 @@ Made = dict[str, list[Batch]]
 class Graph:
     """The nodes of one plan. A plan with a stateful step needs a state; all its calls are part of the caller's transaction.
 
-    Without `sources` steps that would read there keep copies: a preview or an example gives the same rows and asks nobody."""
+    Without `sources` steps that would read there keep copies: a preview or an example gives the same rows and asks nobody. Raises
+    Refused("reads_documents") where a node reads one that keeps hashes."""
 
     def __init__(self, plan: Plan, sql: Sql, state: State | None, sources: Sources | None = None) -> None:
         self._plan, self._sql = plan, sql
-        for node in plan.nodes:  # a step may compare images: what keeps hashes has no old ones
-            for read in inputs_of(node):
-                assert not any(isinstance(n, Stateful) and n.keeps == "hash" for n in plan.nodes if n.name == read)
+        documents = {n.name for n in plan.nodes if isinstance(n, Stateful) and n.keeps == "hash"}
+        for node in plan.nodes:
+            if read := documents & set(inputs_of(node)):  # there would be no rows to build it from
+                raise Refused(
+                    f"step {node.name} reads {min(read)}, of whose rows only hashes are kept",
+                    code="reads_documents",
+                    where=f"pipeline {plan.pipeline}",
+                    cure=f"let {node.name} read what {min(read)} is made of",
+                )
         schemas: dict[str, RowSchema] = {i.topic: i.schema for i in plan.inputs} | {n.name: n.schema for n in plan.nodes}
         self.joined: dict[str, Joined] = {}
         for node in plan.nodes:

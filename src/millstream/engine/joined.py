@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import duckdb
@@ -16,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.engine import walk
-from millstream.engine.copies import Copies, Rows
+from millstream.engine.copies import Copies, Rows, TooMuch
 from millstream.engine.images import Indices, conform
 from millstream.engine.last import Last
 from millstream.engine.pending import Pending, Slice
-from millstream.engine.remote import Remote, Sources, TooMuch
+from millstream.engine.remote import Remote, Sources
 from millstream.engine.sql import ROW_ERRORS, Sql, first_line, literal, quoted
 from millstream.engine.state import State
 from millstream.errors import BadRecord, Irrecoverable
@@ -30,7 +31,8 @@ from millstream.pipelines import reads
 from millstream.pipelines.plan import Stateful, inputs_of
 
 SLICE_KEYS_FIRST, SLICE_KEYS_MAX = 1_000, 20_000
-SLICE_BYTES = 16 << 20
+SLICE_BYTES = 16 << 20  # that a slice should have
+CLOSURE_BYTES = 64 << 20  # that the rows of one occurrence may have for the units of a slice
 FIRST_BUILD = 0  # the commit that pends everything when a step is built in slices
 
 Done = TypeVar("Done")
@@ -192,7 +194,13 @@ class Joined:
 
     def rows_of(self, units: pa.Table) -> pa.Table:
         """The query's rows for these units as the copies now are, their stamp null. Nothing is changed. Raises as `refresh`."""
-        return self._stamped(self._evaluate(units)[0], None)
+        try:
+            return self._stamped(self._evaluate(units)[0], None)
+        except (duckdb.OutOfMemoryException, TooMuch) as e:
+            if units.num_rows == 1:
+                raise self._too_large(e, units) from e
+        half = units.num_rows // 2
+        return pa.concat_tables([self.rows_of(units.slice(0, half)), self.rows_of(units.slice(half))])
 
     def _stamped(self, rows: pa.Table, stamp: Stamp | None) -> pa.Table:
         if self.step.stamp is None:
@@ -202,7 +210,9 @@ class Joined:
 
     def _evaluate(self, keys: pa.Table) -> tuple[pa.Table, int]:
         """The query's rows for these units, from the closure of their rows, and the closure's bytes."""
-        relations = walk.closure(self.step, keys, self._rows.lookup, self._wanted)
+        most = CLOSURE_BYTES if keys.num_rows > 1 else None  # a unit alone is taken as large as it is
+        lookup = partial(self._rows.lookup, bytes_max=most)
+        relations = walk.closure(self.step, keys, lookup, self._wanted)
         try:
             result = self._sql.select(self.step.sql, relations)
         except ROW_ERRORS as e:

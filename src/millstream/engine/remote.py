@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine import walk
+from millstream.engine.copies import too_much
 from millstream.engine.guard import Guard
 from millstream.engine.images import flat, last_per_key
 from millstream.engine.sql import Sql, quoted
-from millstream.errors import Irrecoverable
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
@@ -62,10 +62,6 @@ Pend = Callable[[pa.Table, int, int], None]
 """pend(units, since, ts_us): these units (columns in the order of the step's unit) wait to be refreshed."""
 
 
-class TooMuch(Irrecoverable):
-    """The rows of these keys are not held together: with fewer keys at once they may be."""
-
-
 class Remote:
     """`copies.Rows` for one step with `read: source`."""
 
@@ -94,21 +90,18 @@ class Remote:
         found = [flat(b.column(side), self._leading[name])[0].select(schema.names) for b in batches for side in ("before", "after")]
         return pa.concat_tables([f.cast(schema) for f in found])
 
-    def lookup(self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    def lookup(
+        self, occurrence: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str], bytes_max: int | None = None
+    ) -> pa.Table:
         schema = self._schemas[self._input_of[occurrence]]
         fetched = list(dict.fromkeys([*wanted, *schema.key]))
         found = [pa.table([pa.array([], schema[w].type.arrow) for w in fetched], names=fetched)]
-        size = 0
+        size, most = 0, min(bytes_max or ROWS_BYTES, ROWS_BYTES)
         for piece in self._pieces(occurrence, columns, keys, fetched):
             found.append(piece)
             size += piece.nbytes
-            if size > ROWS_BYTES:
-                raise TooMuch(
-                    f"more than {ROWS_BYTES >> 20} MiB of {self._input_of[occurrence]} are needed together",
-                    code="too_many_rows",
-                    where=f"step {self._step.name}",
-                    cure="use `read: copies` for it",
-                )
+            if size > most:
+                raise too_much(self._step.name, self._input_of[occurrence], most, "use `read: copies` for it")
         return _latest(pa.concat_tables(found), schema.key).select(list(wanted))
 
     def pend(self, reach: walk.Reach, since: int, ts_us: int) -> None:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import duckdb
 import pyarrow as pa
@@ -29,6 +29,7 @@ from millstream.events.types import Field, Type
 GIVEN = "__ms_given"
 _KEY = "__ms_k"  # a table may have a column of any other name
 _TOGETHER = "__ms_at "
+_PIECE_ROWS = 10_000
 _INTEGERS = ("INTEGER", "BIGINT")
 
 _DUCKDB = {
@@ -131,14 +132,35 @@ class Store:
 
     # ---- rows
 
-    def lookup(self, table: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    @overload
+    def lookup(self, table: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]) -> pa.Table: ...
+
+    @overload
+    def lookup(
+        self, table: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str], bytes_max: int | None
+    ) -> pa.Table | None: ...
+
+    def lookup(
+        self, table: str, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str], bytes_max: int | None = None
+    ) -> pa.Table | None:
         """The `wanted` columns of the rows whose `columns` equal one of `keys` (a table of columns in that order).
 
-        No order, each row once; a null in a key finds nothing. Reads by index up to some two thousand keys, then scans.
+        No order, each row once; a null in a key finds nothing. Reads by index up to some two thousand keys, then scans. None where
+        the rows have more than `bytes_max`: they are not read further.
         """
         names = ", ".join(f"t.{quoted(name)}" for name in wanted)
         with self.given(keys):
-            return self._con.sql(f"SELECT {names} FROM {self.found(table, columns, keys.column_names)}").to_arrow_table()
+            found = self._con.sql(f"SELECT {names} FROM {self.found(table, columns, keys.column_names)}")
+            if bytes_max is None:
+                return found.to_arrow_table()
+            pieces, size = [], 0
+            with found.to_arrow_reader(_PIECE_ROWS) as reader:
+                for piece in reader:
+                    size += piece.nbytes
+                    if size > bytes_max:
+                        return None
+                    pieces.append(piece)
+                return pa.Table.from_batches(pieces, reader.schema)
 
     def found(self, table: str, columns: Sequence[str], names: Sequence[str]) -> str:
         """What to write after FROM: `t`, the rows of `table` whose `columns` equal the given relation's `names`, each once."""

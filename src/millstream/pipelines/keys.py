@@ -68,8 +68,8 @@ class _Keys:
 
     def _parts(self) -> list[By] | None:
         """What the query is grouped or partitioned by, less what the rest of it identifies; None: it is neither."""
-        parts = list(self._query.by)
-        for by in self._query.by[::-1]:
+        parts = list({b.value.sql: b for b in self._query.by}.values())
+        for by in parts[::-1]:
             others = {p for b in parts if b is not by and b.column for p in [b.column]}
             places, aliases = replace(self._proof, fixed=frozenset()).identified(others)
             if by.column and (by.column in places or by.column[0] in aliases):

@@ -96,6 +96,16 @@ def test_a_part_of_a_key_may_be_a_constant(plans) -> None:
     assert found.code == "many_rows_per_key"
 
 
+@pytest.mark.parametrize("expression", ["year", "coalesce(year, 0)"])
+def test_what_is_grouped_by_twice_is_in_the_key_once(plans, expression) -> None:
+    rows = f"FROM {M} WHERE year IS NOT NULL"
+    grouped = f"s: SELECT {expression} AS a, {expression} AS b, count(*) AS n {rows} GROUP BY 1, 2"
+    window = f"QUALIFY row_number() OVER (PARTITION BY {expression}, {expression} ORDER BY id) <= 1"
+    (groups,), (top,) = plans(pipeline("p", grouped)), plans(pipeline("q", f"s: SELECT {expression} AS a, id {rows} {window}"))
+    assert (groups.nodes[0].schema.key, groups.nodes[0].unit) == (("a",), ("a",))
+    assert (top.nodes[0].schema.key, top.nodes[0].unit) == (("a", "id"), ("a",))
+
+
 def test_a_grouped_expression_keeps_its_literals(plans) -> None:
     sql = f"""SELECT coalesce(m.title, '"m".') AS title, count(*) AS n FROM {M} m GROUP BY 1"""
     (plan,) = plans(pipeline("p", f"s: {sql}"))
