@@ -28,14 +28,17 @@ from millstream.cli.output import DEBUG, Secrets
 from millstream.components import Component, find
 from millstream.engine.guard import Guard
 from millstream.engine.handover import Handover
+from millstream.engine.matches import Matches, Served
 from millstream.engine.pipeline import Pipeline
 from millstream.engine.runner import Figures, Report, Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Refused, without_secrets
 from millstream.pipelines import project as projects
 from millstream.pipelines.definitions import Project, SourceDefinition
-from millstream.pipelines.plan import SinkPlan
+from millstream.pipelines.plan import Plan, SinkPlan
 from millstream.pipelines.rollout import generation_name
+from millstream.pipelines.searches import LiveSearches, matches_topic
+from millstream.queries.fields import Treatment
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.sinks.contract import Sink
@@ -116,6 +119,22 @@ def build_mesh(
                 tell = partial(report, f"product.{product}")
                 return Handover(pipeline, mine, topics, partial(switches.to, product, generation), tell)
 
+            saved = LiveSearches(project.root, project.searches, partial(projects.load_searches, project.root, {}))
+            plans = {p.pipeline: p for p in change.plans}
+
+            def served(product: str) -> Served | None:
+                row = catalogue.products().get(product)
+                plan = plans.get(generation_name(product, row.live)) if row and row.live else None
+                given = inputs.get(plan.outputs[-1].topic) if plan else None
+                return Served(given.topic, given.schema, given.schema_id, treatments(plan)) if plan and given else None
+
+            def matches(product: str) -> Matches:
+                topic = matches_topic(product)
+                schema = (change.wanted.topics.get(topic) or change.known.topics[topic]).schema
+                tell = lambda search, state, reason, cure: report(f"search.{search}", state, reason, cure)  # noqa: E731
+                mine = (partial(saved.of, product), partial(served, product), schema)
+                return Matches(product, *mine, topics, registry, place.state(product), memory_mib, tell)
+
             return Runner(
                 topics,
                 [Connector(open_source(s.name), topics, registry) for s in project.sources],
@@ -124,6 +143,7 @@ def build_mesh(
                 report,
                 [handover(name, p.next) for name, p in change.wanted.products.items() if p.next],
                 figures,
+                [matches(p.name) for p in project.products if topics.topic(matches_topic(p.name)) is not None],
             )
 
         yield Mesh(
@@ -146,6 +166,12 @@ def build_mesh(
             ask=partial(search, place.home),
             suggest=lambda index, name, prefix, limit, exact: suggest(place.home, index, name, prefix, limit, exact=exact),
         )
+
+
+def treatments(plan: Plan) -> Mapping[str, Treatment]:
+    """How the search index of a plan treats its fields."""
+    found: Mapping[str, Treatment] = next((s.options.get("fields") or {} for s in plan.sinks if s.kind == "search"), {})
+    return found
 
 
 def linger_s(kind: str) -> float:

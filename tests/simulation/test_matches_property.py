@@ -17,11 +17,11 @@ import search_oracle as oracle
 from millstream import faultpoints
 from millstream.engine import matches
 from millstream.engine.matches import Matches, Served
-from millstream.engine.matchstate import match_schema
 from millstream.events import envelope
 from millstream.events.batch import batch
 from millstream.events.origin import DERIVED, Origin
 from millstream.events.types import RowSchema
+from millstream.pipelines.searches import match_schema
 from millstream.queries.grammar import parse
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.topics.contract import Topic
@@ -74,7 +74,8 @@ class World:
             self.told[search] = (state, reason)
 
         path = self.folder / "film.duckdb"
-        made = Matches("film", self.searches, lambda: self.served, SCHEMA, self.topics, self.registry, path, tell=tell, clock=self._clock)
+        mine = (lambda: dict(self.searches), lambda: self.served, MATCH)
+        made = Matches("film", *mine, self.topics, self.registry, path, tell=tell, clock=self._clock)
         made.open()
         return made
 

@@ -22,6 +22,7 @@ from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
+from millstream.pipelines.searches import match_schema, matches_topic
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
 from millstream.topics.contract import Topic, Topics
@@ -73,7 +74,10 @@ def foreign_topics(plan: Plan) -> list[str]:
 
 def _wanted_topics(project: Project, known: Known, plans: tuple[Plan, ...]) -> dict[str, rollout.Topic]:
     sources = {t: rollout.Topic(known.inputs[t].schema) for s in project.sources for t in s.topics if t in known.inputs}
-    return sources | {o.topic: rollout.Topic(_schema(p, o.node)) for p in plans for o in p.outputs}
+    made = {o.topic: rollout.Topic(_schema(p, o.node)) for p in plans for o in p.outputs}
+    documents = {of[0]: _schema(p, p.outputs[-1].node) for p in plans if (of := generation_of(p.pipeline))}  # the newest generation's
+    searched = {s.product for s in project.searches} & set(documents)
+    return sources | made | {matches_topic(p): rollout.Topic(match_schema(documents[p])) for p in sorted(searched)}
 
 
 def _wanted_pipeline(plan: Plan, known: Known) -> rollout.Pipeline:
@@ -184,6 +188,9 @@ class Controller:
         table = self._change.known.discovered.get(name)
         if table is not None:
             return table.grade, table.origin
+        product = next((s.product for s in self._project.searches if matches_topic(s.product) == name), None)
+        if product is not None:
+            return "whole", Origin(DERIVED, product, self._project.mesh.name, None, name.rpartition(".")[2])
         plan, output = next((p, o) for p in self._change.plans for o in p.outputs if o.topic == name)
         return output.grade, Origin(DERIVED, plan.pipeline, self._project.mesh.name, None, output.node)
 

@@ -98,7 +98,8 @@ def status(*, session: Here) -> int:
 def views(
     mesh: Mesh, sources: Mapping[str, AppliedSource], pipelines: Mapping[str, AppliedPipeline], is_running: bool, kept: Mapping[str, Kept]
 ) -> Iterator[PartView]:
-    """Every applied part: sources, pipelines, sinks, then products of which a generation is on its way."""
+    """Every applied part: sources, pipelines, saved searches by product and each that is set aside, sinks, then products of which a
+    generation is on its way."""
     states, readers, figures = mesh.catalogue.states(), mesh.topics.readers(), mesh.catalogue.figures()
 
     def view(part: str, reads: Mapping[str, int] | None) -> PartView:
@@ -125,6 +126,12 @@ def views(
     for name, pipeline in pipelines.items():
         if pipeline.outputs:  # one without steps only has sinks
             yield view(f"pipeline.{name}", _reads(mesh.topics, f"pipeline.{name}", pipeline, readers))
+    for name in mesh.catalogue.products():
+        if (record := mesh.topics.producer_record(f"pipeline.{name}")) is not None:
+            yield view(f"pipeline.{name}", {**record.state.get("positions", {}), **readers.get(f"pipeline.{name}", {})})
+    for search in mesh.project.searches:
+        if (said := states.get(f"search.{search.name}")) is not None and said.state == "failed":
+            yield view(f"search.{search.name}", None)
     for pipeline in pipelines.values():
         for name, sink in pipeline.sinks.items():
             yield view(f"sink.{name}", {sink.topic: readers.get(f"sink.{name}", {}).get(sink.topic, 0)})

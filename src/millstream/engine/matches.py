@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from millstream.engine.build import READ_BYTES
 from millstream.engine.images import last_per_key
-from millstream.engine.matchstate import MATCHED, SEARCH, VERSION, WANTED, MatchTables, match_schema, present
+from millstream.engine.matchstate import MATCHED, WANTED, MatchTables, present
 from millstream.engine.publisher import Commit, Publisher
 from millstream.engine.reader import TopicReader
 from millstream.engine.state import Meta, State
@@ -32,6 +32,7 @@ from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.events.version import texts
 from millstream.faultpoints import reached
+from millstream.pipelines.searches import SEARCH, VERSION, matches_topic
 from millstream.queries.check import checked
 from millstream.queries.conditions import Condition
 from millstream.queries.fields import Fields, Treatment
@@ -68,12 +69,12 @@ Tell = Callable[[str, str, str, str], None]
 
 
 class Matches:
-    """Runs the saved searches (name → query) of one product. `open`, then `step` for ever. Not thread-safe."""
+    """Runs the saved searches of one product. `open`, then `step` for ever. Not thread-safe."""
 
     def __init__(
         self,
         product: str,
-        searches: Mapping[str, str],
+        searches: Callable[[], Mapping[str, str]],
         served: Callable[[], Served | None],
         schema: RowSchema,
         topics: Topics,
@@ -83,9 +84,11 @@ class Matches:
         tell: Tell = lambda search, state, reason, cure: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`schema` is that of the product's documents, whose key does not change; `served` says which generation is searched."""
-        self.product, self.name, self.topic = product, f"pipeline.{product}", f"{product}.matches"
-        self._searches, self._served_now, self._schema = dict(searches), served, match_schema(schema)
+        """`searches` says what they are now (name → query), `served` which generation is searched; both are asked again and again.
+        `schema` is that of the matches."""
+        self.product, self.name, self.topic = product, f"pipeline.{product}", matches_topic(product)
+        self._searches_now, self._served_now, self._schema = searches, served, schema
+        self._searches: dict[str, str] = {}
         self._topics, self._registry, self._path, self._memory_mib = topics, registry, state_path, memory_mib
         self._tell, self._clock = tell, clock
         self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
@@ -172,7 +175,8 @@ class Matches:
         served = self._served_now()
         if served is None or served != self._served:
             return served is None
-        return self._built and all(at >= ends.get(topic, 0) for topic, at in self.positions.items())
+        taken_up = self._built and dict(self._searches_now()) == self._searches
+        return taken_up and all(at >= ends.get(topic, 0) for topic, at in self.positions.items())
 
     def unready(self) -> list[str]:
         """What it waits for before it can begin."""
@@ -213,7 +217,7 @@ class Matches:
             return False
         self._looked_at = self._clock()
         now = self._served_now()
-        return now is not None and now != self._served
+        return now is not None and (now != self._served or dict(self._searches_now()) != self._searches)
 
     def _advance(self, batches: Sequence[Batch]) -> None:
         """Hold the changed documents against the searches, and say what differs, in one commit."""
@@ -271,6 +275,7 @@ class Matches:
         served = self._served_now()
         if served is None or not self._is_ready(served.topic):
             return False
+        self._searches = dict(self._searches_now())
         conditions = self._check(served)
         same = self._kept["served"] == served.topic  # then versions say whether a document has changed
         known: Mapping[str, str] = self._kept["searches"] if same and self._kept["form"] == served.form else {}

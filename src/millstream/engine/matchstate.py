@@ -16,17 +16,10 @@ from millstream.engine.last import changes
 from millstream.engine.sql import quoted
 from millstream.engine.state import State
 from millstream.events.batch import Batch
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import RowSchema
+from millstream.pipelines.searches import SEARCH, VERSION
 
-SEARCH, VERSION = "search", "version"
 MATCHED, WANTED = "matched", "wanted"
-
-
-def match_schema(document: RowSchema) -> RowSchema:
-    """A row for each search and document: the search's name, the document's key, and the version of the document's event."""
-    names = [f"document_{n}" if n in (SEARCH, VERSION) else n for n in document.key]
-    keys = tuple(Field(name, f.type, i) for i, (name, f) in enumerate(zip(names, document.key_fields, strict=True), 3))
-    return RowSchema((Field(SEARCH, Type("text"), 1), *keys, Field(VERSION, Type("text"), 2)), (SEARCH, *names))
 
 
 class MatchTables:

@@ -17,6 +17,7 @@ import duckdb
 
 from millstream.capture.connector import Connector
 from millstream.engine.handover import Handover
+from millstream.engine.matches import Matches
 from millstream.engine.pipeline import Pipeline, writer_of
 from millstream.engine.rebuild import Stopped
 from millstream.engine.sinkrun import SinkRun
@@ -58,7 +59,7 @@ Figures = Callable[[str, Mapping[str, float]], None]
 class _Part:
     """A part's thread and what is known of it."""
 
-    def __init__(self, work: Connector | Pipeline | SinkRun) -> None:
+    def __init__(self, work: Connector | Pipeline | Matches | SinkRun) -> None:
         self.work = work
         self.status = PartStatus(work.name, "starting")
         self.doing: tuple[str, int, int] = ("", 0, 0)
@@ -75,7 +76,7 @@ class _Part:
 
 
 class Runner:
-    """Runs connectors, pipelines (in order of who reads whom) and sinks until told to stop, or until caught up."""
+    """Runs connectors, pipelines (in order of who reads whom), saved searches and sinks until told to stop, or until caught up."""
 
     def __init__(
         self,
@@ -86,13 +87,18 @@ class Runner:
         report: Report = lambda part, state, reason, cure: None,
         handovers: Sequence[Handover] = (),
         figures: Figures = lambda part, figures: None,
+        matches: Sequence[Matches] = (),
     ) -> None:
         self._topics, self._report, self._handovers, self._figures = topics, report, handovers, figures
         self._connectors = [_Part(c) for c in connectors]
         self._pipelines = [_Part(p) for p in pipelines]
+        self._matches = [_Part(m) for m in matches]
         self._sinks = [_Part(s) for s in sinks]
-        self._parts = self._connectors + self._pipelines + self._sinks
+        self._parts = self._connectors + self._pipelines + self._matches + self._sinks
         self._stop = threading.Event()
+        for part in self._matches:
+            assert isinstance(part.work, Matches)
+            part.work.tick = self._ticker(part)
         for part in self._pipelines:
             assert isinstance(part.work, Pipeline)
             part.work.tick = self._ticker(part)
@@ -106,7 +112,7 @@ class Runner:
             part.thread.start()
         upkeep = threading.Thread(target=self._upkeep, name="compaction", daemon=True)
         upkeep.start()
-        caught = _CaughtUp(self._topics, self._connectors, self._pipelines, self._sinks)
+        caught = _CaughtUp(self._topics, self._connectors, self._pipelines, [*self._matches, *self._sinks])
         try:
             while not self._stop.is_set() and not all(p.over for p in self._parts):
                 watch(self.statuses())
@@ -221,7 +227,7 @@ class Runner:
             if work.loaded and part.status.state == "running":
                 self._state(part, "caught_up")
             return  # its source waits for the server
-        if isinstance(work, Pipeline) and (missing := work.unready()):
+        if isinstance(work, Pipeline | Matches) and (missing := work.unready()):
             self._waiting(part, f"the initial load of {', '.join(missing)}")
             self._stop.wait(IDLE_WAIT_S / 5)
             return

@@ -207,6 +207,21 @@ class ProductDefinition:
         return f"products.{self.name}"
 
 
+@dataclass(frozen=True)
+class SearchDefinition:
+    """A saved search over the documents of a product; `query` is in the search language."""
+
+    name: str
+    product: str
+    query: str
+    owner: str
+    places: Places = field(repr=False, compare=False)
+
+    @property
+    def place(self) -> Place:
+        return self.places[f"searches.{self.name}"]
+
+
 def _unread(text: str, called: str) -> ProductDefinition:
     raise ValueError(f"{called}: this project was not read from files")
 
@@ -225,3 +240,4 @@ class Project:
     products: tuple[ProductDefinition, ...] = ()
     tests: tuple[Section, ...] = field(repr=False, compare=False, default=())
     reread: Callable[[str, str], ProductDefinition] = field(repr=False, compare=False, default=_unread)
+    searches: tuple[SearchDefinition, ...] = ()

@@ -1,4 +1,5 @@
-"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/ and tests/. Every mistake of all at once.
+"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/, searches/ and tests/. Every mistake of
+all at once.
 
 Components are known by the lists handed in; SQL is read by `compile.py`. Values from the environment (`${NAME}`, `$${` for
 a plain `${`) go into the options of sources and sinks and the state folder only: names and SQL are shown to everyone.
@@ -17,6 +18,7 @@ from millstream.pipelines.definitions import (
     PipelineDefinition,
     ProductDefinition,
     Project,
+    SearchDefinition,
     SinkDefinition,
     SourceDefinition,
     StepDefinition,
@@ -24,6 +26,7 @@ from millstream.pipelines.definitions import (
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
 from millstream.pipelines.reading import place_of
+from millstream.pipelines.searches import FOLDER, SearchReading
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.pipelines.yaml import Node, Scalar, Section, documents
 
@@ -44,7 +47,12 @@ def load_mesh(root: Path, env: Mapping[str, str]) -> MeshDefinition:
     return _Load(root, env, (), ()).mesh()
 
 
-class _Load(ProductReading):
+def load_searches(root: Path, env: Mapping[str, str]) -> tuple[SearchDefinition, ...]:
+    """The saved searches alone. Raises InvalidProject with all mistakes of their files."""
+    return _Load(root, env, (), ()).searches()
+
+
+class _Load(ProductReading, SearchReading):
     def __init__(self, root: Path, env: Mapping[str, str], sources: tuple[Component, ...], sinks: tuple[Component, ...]) -> None:
         super().__init__(env, sinks)
         self._root, self._sources = root, sources
@@ -60,14 +68,25 @@ class _Load(ProductReading):
         sources = tuple(s for s in map(self._source, self._documents("sources")) if s)
         pipelines = tuple(p for p in map(self._pipeline, self._documents("pipelines")) if p)
         products = tuple(p for p in map(self._product, self._documents("products")) if p)
+        searches = self._all_searches()
         tests = tuple(self._documents("tests"))
         self._unique(sources, pipelines, products)
         self._indexes(pipelines, products)
+        self._searches_fit(searches, [p.name for p in products])
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
         reread = partial(read_product, env=self._env, sinks=self._sinks)
-        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread)
+        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread, searches)
+
+    def searches(self) -> tuple[SearchDefinition, ...]:
+        searches = self._all_searches()
+        if self._mistakes:
+            raise InvalidProject(self._mistakes)
+        return searches
+
+    def _all_searches(self) -> tuple[SearchDefinition, ...]:
+        return tuple(s for s in map(self._search, self._documents(FOLDER)) if s)
 
     # ---- files ----------------------------------------------------------------------------------------------------
     def _read(self, path: Path) -> list[Section]:
