@@ -20,6 +20,7 @@ _NAMES: dict[Kind, str] = {
 _WRITTEN_EXACTLY = 15  # digits that a float64 keeps
 _FLOAT_MAX = "3.4028235677973366e38"  # from here on a float64 rounds to no finite float32
 _NUMBER = "^ *[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)? *$"
+_DATE = "^ *[0-9]+-[0-9]+-[0-9]+([ T][0-9:.]+)? *$"
 SHIFT_DAYS, SHIFT_YEARS = 584_388, 1600
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -149,6 +150,8 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
             return _checked(sql, _whole(sql, target, word), target, attempt)
         case "decimal" | "float32" | "float64":
             return _checked(sql, f"{word}({sql} AS {name(target)})", target, attempt)
+        case "date":
+            return _checked(sql, f"{word}({sql} AS DATE)", target, attempt)
         case "timestamp" | "timestamptz":
             return f"{word}(REGEXP_REPLACE(REPLACE({sql}, 'T', ' '), '(Z|[+]00(:?00)?)$', '') AS {name(target)})"
         case "uuid":
@@ -162,9 +165,12 @@ def _read(sql: str, target: Type, word: str, attempt: bool) -> str | None:
 
 
 def _checked(sql: str, read: str, target: Type, attempt: bool) -> str:
-    """Flink reads some words as the decimal 0, and 1.5d as a float."""
-    otherwise = null(target) if attempt else f"CAST(CAST('no number' AS INT) AS {name(target)})"
-    return f"CASE WHEN {sql} IS NULL OR REGEXP({sql}, '{_NUMBER}') THEN {read} ELSE {otherwise} END"
+    """Flink reads some words as the decimal 0, 1.5d as a float, and whatever begins with a date as one."""
+    pattern, wrong = _NUMBER, f"CAST(CAST('no number' AS INT) AS {name(target)})"
+    if target.kind == "date":
+        pattern, wrong = _DATE, "CAST('no date' AS DATE)"
+    otherwise = null(target) if attempt else wrong
+    return f"CASE WHEN {sql} IS NULL OR REGEXP({sql}, '{pattern}') THEN {read} ELSE {otherwise} END"
 
 
 def _write(sql: str, source: Type) -> str | None:

@@ -112,6 +112,7 @@ def _added(unit: str, of: str, kinds: frozenset[Kind], example: str, wanted: str
         ((example, wanted),),
         fails="beyond the years that there are",
         flink=write,
+        differs="does not fail beyond the years that there are",
     )
 
 
