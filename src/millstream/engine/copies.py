@@ -138,7 +138,9 @@ class Copies:
         def shown(row: int) -> str:
             return f"step {self._step.name}, {name} key { {k: str(rows.column(k)[row].as_py()) for k in key} }"
 
-        return self._sql.select_rows(f"SELECT {', '.join(named)} FROM __ms_rows", "__ms_rows", rows, shown).select(kept.names).cast(kept)
+        sql = f"SELECT {', '.join(named)} FROM __ms_rows"  # of all rows: the copy has those too that the step's WHERE leaves out
+        made = self._sql.select_rows(sql, "__ms_rows", rows, shown, kept_out="CASE WHEN in what is grouped by")
+        return made.select(kept.names).cast(kept)
 
     def _apply(self, name: str, changed: pa.Table, live: pa.Table) -> None:
         table, key = copy_table(self._step.name, name), list(self._schemas[name].key)

@@ -50,8 +50,11 @@ class Sql:
             for name in relations:
                 self._con.unregister(name)
 
-    def select_rows(self, sql: str, relation: str, rows: pa.Table, named: Callable[[int], str]) -> pa.Table:
-        """`select` over one relation; where a row's value fails, BadRecord with `named(row)` as the place."""
+    def select_rows(
+        self, sql: str, relation: str, rows: pa.Table, named: Callable[[int], str], *, kept_out: str = "a WHERE that keeps such rows out"
+    ) -> pa.Table:
+        """`select` over one relation; where a row's value fails, BadRecord with `named(row)` as the place. `kept_out`: what spares the
+        SQL such rows."""
         try:
             return self.select(sql, {relation: rows})
         except ROW_ERRORS as e:
@@ -60,7 +63,7 @@ class Sql:
                 f"the SQL fails on this record: {first_line(e)}",
                 code="sql_failed",
                 where=named(row),
-                cure="mend the row at the source, or use TRY_CAST or a WHERE that keeps such rows out, and apply again",
+                cure=f"mend the row at the source, or use TRY_CAST or {kept_out}, and apply again",
             ) from e
         except duckdb.Error as e:
             raise Irrecoverable(f"the SQL failed: {first_line(e)}", code="sql_failed", cure="look at the step's SQL") from e

@@ -7,6 +7,7 @@ each stateful step `copy <step> <input>`, `last <step>` (the last output), `pend
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ class State:
 
 
 def copy_table(step: str, source: str) -> str:
-    return f"copy {step} {source}"
+    """DuckDB does not tell tables by case; topics are."""
+    return f"copy {step} " + re.sub(r"([A-Z^])", r"^\1", source)
 
 
 def last_table(step: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from millstream.engine.state import copy_table
 from millstream.engine.store import Store
 from millstream.events.types import Field, Type, list_of
 
@@ -85,4 +86,14 @@ def test_what_an_error_leaves_is_gone(tmp_path: Path) -> None:
         store.put("t", ("a",), pa.table({"a": [1], "k1": ["x"]}))
         raise RuntimeError
     assert store.count("t") == 0
+    store.close()
+
+
+def test_topics_that_differ_in_case_have_copies_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    names = [copy_table("step", f"src.public.{table}") for table in ("movie", "Movie", "mOvie", "^movie", "^Movie", "^^movie")]
+    with store.transaction():
+        for name in names:
+            store.create(name, FIELDS[:2], ("a",))
+    assert store.tables() == set(names)
     store.close()

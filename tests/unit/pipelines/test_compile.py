@@ -241,6 +241,29 @@ def test_the_text_of_every_plan_runs_in_duckdb_with_the_types_it_promises(plans,
     assert [(r[0], r[1]) for r in described] == [(f.name, duckdb_name(f.type)) for f in filtered.schema.fields]
 
 
+SAME = "JOIN {M} n ON n.id = c.movie_id AND n.director_id = m.director_id"
+NESTED_JOINS = [
+    ("JOIN {P} p ON p.boss = c.person_id AND p.id > m.director_id " + SAME, False),
+    ("LEFT JOIN {M} o ON o.id = m.director_id " + SAME, False),
+    ("JOIN {P} p ON p.boss = c.person_id AND p.id > m.director_id " + SAME + " AND c.person_id = m.director_id", True),
+]
+
+
+@pytest.mark.parametrize(("joins", "sound"), NESTED_JOINS)
+def test_a_nested_join_names_an_outer_column_by_one_of_a_table_that_is_joined_already(plans, known, joins, sound) -> None:
+    inner = f"FROM {C} c {joins.format(M=M, P=P)} WHERE c.movie_id = m.id"
+    sql = f"s: SELECT m.id, (SELECT count(*) {inner}) AS n FROM {M} m"
+    if not sound:
+        assert {d.code for d in refused(plans, pipeline("p", sql))} == {"not_in_subset"}
+        return
+    (plan,) = plans(pipeline("p", sql))
+    con = duckdb.connect()
+    for o in plan.nodes[0].occurrences:
+        columns = ", ".join(f'"{f.name}" {duckdb_name(f.type)}' for f in known[o.input].schema.fields)
+        con.execute(f'CREATE TABLE "{o.alias}"({columns})')
+    assert con.execute(plan.nodes[0].sql).fetchall() == []
+
+
 @pytest.mark.parametrize("deep", [
     " + ".join(["year"] * 3000), "- " * 3000 + "year", "upper(" * 3000 + "title" + ")" * 3000, " || ".join(["title"] * 3000),
     "CASE WHEN year > 1 THEN 1 ELSE " * 1000 + "2" + " END" * 1000,

@@ -326,6 +326,7 @@ def _correlate(block: Block, conditions: list[exp.Expression]) -> None:
     scope, outer = block.scope, block.scope.outer
     assert outer is not None
     assert scope.replaces is not None
+    order = {r.alias: i for i, r in enumerate(scope.met)}
     for part in (p for c in conditions for p in conjuncts(c)):
         if not isinstance(part, exp.EQ):
             continue
@@ -342,7 +343,9 @@ def _correlate(block: Block, conditions: list[exp.Expression]) -> None:
                 block.statement.mistakes.refuse(part, "join_types", left=left, mine=str(value.type), right=right, other=str(theirs.type))
             block.correlation.append((own, theirs))
             block.ties.append(Tie(own, theirs.column, None))
-            scope.replaces.setdefault(theirs.column, value)
+            earlier = scope.replaces.get(theirs.column)
+            if earlier is None or order[own[0]] < order[(earlier.column or own)[0]]:  # more tables' ON can name it
+                scope.replaces[theirs.column] = value
 
 
 def _conclude(block: Block, where: exp.Expression | None, joins: list[exp.Join]) -> None:

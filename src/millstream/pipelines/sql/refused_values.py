@@ -221,7 +221,7 @@ SUBQUERIES = {
     ),
     "subquery_here": Refusal("a subquery here" + NOT, STEP, f"SELECT id, upper(SELECT ¦name FROM {P}) AS n FROM {M}"),
     "outer_column": Refusal(
-        "{name} is of the query around a nested aggregate, and no equality ties it to a column inside",
+        "{name} is of the query around a nested aggregate, and no equality ties it to a column of a table inside that is joined by then",
         "tie it: WHERE x = {name}; or use it outside the subquery",
         f"SELECT id, (SELECT count(*) FROM {C} c WHERE c.movie_id = m.id AND c.number > ¦m.year) AS n FROM {M} m",
         values={"name": "m.year"},

@@ -145,8 +145,9 @@ class Relations:
     def _from_outer(self, value: Typed, node: exp.Expression, mistakes: Mistakes) -> Typed:
         if self.replaces is None or value.type is None:
             return value
-        if value.column in self.replaces:
-            return self.replaces[value.column]
+        own = self.replaces.get(value.column) if value.column else None
+        if own is not None and own.column is not None and own.column[0] in {r.alias for r in self.met}:  # none of a table joined later
+            return own
         name = node.sql("duckdb")
         mistakes.refuse(node, "outer_column", name=name)
         return UNKNOWN
