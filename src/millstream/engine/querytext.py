@@ -5,6 +5,7 @@ What is run is the text that is written anew from what was read here, so nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ def understood(text: str, known: Collection[str]) -> Query:
         by_name.setdefault(_name(table), []).append(table)
     for name in by_name:
         if name not in known:
-            raise Refused(f"there is no table {name}", code="table_unknown", cure=suggestion(name, known, "tables"))
+            cure = suggestion(name, [_as_written(n) for n in known], "tables")
+            raise Refused(f"there is no table {name}", code="table_unknown", cure=cure)
     words = _words(select)
     condition = _condition(select, places)
     reads = []
@@ -60,6 +62,11 @@ def understood(text: str, known: Collection[str]) -> Query:
     return Query(select.sql(dialect="duckdb"), tuple(reads))
 
 
+def _as_written(name: str) -> str:
+    """A topic's name as a query writes it: a word that is not plain stands in quotes."""
+    return ".".join(word if re.fullmatch(r"\w+", word) else f'"{word}"' for word in name.split("."))
+
+
 def _parsed(text: str) -> exp.Expression:
     if len(text) > TEXT_MAX:
         raise Refused(f"the query has more than {TEXT_MAX:,} characters", code="query_too_long", cure="make it shorter")
@@ -67,7 +74,8 @@ def _parsed(text: str) -> exp.Expression:
         statements = [s for s in sqlglot.parse(text, read="duckdb") if s is not None]
     except (sqlglot.errors.SqlglotError, RecursionError) as e:
         said = str(e).split("\n", 1)[0] or type(e).__name__
-        raise Refused(f"the query cannot be read: {said}", code="query_unreadable", cure="write one SELECT, as DuckDB has it") from None
+        cure = "write one SELECT, as DuckDB has it" + ('; a name with @ stands in quotes: "movie@2".movie' if "@" in text else "")
+        raise Refused(f"the query cannot be read: {said}", code="query_unreadable", cure=cure) from None
     if len(statements) != 1:
         raise Refused(f"there are {len(statements)} statements", code="query_not_one", cure="write one SELECT")
     select = statements[0]

@@ -72,6 +72,13 @@ def test_a_common_table_expression_is_no_table() -> None:
     assert caught.value.code == "table_unknown"
 
 
+def test_a_name_that_needs_quotes_is_said_with_them() -> None:
+    for text in ("SELECT * FROM movie", "SELECT * FROM movie@2.movie"):
+        with pytest.raises(Refused) as caught:
+            understood(text, ["movie@2.movie"])
+        assert '"movie@2".movie' in str(caught.value.cure)
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
