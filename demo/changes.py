@@ -1,6 +1,6 @@
 """What happens in the two databases while Millstream runs: each change is what an application would do, in its own transaction.
 
-A change knows which document shows its effect, and counts the documents it touches by asking Postgres.
+A change knows which document shows its effect, and counts the flights whose documents it touches by asking Postgres.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Change:
     database: str
     statement: str
     touches: str
-    """Counts, in `operations` and before the change, the documents that it will change."""
+    """Counts, in `operations` and before the change, the documents of flights that it will change."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def script(cast: Cast) -> list[Change]:
 
 
 def apply(change: Change, url_of: Callable[[str], str]) -> int:
-    """Commit the change; gives the number of documents it touches."""
+    """Commit the change; gives the number of flights whose documents it touches."""
     with psycopg.connect(url_of("operations")) as operations:
         row = operations.execute(change.touches).fetchone()
     with psycopg.connect(url_of(change.database)) as connection:

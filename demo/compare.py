@@ -6,7 +6,8 @@ Postgres reads the other database through postgres_fdw, so that no row passes th
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -42,11 +43,7 @@ class Verdict:
 
 def truth(url_of: Callable[[str], str], query: str) -> pa.Table:
     """What Postgres itself answers to a step's SQL, with the types its columns have in Postgres."""
-    with psycopg.connect(url_of("operations")) as connection:
-        _link(connection, url_of("reference"))
-        # A step names tables as source.schema.table. This database is `operations`; the other's tables stand in a schema of that name.
-        connection.execute(f"CREATE TEMP VIEW truth AS {query.replace('reference.public.', 'reference.')}")
-        connection.execute("SET TIME ZONE 'UTC'")
+    with _judge(url_of, query) as connection:
         types = dict(
             connection.execute(
                 "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'truth'::regclass ORDER BY attnum"
@@ -56,7 +53,6 @@ def truth(url_of: Callable[[str], str], query: str) -> pa.Table:
         with connection.cursor() as cursor, cursor.copy("COPY (SELECT * FROM truth) TO STDOUT (FORMAT csv)") as copy:
             for piece in copy:
                 text.write(piece)
-        connection.rollback()
     text.seek(0)
     return pyarrow.csv.read_csv(
         text,
@@ -72,6 +68,24 @@ def truth(url_of: Callable[[str], str], query: str) -> pa.Table:
             false_values=["f"],
         ),
     )
+
+
+def true_documents(url_of: Callable[[str], str], query: str) -> list[dict[str, Any]]:
+    """What Postgres itself answers, a document a row."""
+    with _judge(url_of, query) as connection:
+        return [document for (document,) in connection.execute("SELECT to_jsonb(t) FROM truth t")]
+
+
+@contextmanager
+def _judge(url_of: Callable[[str], str], query: str) -> Iterator[psycopg.Connection]:
+    """A connection with a view `truth` that answers the query; nothing of it stays."""
+    with psycopg.connect(url_of("operations")) as connection:
+        _link(connection, url_of("reference"))
+        # A step names tables as source.schema.table. This database is `operations`; the other's tables stand in a schema of that name.
+        connection.execute(f"CREATE TEMP VIEW truth AS {query.replace('reference.public.', 'reference.')}")
+        connection.execute("SET TIME ZONE 'UTC'")
+        yield connection
+        connection.rollback()
 
 
 def arrow_type(kind: str) -> pa.DataType:
@@ -136,6 +150,15 @@ def compare(expected: pa.Table, actual: pa.Table, key: str) -> Verdict:
         f"expected {e}, found {a}" for e, a in database.execute(f"SELECT to_json(e)::text, to_json(a)::text {join} LIMIT 3").fetchall()
     )
     return Verdict(actual.num_rows, differing + twice, examples)
+
+
+def compare_documents(expected: Iterable[Mapping[str, Any]], found: Iterable[Mapping[str, Any]], key: str) -> Verdict:
+    """Every document of either side that the other does not have just so, lists in their order. One found twice is wrong once more."""
+    wanted, rows = {d[key]: dict(d) for d in expected}, list(found)
+    got = {d[key]: {k: v for k, v in d.items() if k != "_seen"} for d in rows}  # its stamp is Millstream's own
+    wrong = [k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k)]
+    examples = tuple(f"expected {wanted.get(k)}, found {got.get(k)}" for k in sorted(wrong)[:3])
+    return Verdict(len(rows), len(wrong) + len(rows) - len(got), examples)
 
 
 def _same(expected: pa.Field, actual: pa.Schema) -> bool:

@@ -22,7 +22,7 @@ from millstream.sinks.iceberg.read import current_rows_sql, table
 from millstream.sinks.search.generations import index_path, live
 from millstream.topics.local import LocalTopics
 
-INDEX, TABLE, FILE = "flights", "lake.flights", "long_delays.jsonl"
+INDEX, PRODUCT, TABLE, FILE = "flights", "planes", "lake.flights", "long_delays.jsonl"
 REACHED_WITHIN_S = 120.0
 # A call of `millstream status` costs as much processor time as the work it asks about.
 ASK_EVERY_S = 1.0
@@ -67,9 +67,9 @@ def _caught_up(status: dict[str, Any], target: str) -> bool:
     return complete and all(s["lag"] == 0 for s in sinks)
 
 
-def documents(project: Path) -> Iterator[dict[str, Any]]:
+def documents(project: Path, name: str = INDEX) -> Iterator[dict[str, Any]]:
     """Every document of the index, as stored."""
-    index = tantivy.Index.open(str(index_path(home(project), live(home(project), INDEX))))
+    index = tantivy.Index.open(str(index_path(home(project), live(home(project), name))))
     searcher = index.searcher()
     hits = searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1), count=False).hits
     for _, address in hits:

@@ -27,10 +27,10 @@ def test_every_document_row_and_line_is_what_postgres_computes(tmp_path: Path) -
     done = subprocess.run(COMMAND, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     verdict = json.loads(done.stdout.splitlines()[-1])
-    assert verdict.keys() == {"events", "documents", "iceberg_rows", "seconds", "mismatches"}
+    assert verdict.keys() == {"events", "documents", "planes", "iceberg_rows", "seconds", "mismatches"}
     # One flight is deleted and one inserted; every table's rows are events, every document is one more.
-    assert (verdict["documents"], verdict["iceberg_rows"], verdict["mismatches"]) == (2000, 2000, 0)
-    assert verdict["events"] > 2 * 2000 + 26_115 + 3_322 + 1_458 + 16
+    assert (verdict["documents"], verdict["planes"], verdict["iceberg_rows"], verdict["mismatches"]) == (2000, 3322, 2000, 0)
+    assert verdict["events"] > 2 * 2000 + 26_115 + 2 * 3_322 + 1_458 + 16
     assert (list(tmp_path.iterdir()), still_running(tmp_path)) == ([], [])
 
 
