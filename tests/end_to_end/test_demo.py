@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,27 +19,34 @@ COMMAND = [sys.executable, "-m", "demo", "--rows", "2000"]
 pytestmark = pytest.mark.servers
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """For temporary files. Its path is short, as a user's is: a socket lies in the state folder, not beside it."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
+
+
 def still_running(place: Path) -> list[str]:
     """Command lines of processes that name the place."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(place) in line]
 
 
-def test_every_document_row_and_line_is_what_postgres_computes(tmp_path: Path) -> None:
-    done = subprocess.run(COMMAND, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+def test_every_document_row_and_line_is_what_postgres_computes(place: Path) -> None:
+    done = subprocess.run(COMMAND, cwd=ROOT, env=os.environ | {"TMPDIR": str(place)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     verdict = json.loads(done.stdout.splitlines()[-1])
     assert verdict.keys() == {"events", "documents", "planes", "iceberg_rows", "seconds", "mismatches"}
     # One flight is deleted and one inserted; every table's rows are events, every document is one more.
     assert (verdict["documents"], verdict["planes"], verdict["iceberg_rows"], verdict["mismatches"]) == (2000, 3322, 2000, 0)
     assert verdict["events"] > 2 * 2000 + 26_115 + 2 * 3_322 + 1_458 + 16
-    assert (list(tmp_path.iterdir()), still_running(tmp_path)) == ([], [])
+    assert (list(place.iterdir()), still_running(place)) == ([], [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_demo_leaves_nothing(place: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        COMMAND, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        COMMAND, cwd=ROOT, env=os.environ | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     with process.stdout:
@@ -48,4 +57,4 @@ def test_a_stopped_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -
         process.send_signal(number)
         process.stdout.read()
     assert process.wait(60) == 130
-    assert (list(tmp_path.iterdir()), still_running(tmp_path)) == ([], [])
+    assert (list(place.iterdir()), still_running(place)) == ([], [])
