@@ -15,6 +15,7 @@ from millstream.pipelines.generations import compile_product
 from millstream.pipelines.plan import Input, Stateful, Stateless
 from millstream.pipelines.productfiles import read_product
 from millstream.pipelines.products import reads, step_of
+from millstream.pipelines.productsinks import of_generation
 from millstream.pipelines.project import load
 from millstream.sinks.kinds import KINDS
 
@@ -76,6 +77,10 @@ def test_the_kept_text_reads_back_as_the_same_definition(project: Write) -> None
     assert again == found
     assert again.text == found.text
     assert step_of(again, TOPICS).sql == step_of(found, TOPICS).sql
+    assert [(s.kind, dict(of_generation(s, 3).options)) for s in again.sinks] == [
+        ("jsonl", {"file": "/data/m-3.jsonl"}),
+        ("search", {"index": "movie@3"}),
+    ]
 
 
 def test_an_index_is_there_without_being_asked_for_and_none_where_none_is_wanted(project: Write) -> None:
