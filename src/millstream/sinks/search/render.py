@@ -89,7 +89,7 @@ def changes(batch: Batch, terms_of_keys: pa.Array, fields: Mapping[str, Treatmen
         documents=named(batch.schema.names, [values(c, f.type) for c, f in zip(columns, batch.schema.fields, strict=True)], rows),
         words=named(list(found.words), list(found.words.values()), rows),
         exact=named(list(found.exact), list(found.exact.values()), rows),
-        loose=pa.array([json.dumps(row) for row in found.loose], pa.string()),
+        loose=pa.array([json.dumps(row) if row else "{}" for row in found.loose], pa.string()),
         text=pa.array([f" {BETWEEN_TEXTS} ".join(row) for row in found.texts], pa.string()),
         begins=found.begins,
     )

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.queries.values import FAMILIES, Comparable, Family, number, plain
+from millstream.sinks.jsontext import plain_decimals
 
 LETTERS: dict[Family, str] = {
     "number": "d", "float": "g", "text": "s", "boolean": "b", "day": "k", "clock": "m", "local": "p", "instant": "q",
@@ -134,7 +135,9 @@ def terms(column: pa.Array, kind: str) -> pa.Array:
     family = FAMILIES[kind]
     match family:
         case "number":
-            return _integers(column) if kind in ("int32", "int64") else _numbers(column)
+            if kind == "numeric":
+                return _numerics(column)
+            return _scaled(plain_decimals(column) if kind == "decimal" else pc.cast(column, pa.string()), getattr(column.type, "scale", 0))
         case "float":
             return _floats(column)
         case "text":
@@ -150,12 +153,12 @@ def _padded(numbers: pa.Array, width: int) -> pa.Array:
     return pc.ascii_lpad(pc.cast(numbers, pa.string()), width, "0")
 
 
-def _integers(column: pa.Array) -> pa.Array:
-    """As `_number`, for all at once."""
-    texts = pc.cast(column, pa.string())
+def _scaled(texts: pa.Array, scale: int) -> pa.Array:
+    """As `_number`, for all at once: numbers as plain text, with `scale` digits after the point."""
     negative = pc.starts_with(texts, "-")
-    digits = pc.ascii_ltrim(texts, "-")
-    exponents = pc.cast(pc.subtract(pc.binary_length(digits), 1), pa.int64())
+    digits = pc.ascii_ltrim(pc.replace_substring(texts, ".", ""), "-0")
+    exponents = pc.cast(pc.subtract(pc.binary_length(digits), 1 + scale), pa.int64())
+    zero = pc.equal(digits, "")
     digits = pc.ascii_rtrim(digits, "0")
     found = pc.binary_join_element_wise("d6", _padded(pc.add(exponents, _EXPONENT_ORIGIN), 6), digits, "")
     if pc.any(negative).as_py():
@@ -164,12 +167,11 @@ def _integers(column: pa.Array) -> pa.Array:
             turned = pc.replace_substring(turned, a, b)
         below = pc.binary_join_element_wise("d4", _padded(pc.subtract(_EXPONENT_ORIGIN, exponents), 6), turned, ABOVE, "")
         found = pc.if_else(negative, below, found)
-    return pc.if_else(pc.equal(texts, "0"), "d5", found)
+    return pc.if_else(zero, "d5", found)
 
 
-def _numbers(column: pa.Array) -> pa.Array:
-    texts = column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
-    return pa.array([None if t is None else _number_text(t) for t in texts.to_pylist()], pa.string())
+def _numerics(column: pa.Array) -> pa.Array:
+    return pa.array([None if t is None else _number_text(t) for t in column.to_pylist()], pa.string())
 
 
 def _number_text(text: str) -> str:
