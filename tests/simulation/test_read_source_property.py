@@ -180,6 +180,8 @@ def run_world(seed: int, folder: Path, **lookups: Any) -> None:
         drain(mesh)
         assert mesh.emitted() == from_scratch(mesh.world), f"seed {seed}: {mesh.world.step.sql}"
         assert mesh.asked, "nothing was asked"
+        told = mesh.pipeline.figures["sources"]
+        assert told and all(told[name] == mesh.guards[name].state for name in told)
         copied = [t for t in mesh.pipeline._state.store.tables() if t.startswith("copy ")]
         assert copied == [], "no copies are kept"
     finally:

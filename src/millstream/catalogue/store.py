@@ -254,11 +254,11 @@ class Catalogue:
         """Part → its last state, by name."""
         return {r["part"]: State(**r) for r in self._rows(sa.select(_STATES).order_by(_STATES.c.part))}
 
-    def note_figures(self, part: str, figures: Mapping[str, float]) -> None:
+    def note_figures(self, part: str, figures: Mapping[str, Any]) -> None:
         """Keep the part's present figures."""
         self._put(_FIGURES, "part", {"part": part, "figures": dict(figures), "at": self._clock()})
 
-    def figures(self) -> dict[str, dict[str, float]]:
+    def figures(self) -> dict[str, dict[str, Any]]:
         """Part → its last figures."""
         return {r["part"]: r["figures"] for r in self._rows(sa.select(_FIGURES))}
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -52,7 +52,7 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
     """
     with session.mesh() as mesh:
         todo = as_applied(mesh)
-        runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh))
+        runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh, session))
         view = live.view(session.output)
         with running.held(mesh.place.running), _listening(mesh, todo, runner), _signals(session) as caught, view.shown():
 
@@ -108,10 +108,11 @@ def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], N
     return report
 
 
-def _telling(mesh: Mesh) -> Callable[[str, Mapping[str, float]], None]:
-    def tell(part: str, figures: Mapping[str, float]) -> None:
+def _telling(mesh: Mesh, session: Session) -> Callable[[str, Mapping[str, Any]], None]:
+    def tell(part: str, figures: Mapping[str, Any]) -> None:
+        told = {name: session.output.secrets.blot(words) for name, words in figures.get("sources", {}).items()}
         try:
-            mesh.catalogue.note_figures(part, figures)
+            mesh.catalogue.note_figures(part, {**figures, "sources": told} if told else figures)
         except MillstreamError as error:
             log.warning("the figures of %s could not be kept: %s", part, error)
 

@@ -38,7 +38,7 @@ class PartView:
     sequence: int
     progress: Mapping[str, str]
     loading: Mapping[str, Any]
-    figures: Mapping[str, float]
+    figures: Mapping[str, Any]
 
     def document(self) -> dict[str, Any]:
         return {**vars(self), "since": when(self.since)}
@@ -205,13 +205,17 @@ def _show(parts: list[PartView], is_running: bool, output: Output) -> None:
             output.say(f"  cure: {p.cure}", "green")
 
 
-def in_words(figures: Mapping[str, float]) -> str:
+def in_words(figures: Mapping[str, Any]) -> str:
     """What a part's figures say to a person; empty where there is nothing to say."""
     said = []
     if figures.get("pending"):
         said.append(f"{figures['pending']:,.0f} keys wait to be refreshed")
         if "pending_rate" in figures:
             said.append(f"{figures['pending_rate']:,.0f}/s, {figures['pending_left_s']:,.0f} s left")
+    if "documents_per_trigger" in figures:
+        ratio, since = figures["documents_per_trigger"], when(figures["counted_since"])
+        said.append(f"{ratio:,.2f} rows written for each of {figures['triggers']:,.0f} keys that changes touched since {since}")
+    said += [f"source {name} {state}" for name, state in figures.get("sources", {}).items()]
     if "freshness_p50_ms" in figures:
         said.append(f"written {figures['freshness_p50_ms']:,.0f} ms after the commit (99 of 100: {figures['freshness_p99_ms']:,.0f} ms)")
     return ", ".join(said)

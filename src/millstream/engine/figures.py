@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,3 +54,35 @@ class Freshness:
             return {}
         p50, p99 = np.percentile(np.concatenate([ages for _, ages in self._writes]), [50, 99])
         return {"freshness_p50_ms": round(float(p50), 1), "freshness_p99_ms": round(float(p99), 1)}
+
+
+class Counted(Protocol):
+    """What counts since it was made: keys that changes have made wait, and rows written for them."""
+
+    @property
+    def triggers(self) -> int: ...
+    @property
+    def documents(self) -> int: ...
+
+
+class Work:
+    """How many documents were written for how many triggers, since `since` (seconds since 1970): over restarts, as each commit has it."""
+
+    def __init__(self, now_s: float) -> None:
+        self._since, self._triggers, self._documents = now_s, 0, 0
+
+    def restore(self, kept: Mapping[str, Any], counted: Counted) -> None:
+        """Go on from what a commit held. What was counted in rounds that came to nothing counts no longer."""
+        if kept:
+            self._since = kept["since"]
+        self._triggers = kept.get("triggers", 0) - counted.triggers
+        self._documents = kept.get("documents", 0) - counted.documents
+
+    def state(self, counted: Counted) -> dict[str, Any]:
+        return {"since": self._since, "triggers": self._triggers + counted.triggers, "documents": self._documents + counted.documents}
+
+    def figures(self, counted: Counted) -> dict[str, float]:
+        """The ratio is below 1 where changes of one key met in one refresh, or made no difference; above it only where a unit has rows."""
+        at = self.state(counted)
+        ratio = {"documents_per_trigger": round(at["documents"] / at["triggers"], 3)} if at["triggers"] else {}
+        return {"triggers": at["triggers"], "documents": at["documents"], **ratio, "counted_since": at["since"]}

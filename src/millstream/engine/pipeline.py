@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from millstream.engine.build import READ_BYTES, Waits
-from millstream.engine.figures import Rate
+from millstream.engine.figures import Rate, Work
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
 from millstream.engine.publisher import Commit, Publisher
@@ -80,6 +80,7 @@ class Pipeline:
         self._applied: dict[str, str] = {}  # source → the highest position of it that is in the copies
         self.events = 0
         self._drained = Rate()
+        self._work = Work(clock())
         self.pending = 0  # keys that wait to be refreshed, as of the last commit; read by other threads
 
     # ---- opening
@@ -135,6 +136,7 @@ class Pipeline:
         self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
         self._settled = dict(state.get("settled", {}))
+        self._work.restore(state.get("work", {}), self._graph)
         self._resends.restore(state)
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
@@ -172,14 +174,15 @@ class Pipeline:
         )
 
     @property
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """Of its stateful steps: keys that wait, how many are refreshed a second, and when none waits at that rate; keys that
-        changes have made wait and rows emitted for them, since it was opened."""
+        changes have made wait and rows emitted for them; how well each source is that it asks."""
+        asked = {"sources": told} if self._sources is not None and (told := self._sources.told) else {}
         if not self.plan.stateful or not self._built:
-            return {}
+            return asked
         rate = self._drained.per_second if self.pending else 0.0
         left = {"pending_rate": round(rate, 1), "pending_left_s": round(self.pending / rate, 1)} if rate else {}
-        return {"pending": self.pending, **left, "triggers": self._graph.triggers, "documents": self._graph.documents}
+        return {"pending": self.pending, **left, **self._work.figures(self._graph), **asked}
 
     # ---- the loop
 
@@ -303,6 +306,7 @@ class Pipeline:
             "fingerprint": self._fingerprint,
             "settled": self._settled,
             "rebuilt": self._rebuilt,
+            "work": self._work.state(self._graph),
             **self._resends.state(),
         }
 

@@ -34,6 +34,12 @@ class Sources:
 
     def __init__(self, guard: Callable[[str], Guard], topics: Topics, applied: Callable[[], Mapping[str, str]]) -> None:
         self._guard, self._topics, self._applied = guard, topics, applied
+        self._asked: dict[str, Guard] = {}
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Source → whether it is asked or left alone, and where its answers come from; of those that were asked."""
+        return {name: guard.state for name, guard in sorted(self._asked.items())}
 
     def not_before(self, source: str) -> Position:
         """All that was read of the source, with what its connector says of it: the server, and commits that no query saw yet."""
@@ -48,7 +54,7 @@ class Sources:
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The rows, a query for every so many keys: (the query's keys, rows that it found)."""
         source, _, table = topic.partition(".")
-        guard = self._guard(source)
+        guard = self._asked[source] = self._guard(source)
         fitting = max(1, KEYS_BYTES * keys.num_rows // max(keys.nbytes, 1))
         step = min(guard.lookup.limits.keys_max, fitting)
         for start in range(0, keys.num_rows, step):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 
@@ -47,12 +47,12 @@ class PartStatus:
     doing: str = ""
     done: int = 0
     total: int = 0
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 Report = Callable[[str, PartState, str, str], None]
 """report(part, state, reason, cure): called on every change of state, from the part's thread."""
-Figures = Callable[[str, Mapping[str, float]], None]
+Figures = Callable[[str, Mapping[str, Any]], None]
 """figures(part, figures): called when they have changed, at most once a second and at the end, from the part's thread."""
 
 
@@ -67,7 +67,7 @@ class _Part:
         self.opened = threading.Event()
         self.told: tuple[str, str] = ("", "")  # state and reason as last reported, and when
         self.told_at = 0.0
-        self.figures: Mapping[str, float] = {}  # as last told, and when
+        self.figures: Mapping[str, Any] = {}  # as last told, and when
         self.figures_at = 0.0
 
     @property
@@ -195,6 +195,7 @@ class Runner:
                     self._after_step(part, worked)
                 except Retryable as e:
                     self._state(part, "retrying", e)
+                    self._tell_figures(part)  # a source that is left alone is seen to be
                     self._stop.wait(backoff)
                     backoff = min(backoff * 2, RETRY_MAX_S)
                     unsettled = is_open
