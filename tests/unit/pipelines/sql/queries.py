@@ -66,11 +66,15 @@ class Writer:
         met = {alias: table}
         out = self.rng.choice(list(outer))
         tie = f"{self.column(alias, table)} = {self.column(out, outer[out])}"
+        if self.rng.random() < 0.2:
+            tie += f" AND {self.column(alias, table)} = {self.column(out, outer[out])}"
         join = ""
         if self.rng.random() < 0.4:
             other, called = self.rng.choice(list(TABLES)), self.alias()
             side = self.rng.choice(["", "LEFT "])
             join = f" {side}JOIN {other} {called} ON {self.column(called, other)} = {self.column(alias, table)}"
+            if self.rng.random() < 0.3:
+                join += f" AND {self.column(called, other)} {self.rng.choice('=>')} {self.column(out, outer[out])}"
             met[called] = other
         seen = met if alone else {**outer, **met}
         more = f" AND ({self.condition(seen, depth)})" if self.rng.random() < 0.6 else ""
