@@ -47,24 +47,24 @@ class Route:
 
     def values(self, scope: Any) -> Iterator[Any]:
         """The values that it leads to, never None: JSON's own, those of a json column with exact numbers."""
-        found = reached(scope, self.names)
+        found = at_end_of(scope, self.names)
         if self.kind != "json":
             return found
-        parsed = (value for text in found for value in reached(json_value(text), self.inside))
+        parsed = (value for text in found for value in at_end_of(json_value(text), self.inside))
         return (v for top in parsed for v in everything(top)) if self.deep else parsed
 
 
-def reached(value: Any, names: Names) -> Iterator[Any]:
+def at_end_of(value: Any, names: Names) -> Iterator[Any]:
     """What lies at the end of the names, lists gone through; never None."""
     if value is None:
         return
     if isinstance(value, list):
         for element in value:
-            yield from reached(element, names)
+            yield from at_end_of(element, names)
     elif not names:
         yield value
     elif isinstance(value, dict):
-        yield from reached(value.get(names[0]), names[1:])
+        yield from at_end_of(value.get(names[0]), names[1:])
 
 
 def everything(value: Any) -> Iterator[Any]:
