@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -201,6 +202,27 @@ def test_what_is_published_replays_to_the_query(construct: str, seed: int, tmp_p
 def test_many_more(construct: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(SEEDS, MORE_SEEDS):
         run_world(construct, seed, tmp_path / f"{seed}", cut_off=bool(seed % 2), monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize("older", ["ALTER TABLE meta DROP COLUMN hashes", "ALTER TABLE outbox DROP COLUMN value_ends", "DROP TABLE outbox"])
+def test_a_state_file_of_an_older_format_is_as_good_as_lost(older: str, tmp_path: Path) -> None:
+    world = make_world("group", 1)
+    mesh = Mesh(world, tmp_path)
+    try:
+        mesh.write(world.first_rows())
+        mesh.run()
+        mesh.crash()
+        with duckdb.connect(str(tmp_path / "p.duckdb")) as file:
+            file.execute(older)
+        mesh.write(world.change())
+        mesh.run()
+        mesh.check()
+        mesh.crash()
+        mesh.run()  # what was rebuilt is whole: it is opened again as it is
+        assert mesh.pipeline is not None and mesh.pipeline.is_built
+        mesh.check()
+    finally:
+        mesh.close()
 
 
 # ---- each correction, taken away

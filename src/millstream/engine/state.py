@@ -20,6 +20,11 @@ from millstream.engine.store import Store
 from millstream.topics.contract import Block
 
 _META, _OUTBOX = "meta", "outbox"
+_COLUMNS = {
+    _META: "sequence BIGINT, state VARCHAR, fingerprint VARCHAR, hashes VARCHAR",
+    _OUTBOX: "sequence BIGINT, place INTEGER, topic VARCHAR, schema_id INTEGER, records INTEGER, events INTEGER, "
+    "keys BLOB, key_ends BLOB, vals BLOB, value_ends BLOB",
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,17 @@ class State:
         if _META not in store.tables():
             with store.transaction():
                 self._create()
+        elif any(self._columns(table) != columns for table, columns in _COLUMNS.items()):
+            self.wipe()  # another version's: as good as lost, and so rebuilt
 
     def _create(self) -> None:
-        self.store.execute(f"CREATE TABLE {_META} (sequence BIGINT, state VARCHAR, fingerprint VARCHAR, hashes VARCHAR)")
-        self.store.execute(
-            f"CREATE TABLE {_OUTBOX} (sequence BIGINT, place INTEGER, topic VARCHAR, schema_id INTEGER, records INTEGER, events INTEGER, "
-            "keys BLOB, key_ends BLOB, vals BLOB, value_ends BLOB)"
-        )
+        for table, columns in _COLUMNS.items():
+            self.store.execute(f"CREATE TABLE {table} ({columns})")
+
+    def _columns(self, table: str) -> str:
+        """As they stand in the file."""
+        found = self.store.rows("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [table])
+        return ", ".join(f"{name} {type_}" for name, type_ in found)
 
     def meta(self) -> Meta | None:
         """None while no whole state was ever committed: new, a rebuild was cut off, or by a DuckDB that may hash otherwise."""
