@@ -103,9 +103,26 @@ sinks:
   - search: {index: film}
 """
 
+SEARCHES = {
+    "good": "review_count >= 2 AND best >= {n}",
+    "leads": "ANY actors (role = Lead AND name IS NOT NULL) AND year > 19{n}0",
+    "titled": "title: title OR studio.country = 'Country {n}'",
+    "prized": "actors.awards.year < 2000 AND NOT genres = 'Genre {n}'",
+}
+"""Saved searches of the product, in which a number makes another search of the same name."""
+
+
+def searches(number: int) -> str:
+    """Their file."""
+    return "---\n".join(
+        f"search: {name}\nproduct: film\nquery: {json.dumps(query.format(n=number))}\nowner: team\n" for name, query in SEARCHES.items()
+    )
+
+
 FILES = {
     "mesh.yaml": "mesh: films\n",
     "products/film.yaml": PRODUCT,
+    "searches/film.yaml": searches(4),
 } | {
     f"sources/{name}.yaml": f"source: {name}\nconnector: postgres\nurl: ${{{name.upper()}_URL}}\nslot: ${{{name.upper()}_SLOT}}\n"
     f"tables: [{', '.join(f'public.{t}' for t in tables)}]\nowner: team-{name}\n"

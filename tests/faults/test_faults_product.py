@@ -16,11 +16,14 @@ from typing import Any
 import faults_product as films
 import psycopg
 import pytest
+from faults_points import points
 from faults_project import Project, until
 
 from millstream.errors import Refused
+from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
+from millstream.topics.local import LocalTopics
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
@@ -43,6 +46,12 @@ class Films:
         self.project = Project(folder, settings, films.FILES)
         self.writers = films.Writers(self.connect, seed, pace_s)
         self.project.command("apply")
+        self.asked = 4
+
+    def search_otherwise(self, number: int) -> None:
+        """Give every saved search another query."""
+        self.asked = number
+        (self.project.folder / "searches" / "film.yaml").write_text(films.searches(number))
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
         return self._server.connect(self.databases[name])
@@ -71,6 +80,27 @@ class Films:
         shown = "\n".join(f"{k}:\n  wanted {wanted.get(k)}\n  found  {found.get(k)}" for k in sorted(differing)[:3])
         assert not differing, f"{len(differing)} of {len(wanted)} documents differ:\n{shown}"
         assert wanted, "there is nothing to compare"
+        said = self.matches()
+        for name, query in films.SEARCHES.items():
+            hits = search(self.project.state, "film", query.format(n=self.asked), 10_000).hits
+            assert said.get(name, set()) == {h.document["id"] for h in hits}, name
+
+    def matches(self) -> dict[str, set[int]]:
+        """Saved search → the documents that its topic says it matches."""
+        engine = sqlite_engine(self.project.state / "mesh.db")
+        topics = LocalTopics(self.project.state / "topics.db", SqlRegistry(engine))
+        found: dict[str, set[int]] = {}
+        offset = 0
+        while batches := topics.read("film.matches", offset, bytes_max=8 << 20):
+            offset = topics.read_end(batches)
+            for b in batches:
+                for key, op in zip(b.keys().to_pylist(), b.column("op").to_pylist(), strict=True):
+                    documents = found.setdefault(key["search"], set())
+                    assert (key["id"] in documents) == (op != "c"), f"{op} of {key}, which {'matches' if op == 'c' else 'does not match'}"
+                    (documents.discard if op == "d" else documents.add)(key["id"])
+        topics.close()
+        engine.dispose()
+        return found
 
     def close(self) -> None:
         self.project.close()
@@ -113,6 +143,19 @@ def test_every_document_equals_the_join_that_postgres_computes(world: Films) -> 
 def test_ten_minutes_of_random_writes_with_kills(world: Films) -> None:
     assert kill_now_and_then(world, 600, random.Random("long"))
     world.check()
+
+
+@pytest.mark.timeout(900)
+def test_killed_wherever_matches_of_saved_searches_are_said(world: Films) -> None:
+    """Each search is changed before each kill, so that it is compared anew, and documents change meanwhile."""
+    world.check()
+    moments = [p for p in points() if p.startswith("matches.")]
+    assert moments
+    for number, point in enumerate(moments):
+        world.search_otherwise(number % 4 + 1)
+        process = world.project.start("run", fault=f"{point}:1:KILL")
+        assert process.wait(120) == -signal.SIGKILL, f"{point} was not reached:\n{process.words[-3000:]}"
+        world.check()
 
 
 @pytest.mark.parametrize("pairs", [pytest.param(60, id="sixty"), pytest.param(1_000, marks=pytest.mark.long, id="thousand")])
