@@ -38,7 +38,7 @@ from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import Plan, SinkPlan
 from millstream.pipelines.rollout import generation_name
 from millstream.pipelines.searches import LiveSearches, matches_topic
-from millstream.queries.fields import Treatment
+from millstream.queries.treatment import Treatment
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.sinks.contract import Sink

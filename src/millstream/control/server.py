@@ -78,7 +78,7 @@ class _Server:
                 self._threads = [t for t in self._threads if t.is_alive()]
                 thread = threading.Thread(target=self._answer, args=(connection,), name="control request", daemon=True)
                 self._threads.append(thread)
-            thread.start()
+                thread.start()  # under the lock: whoever stops us joins only what has begun
 
     def _answer(self, connection: socket.socket) -> None:
         try:

@@ -35,8 +35,9 @@ from millstream.faultpoints import reached
 from millstream.pipelines.searches import SEARCH, VERSION, matches_topic
 from millstream.queries.check import checked
 from millstream.queries.conditions import Condition
-from millstream.queries.fields import Fields, Treatment
+from millstream.queries.fields import Fields
 from millstream.queries.reverse import Watched
+from millstream.queries.treatment import Treatment
 from millstream.schemas.registry import Registry
 from millstream.sinks.jsontext import objects
 from millstream.topics.contract import Topics

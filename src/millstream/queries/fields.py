@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from millstream.events.types import Field, Type
 from millstream.queries.mistakes import mistake, nearest
+from millstream.queries.treatment import Treatment
 from millstream.queries.tree import Path
 from millstream.queries.values import number
 
-Treatment = Literal["text", "exact", "stored"]
 Names = tuple[str, ...]
 
 ELEMENT = "value"

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.events.types import Field, Type
-from millstream.queries.fields import Names, Treatment, json_value, treatment
+from millstream.queries.fields import Names, json_value, treatment
+from millstream.queries.treatment import Treatment
 from millstream.queries.words import folded, words
 from millstream.sinks.jsontext import joined, quoted
 from millstream.sinks.search.keys import key

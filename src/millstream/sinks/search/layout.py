@@ -25,7 +25,8 @@ import tantivy
 
 from millstream.errors import Refused
 from millstream.events.types import Field, Type
-from millstream.queries.fields import Fields, Treatment
+from millstream.queries.fields import Fields
+from millstream.queries.treatment import Treatment
 from millstream.queries.values import FAMILIES
 from millstream.sinks.position import Held
 

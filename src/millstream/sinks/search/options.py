@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from millstream.queries.fields import Treatment
+from millstream.queries.treatment import Treatment
 
 
 class Options(BaseModel):

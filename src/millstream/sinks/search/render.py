@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from millstream.errors import BadRecord
 from millstream.events.batch import Batch
-from millstream.queries.fields import Treatment
+from millstream.queries.treatment import Treatment
 from millstream.sinks.jsontext import lists, named, values
 from millstream.sinks.search.indexed import indexed
 from millstream.sinks.search.layout import BETWEEN_TEXTS
