@@ -29,6 +29,7 @@ import tantivy
 from demo.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
 
 from millstream.sinks.search.generations import index_path, live
+from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
 
 RESULTS = Path(__file__).parent / "results" / "documents.json"
@@ -88,10 +89,8 @@ class Index:
         return 0 if searcher is None else max(0, searcher.num_docs - 1)
 
     def found(self, field: str, value: object) -> int:
-        """How many documents hold this value."""
-        searcher = self._searcher()
-        query = self._opened.parse_query(f'_exact.{field}:"{value}"', ["_exact"])  # type: ignore[attr-defined]
-        return int(searcher.search(query, 1).count)
+        """How many documents hold this value, as any user would ask."""
+        return search(self._state, "flight", f"{field} = {value}", 1).total
 
     def everything(self) -> Iterator[dict[str, Any]]:
         searcher = self._searcher()

@@ -41,7 +41,7 @@ class Profiled:
     def sql(self, sql: str) -> Any:
         rows = self._con.sql(sql).to_arrow_table()
         self._note()
-        return type("Result", (), {"to_arrow_table": lambda _: rows})()
+        return type("Result", (), {"to_arrow_table": lambda _: rows, "to_arrow_reader": lambda _, size: rows.to_reader(size)})()
 
     def _note(self) -> None:
         said = self._con.get_profiling_information()
