@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from millstream.errors import BadRecord, Refused
 from millstream.events.types import Field, RowSchema, Type, list_of, record_of
-from millstream.sinks.search.generations import indexes
+from millstream.sinks.search.generations import index_path, indexes
 from millstream.sinks.search.options import Options
 from millstream.sinks.search.query import Question, search
 from millstream.sinks.search.render import key_terms, last_per_key
@@ -291,6 +291,25 @@ def test_an_index_of_an_earlier_layout_is_not_read(tmp_path: Path, monkeypatch: 
         with pytest.raises(Refused) as caught:
             ask()
         assert caught.value.code == "index_outdated"
+
+
+def test_a_commit_cut_short_can_be_made_again(tmp_path: Path) -> None:
+    """Killed after the commit's files were written and before `meta.json` named them: made again, it has the same names for them."""
+    options = Options(index="films", heap_mb=15)
+    sink = open_sink("s", options, tmp_path)
+    sink.open(1)
+    sink.accept(SCHEMA)
+    sink.write([changes(0, [("c", None, r) for r in rows()], SCHEMA)], {TOPIC: 3})
+    sink.close()
+    meta = index_path(tmp_path, options.index) / "meta.json"
+    before = meta.read_bytes()
+    for fence in (2, 3):
+        sink.open(fence)
+        sink.close()
+        meta.write_bytes(before)
+    sink.open(4)
+    assert sink.resume_after() == {TOPIC: 3}
+    sink.close()
 
 
 def test_only_a_field_of_one_value_gives_an_order(tmp_path: Path) -> None:

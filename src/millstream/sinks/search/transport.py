@@ -32,7 +32,7 @@ class IndexFile:
         try:
             self._index = self._guarded("open the index", self._open_index)
             self.state = self._read_state()
-            self._writer = self._guarded("open the index for writing", lambda: self._index.writer(heap_bytes, 1))
+            self._writer = self._guarded("open the index for writing", self._open_writer)
         except BaseException:
             self.close()
             raise
@@ -41,6 +41,12 @@ class IndexFile:
         if not tantivy.Index.exists(str(self.path)):
             tantivy.Index(schema(), path=str(self.path))
         return opened(str(self.path))
+
+    def _open_writer(self) -> Any:
+        """A commit that a kill cut short leaves files, one of them under the very name that the commit made again would give it."""
+        writer = self._index.writer(self._heap_bytes, 1)
+        writer.garbage_collect_files()
+        return writer
 
     def _read_state(self) -> State | None:
         try:
@@ -60,7 +66,7 @@ class IndexFile:
 
     def _commit(self, changes: Iterable[Changes], state: State) -> None:
         if self._writer is None:
-            self._writer = self._index.writer(self._heap_bytes, 1)
+            self._writer = self._open_writer()
         writer = self._writer
         for change in changes:
             _apply(writer, change)
@@ -113,6 +119,7 @@ class IndexFile:
             return
         try:
             self._writer.rollback()
+            self._writer.garbage_collect_files()
         except (ValueError, OSError):
             self._writer = None
 
