@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, overload
 
 import duckdb
 import pyarrow as pa
 
-from millstream.engine.sql import quoted
+from millstream.engine.sql import literal, quoted
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.types import Field, Type
 
@@ -30,6 +30,7 @@ GIVEN = "__ms_given"
 _KEY = "__ms_k"  # a table may have a column of any other name
 _TOGETHER = "__ms_at "
 _PIECE_ROWS = 10_000
+_FEW = 4  # keys
 _INTEGERS = ("INTEGER", "BIGINT")
 
 _DUCKDB = {
@@ -61,6 +62,20 @@ def duckdb_type(type_: Type) -> str:
 def _together(columns: Sequence[str]) -> str:
     """The column that holds the hash of several."""
     return _TOGETHER + json.dumps(list(columns))
+
+
+def _few(keys: pa.Table, type_: str) -> str | None:
+    """A few keys of one column as literals that compare with a column of this type as the keys do, or None. By literals a lookup
+    takes half the time of one over a relation; but each costs a tenth of a millisecond to plan."""
+    if keys.num_columns > 1 or not 0 < keys.num_rows <= _FEW:
+        return None
+    column = keys.column(0)
+    values = [v for v in column.to_pylist() if v is not None] or [None]
+    if pa.types.is_integer(column.type) and type_ in _INTEGERS:
+        return ", ".join("NULL" if v is None else str(v) for v in values)
+    if pa.types.is_string(column.type) and type_ == "VARCHAR" and not any(v and "\0" in v for v in values):
+        return ", ".join("NULL" if v is None else literal(v) for v in values)
+    return None
 
 
 class Store:
@@ -149,8 +164,10 @@ class Store:
         the rows have more than `bytes_max`: they are not read further.
         """
         names = ", ".join(f"t.{quoted(name)}" for name in wanted)
-        with self.given(keys):
-            found = self._con.sql(f"SELECT {names} FROM {self.found(table, columns, keys.column_names)}")
+        few = _few(keys, self._types[table][columns[0]])
+        with self.given(keys) if few is None else nullcontext():
+            rows = f"{quoted(table)} t WHERE t.{quoted(columns[0])} IN ({few})" if few else self.found(table, columns, keys.column_names)
+            found = self._con.sql(f"SELECT {names} FROM {rows}")
             if bytes_max is None:
                 return found.to_arrow_table()
             pieces, size = [], 0
