@@ -52,9 +52,9 @@ from millstream.topics.local.compaction import Keep
 
 LOG = "MILLSTREAM_LOG"
 
-# How long a sink gathers before it writes. An Iceberg commit makes files and a table snapshot: fewer, larger ones.
+# How long after a write a sink gathers for the next. An Iceberg commit makes files and a table snapshot: fewer, larger ones.
 LINGER_S: Mapping[str, float] = {"iceberg": 2.0}
-LINGER_OTHERS_S = 0.2
+LINGER_OTHERS_S = 0.1
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ class SinkRun:
         self._linger_s = linger_s
         self.reads = (plan.topic,)
         self._gathered: list[Batch] = []
-        self._since = 0.0
+        self._flushed_at = 0.0
         self._written: dict[str, int] = {}
         self.events = 0
         self.is_open = False
@@ -71,7 +71,8 @@ class SinkRun:
         self._topics.join(self.name, self.seen)
 
     def step(self) -> bool:
-        """Gather what the topic has, and write it when it is enough or has waited `linger_s`. True if anything moved."""
+        """Gather what the topic has, and write it when it is enough, or `linger_s` after the write before: a change that comes alone
+        is written at once, and a stream of them in a few large commits. True if anything moved."""
         place = self.seen
         try:
             batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
@@ -85,10 +86,8 @@ class SinkRun:
                 where=f"{self.plan.topic}@{place[self.plan.topic]}",
                 cure=NEW_TARGET,
             )
-        if batches and not self._gathered:
-            self._since = self._clock()
         self._gathered += batches
-        due = self._gathered_bytes() >= GATHER_BYTES or self._clock() - self._since >= self._linger_s
+        due = self._gathered_bytes() >= GATHER_BYTES or self._clock() - self._flushed_at >= self._linger_s
         if self._gathered and due:
             self.flush()
             return True
@@ -106,7 +105,7 @@ class SinkRun:
         for b in self._gathered:
             live = np.asarray(pc.not_equal(b.column("op"), READ))  # a row that a backfill saw is as old as it is
             self._freshness.note(self._clock(), np.asarray(b.column("ts_us"))[live])
-        self._gathered, self._written = [], up_to
+        self._gathered, self._written, self._flushed_at = [], up_to, self._clock()
         self._topics.note_reader(self.name, up_to)
 
     @property
@@ -120,7 +119,7 @@ class SinkRun:
 
     def patience_s(self, idle_s: float) -> float:
         """How long the runner may leave it alone: not past the moment at which what is gathered is due."""
-        return min(idle_s, max(0.0, self._since + self._linger_s - self._clock())) if self._gathered else idle_s
+        return min(idle_s, max(0.0, self._flushed_at + self._linger_s - self._clock())) if self._gathered else idle_s
 
     @property
     def positions(self) -> dict[str, int]:
