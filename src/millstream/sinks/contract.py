@@ -19,7 +19,12 @@ class Sink(Protocol):
         process holds raises Refused("target_in_use") naming it. Makes the target if it is not there."""
 
     def accept(self, schema: RowSchema) -> None:
-        """The rows that will come. New columns appear in the target; a type it cannot take raises Refused with the reason."""
+        """The rows that will come: said after `open`, and again between two writes when the topic's schema changes.
+
+        Fields are known by their ids. New columns appear in the target, renamed and widened ones are changed there; what it
+        cannot take raises Refused, and the target is as it was. A second call with the same schema changes nothing. Retryable: nothing
+        or all was done, and it is called again. Batches that come next have this schema.
+        """
 
     def resume_after(self) -> Mapping[str, int]:
         """topic → next offset, as the target holds it. Empty: from the start."""

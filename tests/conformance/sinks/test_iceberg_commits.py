@@ -177,16 +177,6 @@ def images(batch) -> list[dict]:
     return [e["after"] or e["before"] for e in batch.rows.to_pylist()]
 
 
-def test_a_name_that_moves_on_to_another_column(target) -> None:
-    """title becomes name, and a new title appears, in one change."""
-    schema = RowSchema((*retyped("title", Field("name", Type("text"), 2)).fields, Field("title", Type("int32"), 9)), MOVIE.key)
-    with opened(target, 1):
-        pass
-    with pytest.raises(Refused, match="'title' is string") as caught, opened(target, 2, schema):
-        pass
-    assert caught.value.code == "column_type_changed"
-
-
 def test_types_are_promoted_where_iceberg_can(target) -> None:
     first = workload(0, 20)
     schema = retyped("year", Field("year", Type("int64"), 3))

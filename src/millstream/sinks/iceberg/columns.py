@@ -1,7 +1,9 @@
 """The table's columns beside a row schema's: which belong together, and what must change when the schema does.
 
-A field's column is the one of its name; failing that, the one that its id had under a name that is gone: a rename. So are the
-members of records in it. `Assigned` (path of field ids → Iceberg column id) is kept as a table property for that.
+A field keeps the column that its id was given, under whatever name, and so do the members of records: `Assigned` (path of field
+ids → Iceberg column id) is kept as a table property for that. A field that is new takes a column of its name that no field of ours
+ever had, or gets one. A field that is dropped leaves its column behind, null from then on, for its past is part of the
+changelog; where another field takes its name, that column is called NAME_dropped.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pyiceberg.schema import Schema
@@ -71,78 +74,83 @@ def _name_taken(what: str, where: str) -> Refused:
 
 
 def evolve(transaction: Any, schema: RowSchema, sink: str, where: str) -> None:
-    """Stage what makes the table take rows of `schema`: columns added, renamed or promoted, and the assignment. None is dropped.
+    """Stage what makes the table take rows of `schema`: columns renamed, promoted, added and put in its order, and the assignment.
 
-    Raises Refused("column_type_changed") where Iceberg cannot promote the type.
+    None is dropped. Staged again for the same schema, it is nothing. Raises Refused("column_type_changed") where Iceberg cannot
+    promote the type.
     """
     old = assigned(transaction.table_metadata.properties, sink)
+    known = _Known(old, frozenset(old.values()), where)
     table: Schema = transaction.table_metadata.schema()
     with transaction.update_schema() as update:
         for name, (kind, _) in META.items():
             if (column := _find(table.fields, name)) is not None:
                 _promote(update, column, (name,), kind, where)
-        _adjust(_Change(update, table, old, where), table.fields, (), schema.fields, ())
+        _adjust(update, known, table.fields, (), schema.fields, ())
     # A second step, because a name that was just given up may be given to a new column.
     table = transaction.table_metadata.schema()
-    new = [f.name for f in schema.fields if _find(table.fields, f.name) is None]
     with transaction.update_schema() as update:
         for name, (kind, doc) in META.items():
             if _find(table.fields, name) is None:
                 update.add_column((name,), kind, doc)
         _add(update, table.fields, (), schema.fields, where)
-        for name in META if new else ():
-            update.move_after((name,), new[-1])
-            new.append(name)
     table = transaction.table_metadata.schema()
     now = {**old, **dict(_assignment(table.fields, schema.fields, ()))}
+    with transaction.update_schema() as update:
+        _order(update, table.fields, (), [*(f.name for f in schema.fields), *META])
+        for columns, place, fields in _levels(table.fields, (), schema.fields):
+            _order(update, columns, place, [f.name for f in fields])
     if now != dict(old):
         transaction.set_properties({property_name(sink): json.dumps({".".join(map(str, k)): v for k, v in now.items()})})
 
 
 @dataclass(frozen=True)
-class _Change:
-    """What is being staged: renames and promotions, all under the names that the table has before."""
+class _Known:
+    """Which columns were assigned when the schema was taken that came before, and all of them together."""
 
-    update: Any
-    table: Schema
     old: Assigned
+    ours: frozenset[int]
     where: str
 
+    def column(self, columns: Sequence[NestedField], f: Field, path: Path) -> NestedField | None:
+        """The column that this field goes into; None where it needs a new one."""
+        named = _find(columns, f.name)
+        if named is not None and named.field_id not in self.ours:
+            return named
+        held = self.old.get(path)
+        return next((c for c in columns if c.field_id == held), None)
 
-def _adjust(change: _Change, columns: Sequence[NestedField], place: TablePath, fields: Sequence[Field], path: Path) -> None:
-    """One level: the columns at `place`, which take `fields`; and all levels inside."""
-    renamed = _renames(change, columns, fields, path)
-    for name, column in renamed.items():
-        change.update.rename_column((*place, column.name), name)
-    for f in fields:
-        column = renamed.get(f.name) or _find(columns, f.name)
+
+def _adjust(update: Any, known: _Known, columns: Sequence[NestedField], place: TablePath, fields: Sequence[Field], path: Path) -> None:
+    """One level: the columns at `place`, which take `fields`; and all levels inside. All under the names that the table has before."""
+    found = [(f, known.column(columns, f, (*path, f.id))) for f in fields]
+    used = {column.field_id for _, column in found if column is not None}
+    wanted = [f.name for f in fields]
+    for column in columns:
+        if column.name in wanted and column.field_id not in used:  # of a field that was dropped: its name goes to another now
+            update.rename_column((*place, column.name), _free(f"{column.name}_dropped", [*(c.name for c in columns), *wanted]))
+    for f, column in found:
         if column is not None:
-            _adjust_one(change, column, (*place, column.name), f, (*path, f.id))
+            if column.name != f.name:
+                update.rename_column((*place, column.name), f.name)
+            _adjust_one(update, known, column, (*place, column.name), f, (*path, f.id))
 
 
-def _adjust_one(change: _Change, column: NestedField, place: TablePath, f: Field, path: Path) -> None:
+def _free(name: str, taken: Sequence[str]) -> str:
+    return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+
+
+def _adjust_one(update: Any, known: _Known, column: NestedField, place: TablePath, f: Field, path: Path) -> None:
+    if column.required:
+        update.make_column_optional(place)
     match column.field_type, f.type:
         case ListType() as held, Type("list", element=Type() as element):
-            _adjust_one(change, held.element_field, (*place, held.element_field.name), Field(f.name, element, f.id), path)
+            inner = held.element_field
+            _adjust_one(update, known, inner, (*place, inner.name), Field(f.name, element, f.id), path)
         case StructType() as held, Type("record"):
-            _adjust(change, held.fields, place, f.type.fields, path)
+            _adjust(update, known, held.fields, place, f.type.fields, path)
         case _:
-            _promote(change.update, column, place, iceberg_type(f, change.where), change.where)
-            return
-    if column.required:
-        change.update.make_column_optional(place)
-
-
-def _renames(change: _Change, columns: Sequence[NestedField], fields: Sequence[Field], path: Path) -> dict[str, NestedField]:
-    """New name → the column that gets it: of the same id, its old name no longer used and the new one not yet there."""
-    found = {}
-    names = {f.name for f in fields}
-    for f in fields:
-        held = change.old.get((*path, f.id))
-        was = next((c for c in columns if c.field_id == held), None)
-        if was is not None and was.name not in names and _find(columns, f.name) is None:
-            found[f.name] = was
-    return found
+            _promote(update, column, place, iceberg_type(f, known.where), known.where)
 
 
 def _add(update: Any, columns: Sequence[NestedField], place: TablePath, fields: Sequence[Field], where: str) -> None:
@@ -160,6 +168,33 @@ def _add(update: Any, columns: Sequence[NestedField], place: TablePath, fields: 
             update.add_column((*place, f.name), iceberg_type(f, where), DOCS.get(f.type.kind))
         else:
             inside(column.field_type, f.type, (*place, f.name))
+
+
+Level = tuple[Sequence[NestedField], TablePath, Sequence[Field]]
+
+
+def _levels(columns: Sequence[NestedField], place: TablePath, fields: Sequence[Field]) -> Iterator[Level]:
+    """The records inside these columns, at any depth, beside the members that go into them."""
+
+    def inside(held: IcebergType, type_: Type, place: TablePath) -> Iterator[Level]:
+        if isinstance(held, ListType) and type_.element is not None:
+            yield from inside(held.element_type, type_.element, (*place, held.element_field.name))
+        if isinstance(held, StructType):
+            yield held.fields, place, type_.fields
+            yield from _levels(held.fields, place, type_.fields)
+
+    for f in fields:
+        column = _find(columns, f.name)
+        assert column is not None
+        yield from inside(column.field_type, f.type, (*place, f.name))
+
+
+def _order(update: Any, columns: Sequence[NestedField], place: TablePath, names: Sequence[str]) -> None:
+    """Put the columns of these names in this order. Others keep their places: they may be another sink's."""
+    if [c.name for c in columns if c.name in names] == list(names):
+        return
+    for before, name in pairwise(names):
+        update.move_after((*place, name), (*place, before))
 
 
 def _assignment(columns: Sequence[NestedField], fields: Sequence[Field], path: Path) -> Iterator[tuple[Path, int]]:
@@ -202,5 +237,6 @@ def _clash(name: str, has: IcebergType, wanted: IcebergType, where: str) -> Refu
         f"column {name!r} is {has} in the table and would have to become {wanted}, which Iceberg cannot do without rewriting it",
         code="column_type_changed",
         where=where,
-        cure=f"CAST it to {has} in a pipeline step, give it another name there, rename the table's column, or write to another table",
+        cure=f"CAST it to {has} in a pipeline step, give it another name there, drop the table's column (its values stay in earlier "
+        "snapshots), or write to another table",
     )

@@ -102,7 +102,7 @@ def _not_taken(what: str, cure: str, where: str) -> Refused:
 
 
 def rows(batch: Batch, names: Mapping[Path, str], types: Mapping[str, pa.DataType]) -> pa.Table:
-    """The batch as rows of the table. `names`: path of ids → its name there, where that is another; `types`: column → Arrow type.
+    """The batch as rows of the table. `names`: path of ids → its name there; `types`: column → Arrow type.
 
     Raises Irrecoverable("schema_not_accepted") where a column of the batch, or a member in one, has no place in the table.
     """
@@ -144,8 +144,10 @@ def _labelled(fields: Iterable[Field], path: Path, table: pa.StructType, names: 
         return type_.arrow
 
     labels = []
+    taken = {name for there, name in names.items() if there[:-1] == path}
     for f in fields:
-        name = f.name if table.get_field_index(f.name) >= 0 else names.get((*path, f.id))
+        own = f.name if table.get_field_index(f.name) >= 0 and f.name not in taken else None
+        name = names.get((*path, f.id), own)
         if name is None:
             unknown.append(f.name)
         else:

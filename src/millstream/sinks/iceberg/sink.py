@@ -53,6 +53,7 @@ class IcebergSink:
     def accept(self, schema: RowSchema) -> None:
         lake = self._opened()
         refuse_untakable(schema, lake.where)
+        lake.refresh()  # a person may have changed its columns so that it takes the schema
         self._contend(lake, lambda: self._evolve(lake, schema))
 
     def _evolve(self, lake: LakeTable, schema: RowSchema) -> None:

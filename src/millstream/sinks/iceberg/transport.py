@@ -28,8 +28,9 @@ from pyiceberg.exceptions import (
 from pyiceberg.io import OutputFile
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import ancestors_of
-from pyiceberg.table.update import AddSnapshotUpdate
+from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId
 
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
 from millstream.faultpoints import reached
@@ -228,11 +229,15 @@ class LakeTable:
         self.guarded("commit to the table", commit)
 
     def change(self, stage: Callable[[Any], None]) -> None:
-        """A transaction without rows. Raises CommitFailedException where another commit came first."""
+        """A transaction without rows; nothing where nothing is staged. Raises CommitFailedException where another commit came
+        first, one of rows too: among them is the snapshot by which a later opening raises the fence."""
 
         def change() -> None:
             with self.table.transaction() as transaction:
                 stage(transaction)
+                seen = self.table.metadata.current_snapshot_id
+                transaction._stage((), (AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=seen),))
+            reached("sink.iceberg.changed")
 
         self.guarded("change the table", change)
 
