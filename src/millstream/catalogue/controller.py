@@ -16,13 +16,14 @@ from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedS
 from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.origin import DERIVED, Grade, Origin
-from millstream.events.types import RowSchema, difference
+from millstream.events.types import RowSchema
 from millstream.pipelines import rollout
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
 from millstream.pipelines.searches import match_schema, matches_topic
+from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
 from millstream.topics.contract import Topic, Topics
@@ -105,7 +106,7 @@ def _keys_stay(wanted: Wanted, known: Known) -> None:
         now = known.topics.get(name)
         if now is None:
             continue
-        retyped = {c.field for c in difference(now.schema, topic.schema) if c.kind == "retyped"} & set(topic.schema.key)
+        retyped = any(c.in_key and c.changes_type for c in operations(now.schema, topic.schema))
         if now.schema.key != topic.schema.key or retyped:
             raise Refused(
                 f"the key of a topic cannot change: it is ({_key(now.schema)}), the definition now says ({_key(topic.schema)})",

@@ -11,8 +11,9 @@ from millstream.cli.exits import OK
 from millstream.cli.session import Here
 from millstream.errors import Refused
 from millstream.events import envelope
-from millstream.events.types import RowSchema, difference
+from millstream.events.types import RowSchema
 from millstream.pipelines.sql.mistakes import suggestion
+from millstream.schemas.operations import operations
 from millstream.schemas.registry import SchemaVersion
 from millstream.topics.contract import Topics
 
@@ -57,7 +58,7 @@ def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
     out.say(f"{subject}, version {chosen.version} of {versions[-1].version}, id {chosen.id}", "bold")
     if rows:
         out.table(("column", "type", "key"), [(f.name, f.type, "key" if f.name in rows[-1].key else "") for f in rows[-1].fields], "")
-        changes = [str(c) for c in difference(rows[-2], rows[-1])] if len(rows) > 1 else []
+        changes = [str(c) for c in operations(rows[-2], rows[-1])] if len(rows) > 1 else []
         for change in changes:
             out.say(f"since version {chosen.version - 1}: {change}")
     else:

@@ -13,7 +13,8 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch, columns
 from millstream.events.nested import mapped
 from millstream.events.origin import DERIVED
-from millstream.events.types import RowSchema, Type, difference
+from millstream.events.types import RowSchema, Type
+from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -56,11 +57,11 @@ class TopicReader:
         return self._order[batch.schema_id] <= self._accepted
 
     def _not_accepted(self, batch: Batch) -> Refused:
-        changes = "; ".join(map(str, difference(self.schema, batch.schema)))
+        changes = "; ".join(map(str, operations(self.schema, batch.schema)))
         assert batch.offsets is not None
         version = self._order.get(batch.schema_id or 0)
         return Refused(
-            f"schema version {version} was not accepted: {changes or 'the same columns in another order'}",
+            f"schema version {version} was not accepted: {changes}",
             code="schema_not_accepted",
             where=f"{self.topic}@{batch.offsets[0]}",
             cure="look at the change with `millstream plan`, edit what uses the field if need be, then `millstream apply` and run again: "
@@ -88,5 +89,5 @@ class TopicReader:
 
 
 def _image(batch: Batch, side: str, schema: RowSchema) -> pa.StructArray:
-    """One side's images in another version of the schema: fields by id, an absent one null, types cast where Arrow can."""
+    """One side's images in another version of the schema: fields by id, an absent one as its fill says, types cast where Arrow can."""
     return mapped(batch.column(side), Type("record", fields=batch.schema.fields), Type("record", fields=schema.fields))

@@ -7,7 +7,6 @@ registry's, and where the bytes are kept is the topics'.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -21,36 +20,14 @@ import pyarrow.compute as pc
 from millstream.avro import Codec, Datums
 from millstream.errors import BadRecord, Refused
 from millstream.events import version
+from millstream.events.avrofields import avro_field, avro_type, fields_of, legal_name, named, nullable_fields, wire_type
 from millstream.events.batch import HOLES, Batch, columns
 from millstream.events.nested import relabelled
 from millstream.events.origin import Origin
-from millstream.events.types import Field, Kind, RowSchema, Type, list_of
+from millstream.events.types import RowSchema
 
 MAGIC = 0
 FRAME_BYTES = 5
-
-FIELD_ID = "field-id"
-ORIGINAL_NAME = "millstream.name"
-
-# What a reader that knows Kafka Connect's or Debezium's semantic types takes each column for. An instant and a
-# timestamp without zone are both micros since 1970; the logical type tells them apart.
-_AVRO: dict[Kind, Any] = {
-    "boolean": "boolean",
-    "int32": "int",
-    "int64": "long",
-    "float32": "float",
-    "float64": "double",
-    "text": "string",
-    "bytes": "bytes",
-    "date": {"type": "int", "logicalType": "date", "connect.name": "io.debezium.time.Date"},
-    "time": {"type": "long", "logicalType": "time-micros", "connect.name": "io.debezium.time.MicroTime"},
-    "timestamp": {"type": "long", "logicalType": "local-timestamp-micros", "connect.name": "io.debezium.time.MicroTimestamp"},
-    "timestamptz": {"type": "long", "logicalType": "timestamp-micros", "connect.name": "io.debezium.time.MicroTimestamp"},
-    "uuid": {"type": "string", "logicalType": "uuid", "connect.name": "io.debezium.data.Uuid"},
-    "json": {"type": "string", "connect.name": "io.debezium.data.Json"},
-    "numeric": {"type": "string", "connect.name": "millstream.Numeric"},
-}
-_KINDS: dict[str, Kind] = {json.dumps(avro, sort_keys=True): kind for kind, avro in _AVRO.items()}
 
 # All that a batch has; the rest of the envelope is the same in every event of a topic, or follows from these.
 _WANTED = (
@@ -68,7 +45,7 @@ def value_schema(topic: str, schema: RowSchema) -> str:
         "type": "record",
         "name": "Value",
         "connect.name": f"{namespace}.Value",
-        "fields": _nullable(schema.fields, f"{namespace}.value"),
+        "fields": nullable_fields(schema.fields, f"{namespace}.value"),
     }
     return json.dumps(
         {
@@ -94,8 +71,7 @@ def value_schema(topic: str, schema: RowSchema) -> str:
 def key_schema(topic: str, schema: RowSchema) -> str:
     """The Avro schema of a topic's keys: its key columns in key order, never null."""
     namespace = _namespace(topic)
-    named = _named(schema.key_fields)
-    fields = [{**_field(name, field), "type": _avro(field.type, f"{namespace}.key.{name}")} for name, field in named]
+    fields = [{**avro_field(name, f), "type": avro_type(f.type, f"{namespace}.key.{name}")} for name, f in named(schema.key_fields)]
     return json.dumps({"type": "record", "name": "Key", "namespace": namespace, "connect.name": f"{namespace}.Key", "fields": fields})
 
 
@@ -107,7 +83,7 @@ def row_schema(text: str, key: tuple[str, ...]) -> RowSchema:
     try:
         envelope = json.loads(text)
         before = next(field for field in envelope["fields"] if field["name"] == "before")
-        return RowSchema(_fields(before["type"][1]["fields"]), key)
+        return RowSchema(fields_of(before["type"][1]["fields"]), key)
     except (ValueError, LookupError, TypeError, StopIteration) as error:
         raise Refused(
             f"the schema is not the envelope of a topic with key ({', '.join(key)}): {error!r}",
@@ -126,7 +102,7 @@ def encode_values(batch: Batch, origin: Origin, version_tag: str) -> Datums:
     if not len(batch):
         return Datums(b"", np.zeros(0, np.int64))
     codec = _codec(value_schema(batch.topic, batch.schema))
-    wire = _wire(batch.schema.fields)
+    wire = wire_type(batch.schema.fields)
     made = _times(batch.column("processed_us"))
     envelope = {
         "before": relabelled(batch.column("before"), wire),
@@ -158,7 +134,7 @@ def encode_keys(batch: Batch, topic: str, key_schema_id: int) -> Datums:
                 cure="key columns may not be null: choose another key, or leave such rows out",
             )
     return _codec(key_schema(topic, batch.schema)).encode(
-        relabelled(keys, _wire(batch.schema.key_fields)), len(batch), frame(key_schema_id)
+        relabelled(keys, wire_type(batch.schema.key_fields)), len(batch), frame(key_schema_id)
     )
 
 
@@ -249,78 +225,7 @@ def _source(namespace: str) -> dict[str, Any]:
 
 
 def _namespace(topic: str) -> str:
-    return ".".join(_name(part) for part in topic.split("."))
-
-
-def _name(text: str) -> str:
-    """A legal Avro name as near to `text` as can be."""
-    name = re.sub(r"[^A-Za-z0-9_]", "_", text)
-    return name if name and not name[0].isdigit() else f"_{name}"
-
-
-def _named(fields: Iterable[Field]) -> list[tuple[str, Field]]:
-    """Each column with its Avro name: its own where that is legal, else one that no other column has."""
-    fields = tuple(fields)
-    taken = {field.name for field in fields if _name(field.name) == field.name}
-    named = []
-    for field in fields:
-        name = _name(field.name)
-        if name != field.name:
-            while name in taken:
-                name += "_"
-            taken.add(name)
-        named.append((name, field))
-    return named
-
-
-def _field(name: str, field: Field) -> dict[str, Any]:
-    original = {} if name == field.name else {ORIGINAL_NAME: field.name}
-    return {"name": name, FIELD_ID: field.id, **original}
-
-
-def _nullable(fields: Iterable[Field], place: str) -> list[dict[str, Any]]:
-    """The Avro fields of a row, or of a record in one, at `place`."""
-    return [{**_field(name, f), "type": ["null", _avro(f.type, f"{place}.{name}")], "default": None} for name, f in _named(fields)]
-
-
-def _avro(type_: Type, place: str) -> Any:
-    """`place` is the path to the value; a record has it as its full name, for no other stands there, in any version."""
-    match type_:
-        case Type("decimal"):
-            return {"type": "bytes", "logicalType": "decimal", "precision": type_.precision, "scale": type_.scale}
-        case Type("list", element=Type() as element):
-            return {"type": "array", "items": ["null", _avro(element, place)]}
-        case Type("record"):
-            namespace, _, name = place.rpartition(".")
-            head = {"type": "record", "name": name, "namespace": namespace, "connect.name": place}
-            return {**head, "fields": _nullable(type_.fields, place)}
-    return _AVRO[type_.kind]
-
-
-def _type(avro: Any) -> Type:
-    match avro:
-        case {"logicalType": "decimal"}:
-            return Type("decimal", avro["precision"], avro["scale"])
-        case {"type": "array", "items": ["null", item]}:
-            return list_of(_type(item))
-        case {"type": "record"}:
-            return Type("record", fields=_fields(avro["fields"]))
-    return Type(_KINDS[json.dumps(avro, sort_keys=True)])
-
-
-def _fields(avro: Iterable[Any]) -> tuple[Field, ...]:
-    return tuple(Field(f.get(ORIGINAL_NAME, f["name"]), _type(f["type"][1]), f[FIELD_ID]) for f in avro)
-
-
-def _wire(fields: Iterable[Field]) -> pa.StructType:
-    """The Arrow type of such rows under their Avro names, those of records inside too."""
-
-    def named(type_: Type) -> pa.DataType:
-        if type_.element is not None:
-            return pa.list_(named(type_.element))
-        return _wire(type_.fields) if type_.kind == "record" else type_.arrow
-
-    return pa.struct([pa.field(name, named(f.type)) for name, f in _named(fields)])
+    return ".".join(legal_name(part) for part in topic.split("."))
 
 
 @lru_cache(maxsize=256)

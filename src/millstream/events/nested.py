@@ -1,12 +1,14 @@
-"""Columns of lists and records in another form: under other names, or in another version of their type."""
+"""Columns in another form: under other names, or in another version of their type."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 
+from millstream.events.fills import filled
 from millstream.events.types import Type
 
 
@@ -21,7 +23,7 @@ def relabelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def mapped(array: pa.Array, was: Type, now: Type) -> pa.Array:
-    """The values in another version of their type: members of records by id, absent ones null, what has none of them cast.
+    """The values in another version of their type: members of records by id, absent ones as their fill says, what has none of them cast.
 
     Raises pa.ArrowInvalid or pa.ArrowNotImplementedError where Arrow cannot cast a value.
     """
@@ -34,8 +36,10 @@ def mapped(array: pa.Array, was: Type, now: Type) -> pa.Array:
         members = []
         for f in now.fields:
             place, type_ = by_id.get(f.id, (None, f.type))
-            members.append(pa.nulls(len(array), f.type.arrow) if place is None else mapped(array.field(place), type_, f.type))
+            members.append(filled(f, len(array)) if place is None else mapped(array.field(place), type_, f.type))
         return _record(array, members, now.arrow)
+    if was.kind == "decimal" and now.kind == "numeric":
+        return pa.array([None if v is None else format(Decimal(v), "f") for v in array.cast(pa.string()).to_pylist()], now.arrow)
     return array.cast(now.arrow)
 
 

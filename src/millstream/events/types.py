@@ -7,8 +7,9 @@ One value of `Type` names one meaning on every side: `arrow` here, Avro in `enve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -85,12 +86,38 @@ def record_of(*fields: tuple[str, Type]) -> Type:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A fill that is one value: `text` is the value as Postgres or JSON lines write it (`fills.fill_value` reads it)."""
+
+    text: str
+
+
+class Unknown(Enum):
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+Fill: TypeAlias = Constant | Unknown
+
+
+@dataclass(frozen=True)
 class Field:
-    """A column: its name in the source, type, and an id that survives renames (within one topic)."""
+    """A column: its name in the source, type, and an id that survives renames (within one topic).
+
+    `nullable`: whether the source lets it be null; in an image it may be null all the same (holes).
+    `fill`: what it is in rows that were written before it was there. None: null. A Constant: that value. UNKNOWN: they have
+    values that no one has said yet, and are null until then.
+    `doc` and `tags` are people's. All of these count in equality, and none of them in `repr`: fingerprints are made of that,
+    and what describes a column changes no row.
+    """
 
     name: str
     type: Type
     id: int
+    nullable: bool = field(default=True, repr=False)
+    fill: Fill | None = field(default=None, repr=False)
+    doc: str = field(default="", repr=False)
+    tags: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -122,52 +149,6 @@ class RowSchema:
     def arrow(self) -> pa.StructType:
         """The Arrow type of one row image: every field nullable (an image may have holes)."""
         return pa.struct([pa.field(f.name, f.type.arrow) for f in self.fields])
-
-
-@dataclass(frozen=True)
-class Change:
-    """One difference between two row schemas."""
-
-    kind: Literal["added", "dropped", "renamed", "retyped", "rekeyed"]
-    field: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.field}{f' ({self.detail})' if self.detail else ''}"
-
-
-def difference(old: RowSchema, new: RowSchema) -> tuple[Change, ...]:
-    """What turns `old` into `new`, matching fields by id."""
-
-    def changes() -> Iterable[Change]:
-        before = {f.id: f for f in old.fields}
-        after = {f.id: f for f in new.fields}
-        for f in old.fields:
-            if f.id not in after:
-                yield Change("dropped", f.name)
-        for f in new.fields:
-            was = before.get(f.id)
-            if was is None:
-                yield Change("added", f.name, str(f.type))
-                continue
-            if was.name != f.name:
-                yield Change("renamed", was.name, f"now {f.name}")
-            if was.type != f.type:
-                yield Change("retyped", f.name, _retyped(was.type, f.type))
-        if tuple(f.id for f in old.key_fields) != tuple(f.id for f in new.key_fields):
-            yield Change("rekeyed", ", ".join(old.key), f"now {', '.join(new.key)}")
-
-    return tuple(changes())
-
-
-def _retyped(was: Type, now: Type) -> str:
-    """Of records, and lists of them, only the members that differ."""
-    old, new = was, now
-    while old.element is not None and new.element is not None:
-        old, new = old.element, new.element
-    if old.kind == new.kind == "record" and (members := difference(RowSchema(old.fields, ()), RowSchema(new.fields, ()))):
-        return "; ".join(map(str, members))
-    return f"{was} is now {now}"
 
 
 def numbered(wanted: Iterable[tuple[str, Type]], history: Sequence[tuple[Field, ...]]) -> tuple[Field, ...]:

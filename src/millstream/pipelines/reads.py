@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+from millstream.events.types import Constant, Field
 from millstream.pipelines.plan import Plan, Stateful, Stateless, Union
 from millstream.pipelines.sql.places import names_in, places_in
 
@@ -57,8 +58,14 @@ def of_plan(plan: Plan) -> dict[str, frozenset[str]]:
 def fingerprint(plan: Plan) -> str:
     """Changes exactly when what the plan computes, keeps or publishes does: then its output is rebuilt.
 
-    An input's column counts by its id and type too: one that was dropped and made again under its old name is another.
+    An input's column counts by its id and type too: one that was dropped and made again under its old name is another. So does
+    the constant that it has in old rows; what else is said of a column changes no row.
     """
     used = of_plan(plan)
-    read = [(i.topic, [(f.name, f.id, str(f.type)) for f in i.schema.fields if f.name in used[i.topic]]) for i in plan.inputs]
+    read = [(i.topic, [_counted(f) for f in i.schema.fields if f.name in used[i.topic]]) for i in plan.inputs]
     return hashlib.sha256(repr((plan.nodes, plan.outputs, read)).encode()).hexdigest()[:32]
+
+
+def _counted(field: Field) -> tuple[object, ...]:
+    constant = (field.fill.text,) if isinstance(field.fill, Constant) else ()
+    return (field.name, field.id, str(field.type), *constant)

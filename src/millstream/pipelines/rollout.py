@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from millstream.events.types import RowSchema, difference
+from millstream.events.types import RowSchema
 from millstream.pipelines import reads
 from millstream.pipelines.plan import Plan
+from millstream.schemas.operations import operations
 
 Kind = Literal[
     "create_topic", "register_schema", "raise_incarnation",
@@ -120,10 +121,10 @@ def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
             yield Step("create_topic", name, f"key ({', '.join(topic.schema.key)})")
             yield Step("register_schema", name, f"{len(topic.schema.fields)} columns")
             continue
-        changes = difference(now.schema, topic.schema)
-        if changes or now.schema != topic.schema:
-            yield Step("register_schema", name, "; ".join(map(str, changes)) or "columns in another order")
-        if any(c.kind in ("rekeyed", "retyped") for c in changes):
+        changes = operations(now.schema, topic.schema)
+        if changes:
+            yield Step("register_schema", name, "; ".join(map(str, changes)))
+        if any(c.kind == "rekey" or c.changes_type for c in changes):
             # Design §3: a key or a type that no reader schema covers starts the order afresh.
             yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
 

@@ -13,7 +13,7 @@ from sources_rig import PostgresRig, read, read_to_head, stops_with
 
 from millstream.errors import Irrecoverable, Refused, Retryable
 from millstream.events.progress import Position
-from millstream.events.types import difference
+from millstream.schemas.operations import operations
 
 pytestmark = pytest.mark.servers
 
@@ -174,11 +174,11 @@ def test_columns_added_dropped_renamed_and_retyped(rig: PostgresRig) -> None:
     for seen in (live, late):
         assert [e["after"] for e in seen.events] == [{"id": 1, "v": "one"}, *(after for _, _, after in steps)]
         schemas = [b.schema for d in seen.deliveries for b in d.batches]
-        changes = [[str(c) for c in difference(old, new)] for old, new in pairwise(schemas)]
+        changes = [[str(c) for c in operations(old, new)] for old, new in pairwise(schemas)]
         assert changes == [
             ["added n (int32)"],
             ["renamed v (now words)"],
-            ["retyped n (int32 is now int64)"],
+            ["widened n (int32 is now int64)"],
             ["dropped words"],
             ["renamed id (now key)"],
         ]

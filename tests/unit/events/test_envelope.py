@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
+from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -21,7 +23,7 @@ from millstream.errors import BadRecord, Refused
 from millstream.events import envelope
 from millstream.events.batch import Batch, batch, columns
 from millstream.events.origin import Origin
-from millstream.events.types import Field, RowSchema, Type, list_of, record_of
+from millstream.events.types import UNKNOWN, Constant, Field, RowSchema, Type, list_of, record_of
 from millstream.events.version import Version
 
 MODEST = settings(max_examples=35, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -49,6 +51,16 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
 
 NAMES = st.text(min_size=1, max_size=4) | st.sampled_from(["a-b", "a_b", "a.b", "1", "_1", "é", "element"])
 
+# What is said of a column beside its type; nothing, often.
+ATTRIBUTES: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.fixed_dictionaries(
+    {
+        "nullable": st.booleans(),
+        "fill": st.none() | st.just(UNKNOWN) | TEXT.map(Constant),
+        "doc": TEXT,
+        "tags": st.lists(TEXT, max_size=2).map(tuple),
+    }
+)
+
 
 def kinds() -> st.SearchStrategy[Type]:
     bounds = st.integers(1, 76).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p)))
@@ -64,7 +76,7 @@ def nested(depth: int = 4) -> st.SearchStrategy[Type]:
     def records(draw: st.DrawFn) -> Type:
         members = draw(names)
         ids = draw(st.permutations(range(1, len(members) + 3)))
-        return Type("record", fields=tuple(Field(n, draw(inner), i) for n, i in zip(members, ids, strict=False)))
+        return Type("record", fields=tuple(Field(n, draw(inner), i, **draw(ATTRIBUTES)) for n, i in zip(members, ids, strict=False)))
 
     return inner.map(list_of) | records()
 
@@ -87,7 +99,8 @@ def row_schemas(draw: st.DrawFn, every_kind: bool = False) -> RowSchema:
     names = draw(st.lists(NAMES, min_size=len(types), max_size=len(types), unique=True))
     ids = draw(st.permutations(range(1, len(types) + 1)))
     key = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
-    return RowSchema(tuple(Field(n, t, i) for n, t, i in zip(names, types, ids, strict=True)), tuple(key))
+    said = [draw(ATTRIBUTES) for _ in types]
+    return RowSchema(tuple(Field(n, t, i, **a) for n, t, i, a in zip(names, types, ids, said, strict=True)), tuple(key))
 
 
 HOLES = st.none() | st.lists(st.fixed_dictionaries({"image": TEXT, "field": TEXT, "why": TEXT}), max_size=2)
@@ -263,6 +276,23 @@ def test_the_envelope_has_its_fields_in_order():
     assert [f["name"] for f in source["fields"]] == [
         "version", "connector", "name", "ts_ms", "ts_us", "ts_ns", "snapshot", "db", "sequence", "schema", "table", "txId", "position",
     ]  # fmt: skip
+
+
+def test_a_text_without_attributes_is_what_it_was_and_keys_have_none():
+    """The hashes are of texts that registries hold: another byte would be another id, and a key's id is in every key."""
+    pair = record_of(("a", Type("int32")), ("b b", Type("timestamptz")))
+    fields = (Field("id", Type("int64"), 1), Field("naïve name", Type("text"), 7), Field("price", Type("decimal", 10, 2), 3))
+    plain = RowSchema((*fields, Field("cast", list_of(pair), 4)), ("id",))
+    said = RowSchema(tuple(replace(f, nullable=False, fill=Constant("7"), doc="x", tags=("pii",)) for f in plain.fields), ("id",))
+    value, key = envelope.value_schema("shop.public.movie", plain), envelope.key_schema("shop.public.movie", plain)
+    assert sha256(value.encode()).hexdigest() == "17041f932274625080e944c71687fcdac428556074747c572892c9e80add1d89"
+    assert sha256(key.encode()).hexdigest() == "e63782d6b6cbb7c7a473911a25f04024de6b38ff296c7fde9483cc7d7a2b123b"
+    assert envelope.key_schema("shop.public.movie", said) == key
+    column = json.loads(envelope.value_schema("shop.public.movie", said))["fields"][0]["type"][1]["fields"][1]
+    assert column == {
+        "name": "na_ve_name", "field-id": 7, "millstream.name": "naïve name", "type": ["null", "string"], "default": None,
+        "millstream.nullable": False, "millstream.fill": {"constant": "7"}, "doc": "x", "millstream.tags": ["pii"],
+    }  # fmt: skip
 
 
 def test_lists_and_records_have_names_of_their_own():

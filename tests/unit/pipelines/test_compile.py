@@ -8,11 +8,12 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import UNKNOWN, Constant, Field, RowSchema, Type
 from millstream.pipelines.compile import compile_all, compile_pipeline
 from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.plan import Edge, Input, Occurrence, Output, Root, Stateful, Stateless
 from millstream.pipelines.project import load
+from millstream.pipelines.reads import fingerprint
 from millstream.pipelines.sql.types import duckdb_name
 
 from .conftest import SINKS, SOURCES, schema
@@ -297,3 +298,27 @@ def test_an_edge_names_each_column_once(plans) -> None:
         pipeline("p", f"s: SELECT m.id, c.role FROM {M} m LEFT JOIN {C} c ON c.movie_id = m.id AND c.person_id = m.id AND c.number = 1")
     )
     assert plan.nodes[0].edges == (Edge("m", "c", ("id",), ("movie_id",)),)
+
+
+def test_a_fingerprint_is_what_it_was_and_only_what_changes_rows_changes_it(plans, known) -> None:
+    """The text is the one that states on disk bear: another would rebuild every pipeline at the next start."""
+    files = [
+        pipeline("p", f"s: SELECT id, title, year FROM {M} WHERE year >= 2000"),
+        pipeline("q", f"t: SELECT m.id, m.title, p.name FROM {M} m LEFT JOIN {P} p ON p.id = m.director_id"),
+    ]
+
+    def fingerprints(name: str = "", **attributes: object) -> list[str]:
+        inputs = {
+            t: replace(i, schema=RowSchema(tuple(replace(f, **attributes) if f.name == name else f for f in i.schema.fields), i.schema.key))
+            for t, i in known.items()
+        }
+        return [fingerprint(plan) for plan in plans(*files, inputs=inputs)]
+
+    were = fingerprints()
+    assert were == ["ba4841a9b519e284727941803fd43e2c", "8ea623682abf0e5fdf67c219d1d35df1"]
+    for attributes in ({"nullable": False}, {"doc": "said"}, {"tags": ("pii",)}, {"fill": UNKNOWN}):
+        assert fingerprints("title", **attributes) == were
+    assert fingerprints("price", fill=Constant("1.00")) == were  # nobody reads it
+    was, now = fingerprints("year", fill=Constant("1999")), fingerprints("year", fill=Constant("2001"))
+    assert was[0] != were[0] and was[0] != now[0]  # old rows have another year: what the first makes of them is other
+    assert was[1] == now[1] == were[1]
