@@ -1,4 +1,4 @@
-"""The pages of docs/reference that the code already says: commands, options, SQL. `make docs` writes them; a test compares them.
+"""The pages of docs/reference that the code already says: commands, SQL, schema changes… `make docs` writes them; a test compares them.
 
 `python docs/generate.py` writes them; with --check it only names those that are out of date, and ends with 1 if there are any.
 """
@@ -38,6 +38,7 @@ from millstream.pipelines.sql.subset import (
 from millstream.queries.check import WRITTEN
 from millstream.queries.grammar import FORMS, KEYWORDS
 from millstream.queries.values import FAMILIES
+from millstream.schemas.rules import TABLE as VERDICTS
 from millstream.sinks.kinds import KINDS as SINKS
 from millstream.sources.kinds import KINDS as SOURCES
 from millstream.wiring import Wiring
@@ -48,6 +49,7 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 
 def pages() -> dict[str, str]:
     made = {"commands.md": commands, "options.md": options, "sql.md": sql, "refusals.md": refusals, "search.md": search}
+    made["schema-changes.md"] = schema_changes
     return {page: NOTE + text() for page, text in made.items()}
 
 
@@ -176,6 +178,35 @@ do not fit are refused too, in the same way.
             cells.append((message, cure, f"`{example}`", f"`{refusal.code}`"))
         text += f"\n## {title}\n\n{table(('message', 'cure', 'example', 'code'), cells)}"
     return text
+
+
+def schema_changes() -> str:
+    rows = [
+        (f"`{r.kind}`", r.meaning, r.adds or "nothing", r.destroys or "nothing", f"`{r.example}`" if r.example else "") for r in VERDICTS
+    ]
+    verdicts = [(f"`{r.kind}`", *(f"**{d}**" if d == "pause" else d for d in (r.unused, r.pinned, r.named, r.star))) for r in VERDICTS]
+    return f"""# Schema changes and their verdicts
+
+What differs between two versions of a topic's schema is a list of operations. Columns are known by their ids, so a rename is no drop.
+
+{table(("operation", "meaning", "adds", "destroys", "`ALTER TABLE movie …`"), rows)}
+A type *holds* another where every value of that is one of its own: `int32` in `int64`, `float64`, `decimal(10,0)` and `numeric`;
+`float32` in `float64`; `decimal(6,2)` in `decimal(8,2)`, `decimal(8,4)` and `numeric`. Text holds no other type: `12` and `'12'` sort and
+compare differently. A change of one member of a record is its operation at `column.member`; a list is as its elements are.
+
+## Verdicts
+
+Every consumer (a step, a sink, a product) judges a new version before the first event that carries it, by what it uses itself.
+*ignore*: it goes on with its own schema, and reads the new events as that. *propagate*: it takes the new version over, and its output has
+its own next version, which its own readers judge in turn. *pause*: it stops there, with its place kept, and its owner is told;
+everybody else runs on. A change with several operations has the gravest of their verdicts.
+
+`evolve: pinned`, which is the default, keeps the schema that a consumer was applied with; `evolve: follow` goes along where it can.
+
+{table(("operation", "not used", "used, pinned", "follow: named", "follow: only `*` reads it"), verdicts)}
+Of a key's column every change of type pauses: keys would be other bytes. Of a member of a record, whoever uses the column counts as one
+who reads it by `*`.
+"""
 
 
 def search() -> str:
