@@ -1,12 +1,21 @@
 """The schema registry's core: subjects, their versions, and ids that never change meaning.
 
-Storage is an SQLAlchemy engine handed in by wiring; the tables are this module's own.
+Storage is an SQLAlchemy engine handed in by wiring; the tables are this room's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Reference:
+    """That a schema uses the type `name` as that version of that subject defines it."""
+
+    name: str
+    subject: str
+    version: int
 
 
 @dataclass(frozen=True)
@@ -17,16 +26,18 @@ class SchemaVersion:
     version: int
     id: int
     text: str
+    references: tuple[Reference, ...] = ()
 
 
 class Registry(Protocol):
     def register(self, subject: str, text: str) -> SchemaVersion:
-        """The version with this text: the existing one, or the next. The same text has one id under every subject."""
+        """The version with this text: the existing one, or the next. The same text has one id under every subject, however it is
+        spaced and whatever order its JSON has."""
 
     def by_id(self, schema_id: int) -> str:
         """The schema's text. Raises Retryable("schema_unknown") for an id that is not known (yet)."""
 
     def versions(self, subject: str) -> list[SchemaVersion]:
-        """Oldest first; empty for an unknown subject."""
+        """Oldest first; empty for an unknown subject. What was deleted is not among them."""
 
     def subjects(self) -> list[str]: ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.errors import Irrecoverable, Retryable
-from millstream.schemas import sql
+from millstream.schemas import tables
 from millstream.schemas.registry import SchemaVersion
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
+from millstream.schemas.texts import Texts
 
 
 @pytest.fixture
@@ -67,13 +70,13 @@ def test_an_id_is_looked_up_once(engine: sa.Engine) -> None:
     assert len(asked) == 1
 
 
-def test_the_memory_of_texts_is_bounded(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "_CACHE_BYTES_MAX", 100)
+def test_the_memory_of_texts_is_bounded(engine: sa.Engine) -> None:
     registry = SqlRegistry(engine)
+    registry._texts = Texts(100)
     ids = [registry.register("a", f"{n:030}").id for n in range(10)]
     for _ in range(2):
         assert [int(registry.by_id(number)) for number in ids] == list(range(10))
-        assert sum(map(len, registry._texts.values())) <= 100
+        assert len(registry._texts) == 3
 
 
 def test_threads_that_register_at_once_agree(engine: sa.Engine) -> None:
@@ -89,16 +92,16 @@ def test_threads_that_register_at_once_agree(engine: sa.Engine) -> None:
 
 
 def test_a_lost_race_gives_the_winners_row(engine: sa.Engine) -> None:
-    """Another writer takes the text, then the version, between our look and our insert."""
+    """Another writer takes the version, then the text, between our look and our transaction."""
     registry, theirs = SqlRegistry(engine), sqlite_engine(Path(engine.url.database))
     rival = SqlRegistry(theirs)
     jobs = [("s", "theirs"), ("s", "ours")]
 
     def interfere(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        if statement.startswith("INSERT") and jobs:
+        while statement == "BEGIN IMMEDIATE" and jobs:
             rival.register(*jobs.pop(0))
 
-    # The rival writes before our transaction, which begins with this very statement.
+    # The rival writes before our transaction begins, after we looked.
     sa.event.listen(engine, "before_cursor_execute", interfere)
     ours = registry.register("s", "ours")
     sa.event.remove(engine, "before_cursor_execute", interfere)
@@ -143,9 +146,40 @@ def test_the_file_is_crash_safe(engine: sa.Engine) -> None:
     assert found == ["wal", 2, 1]
 
 
+def test_a_file_of_before_subjects_could_be_deleted_is_upgraded(tmp_path: Path) -> None:
+    spaced, tight, other = '{"type": "string"}', '"string"', '{"type": "long"}'
+    with closing(sqlite3.connect(tmp_path / "r.db")) as old:
+        old.execute("CREATE TABLE registry_schemas (id INTEGER PRIMARY KEY AUTOINCREMENT, digest VARCHAR(64) UNIQUE, text TEXT)")
+        old.execute(
+            "CREATE TABLE registry_versions (subject VARCHAR(512), version INTEGER, schema_id INTEGER, "
+            "PRIMARY KEY (subject, version), UNIQUE (subject, schema_id))"
+        )
+        for number, text in enumerate([spaced, tight, other], 1):
+            old.execute("INSERT INTO registry_schemas VALUES (?, ?, ?)", [number, sha256(text.encode()).hexdigest(), text])
+            old.execute("INSERT INTO registry_versions VALUES ('s', ?, ?)", [number, number])
+        old.commit()
+    engine = sqlite_engine(tmp_path / "r.db")
+    with ThreadPoolExecutor(2) as pool:
+        registry, _ = pool.map(SqlRegistry, [engine, engine])
+    assert [(v.version, v.id, v.text) for v in registry.versions("s")] == [(1, 1, spaced), (2, 2, tight), (3, 3, other)]
+    assert registry.register("s", spaced).id == 1
+    assert registry.register("s", tight).id == 2
+    assert registry.register("s", '"long"').id == 3
+    assert registry.register("new", '{"type": "int"}').id == 4
+    engine.dispose()
+
+
+def test_a_schema_has_one_id_however_it_is_written(engine: sa.Engine) -> None:
+    registry = SqlRegistry(engine)
+    one = registry.register("a", '{"type": "record", "name": "R", "fields": [{"name": "x", "type": {"type": "int"}}]}')
+    two = registry.register("b", '{"fields":[{"type":"int","name":"x"}],"name":"R","type":"record"}')
+    assert (two.id, two.version, two.text) == (one.id, 1, one.text)
+    assert registry.register("a", '{"type": "record", "name": "R", "fields": [{"name": "x", "type": "int", "doc": "d"}]}').id != one.id
+
+
 def test_the_tables_are_made_of_what_postgres_has_too() -> None:
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.schema import CreateTable
 
-    for table in (sql._SCHEMAS, sql._VERSIONS):
+    for table in (tables.SCHEMAS, tables.VERSIONS, tables.SETTINGS):
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
