@@ -21,6 +21,7 @@ from millstream.events.nested import with_items
 from millstream.events.types import Field, Type
 
 _SHORT = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_FIRST_DAY, _END_DAY, _DAY_US = -719_528, 2_932_897, 86_400_000_000  # of years of four digits, counted from 1970
 _CONTROLS = [(chr(c), _SHORT.get(chr(c), f"\\u{c:04x}")) for c in range(0x20)]
 
 
@@ -70,8 +71,10 @@ def _arrays(column: pa.ListArray, type_: Type) -> pa.Array:
 def iso(column: pa.Array, kind: str) -> pa.Array:
     """Dates and times as ISO 8601 text, to the microsecond where they have one."""
     if kind in ("date", "timestamp", "timestamptz"):
-        years = pc.year(column)
-        if pc.any(pc.or_(pc.greater(years, 9999), pc.less(years, 0))).as_py():  # Arrow prints no such year
+        width, unit = (pa.int32(), 1) if kind == "date" else (pa.int64(), _DAY_US)
+        ends = pc.min_max(column.cast(width)).as_py()
+        # Arrow prints no other year than 0 to 9999, and counts years in 16 bits.
+        if ends["min"] is not None and not (_FIRST_DAY * unit <= ends["min"] and ends["max"] < _END_DAY * unit):
             return _iso_any_year(column, kind)
     return pc.replace_substring(pc.cast(column, pa.string()), " ", "T")
 

@@ -40,24 +40,29 @@ class Target(Protocol):
     `exclusive`: a second process is refused while one has it open (else the higher fence takes it over). `keeps_events`:
     the target shows every event (else only the rows as they are). `folder` is where it lies, or None where that is
     no folder of this machine. `moments` are the names that its code gives to `millstream.faultpoints.reached`.
+    `follows`: when a column gets another name or place, it does so in what is there already (else each event stays as it was
+    said). `fills`: rows that are there have the constant of a column that is added.
     """
 
     exclusive: bool
     keeps_events: bool
+    follows: bool
+    fills: bool
     folder: Path | None
     moments: Sequence[str]
 
     def sink(self) -> Sink:
         """Another sink of the same name on the same target, not open."""
 
-    def events(self, schema: RowSchema) -> list[Event]:
-        """Everything the target holds, in its order. Called only where `keeps_events`."""
+    def events(self, schema: RowSchema, start: int = 0, end: int | None = None) -> list[Event]:
+        """Everything the target holds of these offsets, in its order. Called only where `keeps_events`."""
 
     def rows(self, schema: RowSchema) -> dict[Key, Row]:
         """The rows as they are: every column of `schema`, values as Arrow's to_pylist gives them, None where there is none."""
 
     def command(self) -> list[str]:
-        """A program that opens this very target and calls `write_steadily(target, int(argv[-1]))` with a fence appended here."""
+        """A program that opens this very target and calls `write_steadily(target, int(argv[-1]))` with a fence appended here; where
+        that is FENCE:SEED, `sink_schemas.follow_steadily(target, FENCE, SEED)`."""
 
 
 def check(target: Target, schema: RowSchema, batches: Sequence[Batch], below: int | None = None) -> None:
@@ -130,7 +135,7 @@ def several_batches_in_one_write(target: Target) -> None:
     check(target, given.MOVIE, parts)
 
 
-def replay_changes_nothing(target: Target) -> None:
+def replay_changesnothing(target: Target) -> None:
     batches = [given.workload(0, 30), given.workload(30, 60)]
     with opened(target, 1) as sink:
         sink.write(batches, up_to(batches))
@@ -291,7 +296,7 @@ CASES: tuple[Callable[[Target], None], ...] = (
     starts_empty,
     resumes_where_it_stopped,
     several_batches_in_one_write,
-    replay_changes_nothing,
+    replay_changesnothing,
     overlapping_replay_adds_the_rest,
     position_moves_without_events,
     older_fence_is_refused,
@@ -365,7 +370,7 @@ def write_steadily(target: Target, fence: int, end: int = given.STEADY_END) -> N
 
 def killed_at(target: Target, moment: str, count: int) -> None:
     """SIGKILL at the `count`-th time of a named moment, then the rest by another process: nothing lost, nothing twice."""
-    said = _run(target, 1, {"MILLSTREAM_FAULT": f"{moment}:{count}:KILL"}, _nothing, -signal.SIGKILL)
+    said = run_program(target, "1", {"MILLSTREAM_FAULT": f"{moment}:{count}:KILL"}, nothing, -signal.SIGKILL)
     _check_after_kill(target, 2, said)
 
 
@@ -374,7 +379,7 @@ def killed_at_random(target: Target, kills: int, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     said = 0
     for fence in range(1, 2 * kills, 2):
-        said = max(said, _run(target, fence, {}, partial(_strike, chance.randint(1, 4), chance.uniform(0, 0.03)), None))
+        said = max(said, run_program(target, str(fence), {}, partial(_strike, chance.randint(1, 4), chance.uniform(0, 0.03)), None))
         _check_after_kill(target, fence + 1, said, rest=False)
     _check_after_kill(target, 2 * kills + 1, said)
 
@@ -388,16 +393,17 @@ def _strike(lines: int, delay_s: float, process: subprocess.Popen[str]) -> list[
     return heard
 
 
-def _run(
+def run_program(
     target: Target,
-    fence: int,
+    argument: str,
     environment: Mapping[str, str],
     meanwhile: Callable[[subprocess.Popen[str]], list[str]],
     expected: int | None,
 ) -> int:
-    """The last position that the program said. `expected`: how it must end; None: killed, or done before that."""
+    """The last position that the program said, started with this argument. `expected`: how it must end; None: killed, or done
+    before that."""
     process = subprocess.Popen(
-        [*target.command(), str(fence)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        [*target.command(), argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
     heard = meanwhile(process)
     out, error = process.communicate(timeout=120)
@@ -407,7 +413,7 @@ def _run(
     return max((int(line) for line in [*heard, *out.splitlines()] if line.strip()), default=0)
 
 
-def _nothing(_: subprocess.Popen[str]) -> list[str]:
+def nothing(_: subprocess.Popen[str]) -> list[str]:
     return []
 
 

@@ -1,6 +1,6 @@
 """Each kind of sink as a `Target`: how it is opened, and how its target is read back without the sink's own code.
 
-Also the program that the kill tests start: `python sink_targets.py KIND FOLDER FENCE`.
+Also the program that the kill tests start: `python sink_targets.py KIND FOLDER FENCE[:SEED]`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from millstream.sinks.contract import Sink
 from millstream.sinks.kinds import KINDS
 from millstream.testing.sink_conformance import write_steadily
 from millstream.testing.sink_events import Event, Key, Row, latest
+from millstream.testing.sink_schemas import follow_steadily
 
 NAME = "films.0"
 
@@ -34,6 +35,8 @@ class KindTarget:
     options: ClassVar = {}
     exclusive = True
     keeps_events = True
+    follows = True
+    fills = False
     moments = ()
 
     @property
@@ -53,14 +56,16 @@ class KindTarget:
 
 class JsonlTarget(KindTarget):
     kind, options = "jsonl", {"file": "out/films.jsonl"}
+    follows = False
     moments = ("sink.jsonl.lines_written", "sink.jsonl.position_written")
 
     @property
     def folder(self) -> Path:
         return self.project / "out"
 
-    def events(self, schema: RowSchema) -> list[Event]:
-        return [_event(json.loads(line), schema) for line in (self.folder / "films.jsonl").read_text().splitlines()]
+    def events(self, schema: RowSchema, start: int = 0, end: int | None = None) -> list[Event]:
+        lines = [json.loads(line) for line in (self.folder / "films.jsonl").read_text().splitlines()]
+        return [_event(line, schema) for line in lines if start <= line["offset"] < (end or 1 << 63)]
 
 
 def _event(line: dict[str, Any], schema: RowSchema) -> Event:
@@ -75,7 +80,7 @@ def _event(line: dict[str, Any], schema: RowSchema) -> Event:
 class IcebergTarget(KindTarget):
     kind, options = "iceberg", {"table": "lake.films"}
     exclusive = False
-    moments = ("sink.iceberg.rendered", "sink.iceberg.staged", "sink.iceberg.committed")
+    moments = ("sink.iceberg.rendered", "sink.iceberg.staged", "sink.iceberg.committed", "sink.iceberg.changed")
 
     @property
     def folder(self) -> Path:
@@ -92,7 +97,7 @@ class IcebergTarget(KindTarget):
         finally:
             catalog.close()
 
-    def events(self, schema: RowSchema) -> list[Event]:
+    def events(self, schema: RowSchema, start: int = 0, end: int | None = None) -> list[Event]:
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
@@ -105,19 +110,30 @@ class IcebergTarget(KindTarget):
             assert row["_backfill"] == ("initial" if row["_op"] == "r" else None)
         # A scan gives files in no order of its own.
         rows.sort(key=lambda r: r["_offset"])
-        return [Event(r["_topic"], r["_offset"], r["_op"], {n: r.get(n) for n in schema.names}) for r in rows]
+        found = [Event(r["_topic"], r["_offset"], r["_op"], {f.name: members(r.get(f.name), f.type) for f in schema.fields}) for r in rows]
+        return [e for e in found if start <= e.offset < (end or 1 << 63)]
+
+
+def members(value: Any, kind: Type) -> Any:
+    """A value without the members of records that the schema has no more."""
+    if value is None:
+        return None
+    if kind.element is not None:
+        return [members(v, kind.element) for v in value]
+    return {f.name: members(value[f.name], f.type) for f in kind.fields} if kind.kind == "record" else value
 
 
 class SearchTarget(KindTarget):
     kind, options = "search", {"index": "films", "heap_mb": 15}
     keeps_events = False
+    fills = True
     moments = ("sink.search.before_commit", "sink.search.after_commit")
 
     @property
     def folder(self) -> Path:
         return self.place / "search"
 
-    def events(self, schema: RowSchema) -> list[Event]:
+    def events(self, schema: RowSchema, start: int = 0, end: int | None = None) -> list[Event]:
         raise AssertionError("an index keeps rows, not events")
 
     def rows(self, schema: RowSchema) -> dict[Key, Row]:
@@ -128,7 +144,7 @@ class SearchTarget(KindTarget):
         hits = search(self.place, "films", "*", 5_000).hits
         rows = {}
         for hit in hits:
-            row = from_json(hit.document, schema)
+            row = from_json(hit.document, schema, whole=False)
             key = tuple(value_of(v, schema[name].type) for v, name in zip(hit.key, schema.key, strict=True))
             assert key == tuple(row[name] for name in schema.key)
             assert key not in rows, f"two documents of {key}"
@@ -138,20 +154,20 @@ class SearchTarget(KindTarget):
         return rows
 
 
-def from_json(row: dict[str, Any], schema: RowSchema) -> Row:
-    return {f.name: value_of(row.get(f.name), f.type) for f in schema.fields}
+def from_json(row: dict[str, Any], schema: RowSchema, whole: bool = True) -> Row:
+    return {f.name: value_of(row.get(f.name), f.type, whole) for f in schema.fields}
 
 
-def value_of(value: Any, kind: Type) -> Any:
-    """A value of `millstream.sinks.jsontext` as Arrow's to_pylist would give it."""
+def value_of(value: Any, kind: Type, whole: bool = True) -> Any:
+    """A value of `millstream.sinks.jsontext` as Arrow's to_pylist would give it. Not `whole`: records may be of another version."""
     if value is None:
         return None
     match kind.kind:
         case "list":
-            return [value_of(v, kind.element) for v in value]
+            return [value_of(v, kind.element, whole) for v in value]
         case "record":
-            assert list(value) == [f.name for f in kind.fields]
-            return {f.name: value_of(value[f.name], f.type) for f in kind.fields}
+            assert not whole or list(value) == [f.name for f in kind.fields]
+            return {f.name: value_of(value.get(f.name), f.type, whole) for f in kind.fields}
         case "decimal":
             assert isinstance(value, str)
             return Decimal(value)
@@ -174,4 +190,9 @@ def value_of(value: Any, kind: Type) -> Any:
 TARGETS = {t.kind: t for t in (JsonlTarget, IcebergTarget, SearchTarget)}
 
 if __name__ == "__main__":
-    write_steadily(TARGETS[sys.argv[1]](Path(sys.argv[2])), int(sys.argv[3]))
+    fence, _, seed = sys.argv[3].partition(":")
+    given = TARGETS[sys.argv[1]](Path(sys.argv[2]))
+    if seed:
+        follow_steadily(given, int(fence), int(seed))
+    else:
+        write_steadily(given, int(fence))

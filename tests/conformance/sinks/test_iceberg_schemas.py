@@ -84,6 +84,20 @@ def test_columns_stand_in_the_order_of_the_schema(target) -> None:
     assert names == ["seen", "rating", "title", "id", *META]
 
 
+def test_descriptions_are_the_columns_own(target) -> None:
+    """One that a person wrote there stays while the field has none; a change of descriptions alone is taken by the running sink."""
+    code, inner = Field("code", Type("uuid"), 9, doc=""), Field("part", Type("text"), 1, doc="as written")
+    with opened(target, 1, of(ID, replace(TITLE, doc="the film's title"), code, member(inner))) as sink:
+        with target.table().update_schema() as update:
+            update.update_column("id", doc="by hand")
+        sink.accept(of(ID, replace(TITLE, doc="as in cinemas"), code, member(replace(inner, doc="as spoken"))))
+        batch = changes(0, [("c", None, {"id": 1})], of(ID))
+        sink.write([batch], up_to([batch]))
+    schema = target.table().schema()
+    docs = {name: schema.find_field(name).doc for name in ("id", "title", "code", "cast.element.part")}
+    assert docs == {"id": "by hand", "title": "as in cinemas", "code": "a UUID, as text", "cast.element.part": "as spoken"}
+
+
 def member(*fields: Field) -> Field:
     return Field("cast", list_of(Type("record", fields=fields)), 8)
 

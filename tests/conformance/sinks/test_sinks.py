@@ -12,6 +12,7 @@ from sink_targets import TARGETS
 
 from millstream.sinks.kinds import KINDS
 from millstream.testing.sink_conformance import CASES, history, killed_at, killed_at_random
+from millstream.testing.sink_schemas import follows, follows_killed
 
 NAMES = [k.name for k in KINDS]
 MOMENTS = [(name, moment) for name in NAMES for moment in TARGETS[name].moments]
@@ -34,8 +35,22 @@ def test_any_history_ends_as_the_oracle_says(kind: str, tmp_path: Path, steps: l
     history(TARGETS[kind](tmp_path / str(next(_numbers))), steps)
 
 
+@pytest.mark.parametrize("kind", NAMES)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1 << 30))
+def test_any_chain_of_schemas_is_followed(kind: str, tmp_path: Path, seed: int) -> None:
+    follows(TARGETS[kind](tmp_path / str(next(_numbers))), seed)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(("kind", "moment"), MOMENTS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_killed_at_a_named_moment_while_schemas_change(kind: str, moment: str, count: int, tmp_path: Path) -> None:
+    follows_killed(TARGETS[kind](tmp_path), 100 + count, moment, count)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("kind", "moment"), [m for m in MOMENTS if m[1] != "sink.iceberg.changed"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_killed_at_a_named_moment(kind: str, moment: str, count: int, tmp_path: Path) -> None:
     killed_at(TARGETS[kind](tmp_path), moment, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.errors import BadRecord, Refused
-from millstream.events.types import Field, RowSchema, Type, list_of, record_of
+from millstream.errors import BadRecord, Irrecoverable, Refused
+from millstream.events.types import UNKNOWN, Constant, Field, RowSchema, Type, list_of, record_of
 from millstream.sinks.search.generations import index_path, indexes
+from millstream.sinks.search.layout import State
 from millstream.sinks.search.options import Options
 from millstream.sinks.search.query import Question, search
 from millstream.sinks.search.render import key_terms, last_per_key
-from millstream.sinks.search.sink import SearchSink, open_sink
+from millstream.sinks.search.sink import SLICE_ROWS, SearchSink, open_sink
+from millstream.sinks.search.suggest import suggest
 from millstream.testing.sink_events import TOPIC, changes, workload
 
 SCHEMA = RowSchema(
@@ -260,10 +263,11 @@ def columns(**types: Type) -> RowSchema:
 def test_a_column_keeps_what_it_compares_with(tmp_path: Path) -> None:
     sink = open_sink("s", Options(index="films", heap_mb=15), tmp_path)
     sink.open(1)
-    old = columns(n=Type("int32"), cast=list_of(record_of(("name", Type("text")), ("born", Type("int32")))))
+    name, born, role = Field("name", Type("text"), 1), Field("born", Type("int32"), 2), Field("role", Type("text"), 3)
+    old = columns(n=Type("int32"), cast=list_of(Type("record", fields=(name, born))))
     sink.accept(old)
     sink.write([changes(0, [("c", None, {"id": 1, "n": 7, "cast": [{"name": "Ford", "born": 1942}]})], old)], {TOPIC: 1})
-    new = columns(n=Type("decimal", 12, 2), cast=list_of(record_of(("name", Type("text")), ("role", Type("text")))))
+    new = columns(n=Type("decimal", 12, 2), cast=list_of(Type("record", fields=(name, role))))
     sink.accept(new)
     sink.write([changes(1, [("c", None, {"id": 2, "n": 7, "cast": [{"name": "Ford", "role": "Han"}]})], new)], {TOPIC: 2})
     for schema in (columns(n=Type("text")), columns(n=Type("float64")), columns(cast=record_of(("name", Type("text"))))):
@@ -279,6 +283,91 @@ def test_a_column_keeps_what_it_compares_with(tmp_path: Path) -> None:
         "ANY cast (name: ford AND role = Han)": {2},
     }.items():
         assert {h.key[0] for h in search(tmp_path, "films", query).hits} == ids
+
+
+def following(tmp_path: Path, *steps: tuple[RowSchema, dict]) -> None:
+    """Each row inserted after its schema was accepted by the one running sink."""
+    sink = open_sink("s", Options(index="films", heap_mb=15), tmp_path)
+    sink.open(1)
+    for offset, (schema, row) in enumerate(steps):
+        sink.accept(schema)
+        sink.write([changes(offset, [("c", None, row)], schema)], {TOPIC: offset + 1})
+    sink.close()
+
+
+def found(tmp_path: Path, query: str) -> set[int]:
+    return {h.key[0] for h in search(tmp_path, "films", query).hits}
+
+
+def test_documents_that_are_there_go_by_a_columns_new_name(tmp_path: Path) -> None:
+    before, after = columns(title=Type("text"), n=Type("int32")), columns(name=Type("text"), n=Type("int32"))
+    following(tmp_path, (before, {"id": 1, "title": "The Thing", "n": 7}), (after, {"id": 2, "name": "Thing Two", "n": 7}))
+    assert found(tmp_path, "name: thing") == found(tmp_path, "n = 7") == {1, 2}
+    assert [h.document for h in search(tmp_path, "films", "id = 1").hits] == [{"id": 1, "name": "The Thing", "n": 7}]
+    with pytest.raises(Refused) as caught:
+        search(tmp_path, "films", "title: thing")
+    assert caught.value.code == "unknown_column"
+    assert suggest(tmp_path, "films", "name", "the") == [("The Thing", 1)]
+
+
+def test_documents_that_are_there_say_the_constant_of_a_column_that_is_added(tmp_path: Path) -> None:
+    before = columns(n=Type("int32"))
+    added = Field("tier", Type("text"), 3, fill=Constant("basic")), Field("paid", Type("decimal", 6, 2), 4, fill=Constant("1.50"))
+    after = RowSchema((*before.fields, *added, Field("unknown", Type("int32"), 5, fill=UNKNOWN)), ("id",))
+    following(tmp_path, (before, {"id": 1}), (after, {"id": 2, "tier": "gold"}), (after, {"id": 3}))
+    assert found(tmp_path, "tier = basic AND paid = 1.5") == {1}
+    assert search(tmp_path, "films", "id = 1").hits[0].document == {"id": 1, "n": None, "tier": "basic", "paid": "1.50", "unknown": None}
+
+
+def test_a_column_that_is_dropped_vanishes_from_new_documents_and_its_name_is_free(tmp_path: Path) -> None:
+    again = RowSchema((Field("id", Type("int64"), 1), Field("n", Type("text"), 9)), ("id",))
+    following(tmp_path, (columns(n=Type("int32")), {"id": 1, "n": 7}), (columns(), {"id": 2}))
+    assert [h.document for h in search(tmp_path, "films", "n = 7 OR id = 2").hits] == [{"id": 1, "n": 7}, {"id": 2}]
+    sink = open_sink("s", Options(index="films", heap_mb=15), tmp_path)
+    sink.open(2)
+    sink.accept(again)
+    sink.close()
+    assert search(tmp_path, "films", "id = 1").hits[0].document == {"id": 1, "n": None}
+
+
+def test_documents_stay_as_they_are_where_nothing_asks_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is null in old rows, a wider integer, another order, a description: no document is touched."""
+    before = columns(n=Type("int32"), note=Type("text"))
+    following(tmp_path, (before, {"id": 1, "n": 7}))
+    monkeypatch.setattr(SearchSink, "_anew", None)
+    wide = Field("n", Type("int64"), 2, doc="how many", tags=("x",))
+    following(tmp_path, (RowSchema((before["note"], wide, before["id"], Field("more", Type("date"), 9)), ("id",)), {"id": 2, "n": 2**40}))
+
+
+def test_an_index_whose_fields_have_no_ids_yet_goes_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(State, "data", lambda self, whole=State.data: json.dumps({**json.loads(whole(self)), "ids": {}}).encode())
+    following(tmp_path, (columns(n=Type("int32"), gone=Type("text")), {"id": 1, "n": 7, "gone": "x"}))
+    monkeypatch.undo()
+    sink = open_sink("s", Options(index="films", heap_mb=15), tmp_path)
+    sink.open(2)
+    with pytest.raises(Refused, match="n was indexed as int32 and is now text"):
+        sink.accept(columns(n=Type("text")))
+    sink.accept(columns(n=Type("int64")))
+    sink.close()
+    assert found(tmp_path, "n = 7 AND gone = x") == {1}
+
+
+def test_documents_made_anew_are_one_commit(tmp_path: Path) -> None:
+    """More of them than a slice; and one that cannot be read stops it with nothing changed."""
+    before, after = columns(title=Type("text")), columns(name=Type("text"))
+    sink = open_sink("s", Options(index="films", heap_mb=15), tmp_path)
+    sink.open(1)
+    sink.accept(before)
+    count = SLICE_ROWS * 3 + 5
+    sink.write([changes(0, [("c", None, {"id": n, "title": f"t{n}"}) for n in range(count)], before)], {TOPIC: count})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Irrecoverable):
+        patch.setattr("millstream.sinks.search.sink.reshaped", lambda d, *_: {"id": "x"} if d["id"] == SLICE_ROWS * 2 else d)
+        sink.accept(after)
+    assert search(tmp_path, "films", f"title = t{count - 1}").total == 1
+    sink.accept(after)
+    sink.close()
+    assert search(tmp_path, "films", f"name = t{count - 1}").total == search(tmp_path, "films", "name = t0").total == 1
+    assert search(tmp_path, "films", "*").total == count
 
 
 def test_an_index_of_an_earlier_layout_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

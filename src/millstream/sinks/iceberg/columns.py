@@ -19,7 +19,7 @@ from pyiceberg.types import DecimalType, DoubleType, FloatType, IcebergType, Int
 
 from millstream.errors import Refused
 from millstream.events.types import Field, RowSchema, Type
-from millstream.sinks.iceberg.render import DOCS, META, Path, iceberg_type
+from millstream.sinks.iceberg.render import META, Path, doc_of, iceberg_type
 
 Assigned = Mapping[Path, int]
 TablePath = tuple[str, ...]
@@ -133,6 +133,8 @@ def _adjust(update: Any, known: _Known, columns: Sequence[NestedField], place: T
         if column is not None:
             if column.name != f.name:
                 update.rename_column((*place, column.name), f.name)
+            if f.doc and column.doc != f.doc:
+                update.update_column((*place, column.name), doc=f.doc)
             _adjust_one(update, known, column, (*place, column.name), f, (*path, f.id))
 
 
@@ -165,7 +167,7 @@ def _add(update: Any, columns: Sequence[NestedField], place: TablePath, fields: 
     for f in fields:
         column = _find(columns, f.name)
         if column is None:
-            update.add_column((*place, f.name), iceberg_type(f, where), DOCS.get(f.type.kind))
+            update.add_column((*place, f.name), iceberg_type(f, where), doc_of(f))
         else:
             inside(column.field_type, f.type, (*place, f.name))
 

@@ -63,8 +63,13 @@ _TYPES: Mapping[str, IcebergType] = {
     "json": StringType(),
     "numeric": StringType(),
 }
-DOCS = {"uuid": "a UUID, as text", "json": "JSON, as text", "numeric": "a decimal of any size, as text"}
+_DOCS = {"uuid": "a UUID, as text", "json": "JSON, as text", "numeric": "a decimal of any size, as text"}
 DECIMAL_DIGITS_MAX = 38
+
+
+def doc_of(f: Field) -> str | None:
+    """What the table says of a column: its description, or else what a text holds that Iceberg has no type for."""
+    return f.doc or _DOCS.get(f.type.kind)
 
 
 def iceberg_type(f: Field, where: str) -> IcebergType:
@@ -84,7 +89,7 @@ def _type(type_: Type, name: str, where: str) -> IcebergType:
             if not type_.fields:
                 raise _not_taken(f"{name!r} is a record without members", "give it one in a pipeline step, or leave it out", where)
             members = [(m, _type(m.type, f"{name}.{m.name}", where)) for m in type_.fields]
-            return StructType(*(NestedField(m.id, m.name, held, required=False, doc=DOCS.get(m.type.kind)) for m, held in members))
+            return StructType(*(NestedField(m.id, m.name, held, required=False, doc=doc_of(m)) for m, held in members))
         case Type("decimal"):
             precision, scale = type_.precision or 0, type_.scale or 0
             if precision > DECIMAL_DIGITS_MAX:

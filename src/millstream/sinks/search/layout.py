@@ -27,7 +27,6 @@ from millstream.errors import Refused
 from millstream.events.types import Field, Type
 from millstream.queries.fields import Fields
 from millstream.queries.treatment import Treatment
-from millstream.queries.values import FAMILIES
 from millstream.sinks.position import Held
 
 META = "position"
@@ -56,16 +55,19 @@ def schema() -> Any:
 
 @dataclass(frozen=True)
 class State:
-    """The reserved document: what the target holds of its sink, how columns are treated, and what they are."""
+    """The reserved document: what the target holds of its sink, how columns are treated, what they are, and the ids of their fields
+    (none, where no schema was accepted since ids are kept)."""
 
     held: Held
     fields: Mapping[str, Treatment] = field(default_factory=dict)
     columns: Mapping[str, Type] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
 
     def data(self) -> bytes:
         columns = {name: _type_data(t) for name, t in self.columns.items()}
         held = json.loads(self.held.text())
-        return json.dumps({"layout": LAYOUT, "held": held, "fields": dict(self.fields), "columns": columns}).encode()
+        found = {"layout": LAYOUT, "held": held, "fields": dict(self.fields), "columns": columns, "ids": dict(self.ids)}
+        return json.dumps(found).encode()
 
     @classmethod
     def of(cls, data: bytes) -> State:
@@ -79,9 +81,8 @@ class State:
                 where="search index",
                 cure="delete the index's folder and start again: it is built anew from the topic",
             )
-        return cls(
-            Held.of(json.dumps(document["held"])), document["fields"], {name: _type_of(t) for name, t in document["columns"].items()}
-        )
+        columns = {name: _type_of(t) for name, t in document["columns"].items()}
+        return cls(Held.of(json.dumps(document["held"])), document["fields"], columns, document.get("ids", {}))
 
     @property
     def asked(self) -> Fields:
@@ -103,29 +104,6 @@ def stored_state(index: Any) -> State | None:
     searcher = index.searcher()
     hits = searcher.search(tantivy.Query.term_query(index.schema, "_meta", META), 1).hits
     return State.of(bytes(searcher.doc(hits[0][1])["_state"][0])) if hits else None
-
-
-def merged(old: Type, new: Type) -> Type | None:
-    """What a column is whose documents were indexed as `old` and now come as `new`; None where the two do not compare.
-
-    Members that only the old one has stay: documents still hold them.
-    """
-    if old.kind == new.kind == "list":
-        assert old.element is not None and new.element is not None
-        element = merged(old.element, new.element)
-        return None if element is None else Type("list", element=element)
-    if old.kind == new.kind == "record":
-        was = {f.name: f for f in old.fields}
-        now: list[Field] = []
-        for f in new.fields:
-            type_ = merged(was[f.name].type, f.type) if f.name in was else f.type
-            if type_ is None:
-                return None
-            now.append(Field(f.name, type_, f.id))
-        names = {f.name for f in new.fields}
-        return Type("record", fields=(*now, *(f for f in old.fields if f.name not in names)))
-    same = old.kind == new.kind or FAMILIES.get(old.kind, "") == FAMILIES.get(new.kind)
-    return new if same else None
 
 
 def _type_data(t: Type) -> dict[str, Any]:

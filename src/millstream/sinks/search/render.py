@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from millstream.errors import BadRecord
 from millstream.events.batch import Batch
+from millstream.events.types import Field
 from millstream.queries.treatment import Treatment
 from millstream.sinks.jsontext import lists, named, values
 from millstream.sinks.search.indexed import indexed
@@ -80,15 +81,19 @@ def changes(batch: Batch, terms_of_keys: pa.Array, fields: Mapping[str, Treatmen
     """What the events (at most one a key, with these terms) do to the index."""
     after = batch.column("after")
     gone = pc.or_(pc.is_null(after), pc.equal(batch.column("op"), "d"))
-    columns = after.flatten()
-    rows = len(batch)
-    found = indexed(batch.schema.fields, columns, fields, rows)
+    return replace(documents_of(after, terms_of_keys, batch.schema.fields, fields), gone=gone)
+
+
+def documents_of(rows: pa.StructArray, terms_of_keys: pa.Array, fields: Sequence[Field], treatments: Mapping[str, Treatment]) -> Changes:
+    """A document of each row, whose columns are `fields`."""
+    columns, count = rows.flatten(), len(rows)
+    found = indexed(fields, columns, treatments, count)
     return Changes(
         keys=terms_of_keys,
-        gone=gone,
-        documents=named(batch.schema.names, [values(c, f.type) for c, f in zip(columns, batch.schema.fields, strict=True)], rows),
-        words=named(list(found.words), list(found.words.values()), rows),
-        exact=named(list(found.exact), list(found.exact.values()), rows),
+        gone=pa.repeat(pa.scalar(False), count),
+        documents=named([f.name for f in fields], [values(c, f.type) for c, f in zip(columns, fields, strict=True)], count),
+        words=named(list(found.words), list(found.words.values()), count),
+        exact=named(list(found.exact), list(found.exact.values()), count),
         loose=pa.array([json.dumps(row) if row else "{}" for row in found.loose], pa.string()),
         text=pa.array([f" {BETWEEN_TEXTS} ".join(row) for row in found.texts], pa.string()),
         begins=found.begins,

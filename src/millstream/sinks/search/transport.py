@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,6 +79,19 @@ class IndexFile:
         reached("sink.search.before_commit")
         writer.commit()
         reached("sink.search.after_commit")
+
+    def documents(self, size: int) -> Iterator[tuple[list[str], list[Any]]]:
+        """Keys and documents, as last committed, `size` at a time; while it goes on, what a commit adds is not among them."""
+        self._index.reload()
+        searcher, query = self._index.searcher(), tantivy.Query
+        reserved = query.term_query(self._index.schema, "_meta", META)
+        every = query.boolean_query([(tantivy.Occur.Must, query.all_query()), (tantivy.Occur.MustNot, reserved)])
+        done, page = 0, size
+        while hits := searcher.search(every, page, count=False, offset=done).hits:
+            for start in range(0, len(hits), size):
+                found = [searcher.doc(address) for _, address in hits[start : start + size]]
+                yield [d["_key"][0] for d in found], [json.loads(bytes(d["_document"][0])) for d in found]
+            done, page = done + len(hits), page * 2  # a page's cost rises with what lies before it
 
     def settle(self) -> None:
         """Take the state as it stands on disk."""
