@@ -1,5 +1,5 @@
-"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/, searches/ and tests/. Every mistake of
-all at once.
+"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/, searches/, rules/ and tests/. Every
+mistake of all at once.
 
 Components are known by the lists handed in; SQL is read by `compile.py`. Values from the environment (`${NAME}`, `$${` for
 a plain `${`) go into the options of sources and sinks and the state folder only: names and SQL are shown to everyone.
@@ -26,6 +26,7 @@ from millstream.pipelines.definitions import (
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
 from millstream.pipelines.reading import place_of
+from millstream.pipelines.rulefiles import load_rules
 from millstream.pipelines.searches import FOLDER, SearchReading
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.pipelines.yaml import Node, Scalar, Section, documents
@@ -70,6 +71,8 @@ class _Load(ProductReading, SearchReading):
         products = tuple(p for p in map(self._product, self._documents("products")) if p)
         searches = self._all_searches()
         tests = tuple(self._documents("tests"))
+        rules, mistaken = load_rules(self._root)
+        self._mistakes += mistaken
         self._unique(sources, pipelines, products)
         self._indexes(pipelines, products)
         self._searches_fit(searches, [p.name for p in products])
@@ -77,7 +80,7 @@ class _Load(ProductReading, SearchReading):
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
         reread = partial(read_product, env=self._env, sinks=self._sinks)
-        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread, searches)
+        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread, searches, rules)
 
     def searches(self) -> tuple[SearchDefinition, ...]:
         searches = self._all_searches()
@@ -122,7 +125,7 @@ class _Load(ProductReading, SearchReading):
                 self._mistakes.append(Diagnostic("mesh.yaml", 1, 1, "mesh", "missing", "mesh.yaml is empty", "write `mesh: name`"))
             return None
         section = found[0]
-        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib"))
+        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib", "compatibility"))
         name = self._name(section, "mesh", "mesh")
         topics = self._choice(section, "topics", ("local",))
         runner = self._choice(section, "runner", ("local",))
@@ -132,7 +135,8 @@ class _Load(ProductReading, SearchReading):
             self._note(section.keys["state"], "mesh.state", "bad_value", "state is the path of a folder", "write state: .millstream")
             return None
         memory, behind = self._mib(section, "state_memory_mib", _MEMORY_MIB_MIN), self._mib(section, "behind_mib", 1)
-        return MeshDefinition(name, topics, runner, state, memory, self._history(section), behind) if name else None
+        mode = self._compatibility(section, "mesh") or MeshDefinition.compatibility
+        return MeshDefinition(name, topics, runner, state, memory, self._history(section), behind, mode) if name else None
 
     def _mib(self, section: Section, key: str, least: int) -> int:
         usual: int = getattr(MeshDefinition, key)
@@ -169,18 +173,20 @@ class _Load(ProductReading, SearchReading):
         if kind and component is None:
             cure = suggestion(kind, [c.name for c in self._sources], "connectors")
             self._note(place_of(section, "connector"), f"{path}.connector", "unknown_connector", f"there is no connector {kind}", cure)
-        own = ("source", "connector", "tables", "owner")
+        own = ("source", "connector", "tables", "owner", "compatibility", "domain")
         rest = Section({k: v for k, v in section.entries.items() if k not in own}, section.keys, section.place)
         options = self._options(rest, component, path, own, {"tables": tables} if tables else {})
-        return SourceDefinition(name, kind, options, tables, owner, self._part(path)) if name and kind else None
+        mode, domain = self._compatibility(section, path), self._domain(section, path)
+        return SourceDefinition(name, kind, options, tables, owner, self._part(path), mode, domain) if name and kind else None
 
     def _pipeline(self, section: Section) -> PipelineDefinition | None:
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("pipeline", "owner", "read", "portable", "steps", "sinks", "examples"))
+        self._keys(section, path, ("pipeline", "owner", "read", "portable", "compatibility", "domain", "steps", "sinks", "examples"))
         owner = self._text(section, "owner", path)
         read, portable = self._read_from(section, path), self._portable(section, path)
+        mode, domain = self._compatibility(section, path), self._domain(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
         sinks = tuple(k for i, n in enumerate(self._items(section, "sinks", path)) if (k := self._sink(n, f"{path}.sinks[{i}]")))
         if not {"steps", "sinks"} & set(section.entries):
@@ -192,11 +198,10 @@ class _Load(ProductReading, SearchReading):
                     self._places[f"{step.path}.name"], f"{step.path}.name", "name_twice", f"two steps are called {step.name}", "rename one"
                 )
             seen.add(step.name)
-        return (
-            PipelineDefinition(name, owner, steps, sinks, self._part(path), section.entries.get("examples"), read, portable)
-            if name
-            else None
-        )
+        if not name:
+            return None
+        examples = section.entries.get("examples")
+        return PipelineDefinition(name, owner, steps, sinks, self._part(path), examples, read, portable, compatibility=mode, domain=domain)
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):
