@@ -38,6 +38,11 @@ from millstream.pipelines.sql.subset import (
 from millstream.queries.check import WRITTEN
 from millstream.queries.grammar import FORMS, KEYWORDS
 from millstream.queries.values import FAMILIES
+from millstream.schemas.kinds import REGISTRY
+from millstream.schemas.rest.endpoints import ROUTES
+from millstream.schemas.rest.faults import CODES, status
+from millstream.schemas.rest.server import ANSWERED_WITHIN_S, AT_ONCE, BODY_BYTES_MAX, BODY_WITHIN_S, CONTENT_TYPE
+from millstream.schemas.rest.settings import LEVELS, MODES
 from millstream.schemas.rules import TABLE as VERDICTS
 from millstream.sinks.kinds import KINDS as SINKS
 from millstream.sources.kinds import KINDS as SOURCES
@@ -50,6 +55,7 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 def pages() -> dict[str, str]:
     made = {"commands.md": commands, "options.md": options, "sql.md": sql, "refusals.md": refusals, "search.md": search}
     made["schema-changes.md"] = schema_changes
+    made["registry.md"] = registry
     return {page: NOTE + text() for page, text in made.items()}
 
 
@@ -66,7 +72,62 @@ def options() -> str:
         text += f"\n## {title}\n"
         for kind in kinds:
             text += f"\n### {kind.name}\n\n{_summary(kind)}{table(('option', 'type', 'default', 'meaning'), list(_fields(kind.options)))}"
-    return text
+    text += f"\n## The schema registry\n\nUnder `registry:` in mesh.yaml. {_summary(REGISTRY)}"
+    return text + table(("option", "type", "default", "meaning"), list(_fields(REGISTRY.options)))
+
+
+def registry() -> str:
+    routes = [(f"`{r.method}`", f"`{r.path}`", r.says, "yes" if r.guarded else "") for r in ROUTES]
+    codes = [(f"`{code}`", f"{status(code)}", meaning) for code, meaning in CODES.items()]
+    return f"""# The schema registry's API
+
+The REST API of the Confluent Schema Registry, over the project's own registry: [from a client](../how-to/use-the-registry.md). Requests and
+answers are JSON; answers have the content type `{CONTENT_TYPE.decode()}`. `millstream run` serves it where mesh.yaml has
+`registry: {{listen: …}}`, `millstream registry serve` alone.
+
+## Paths
+
+What stands in `?…` follows the semicolon. Lists take `offset` and `limit`. A subject may hold any character that can be printed; a slash is
+written `%2F`.
+
+{table(("method", "path", "gives", "takes the token"), routes)}
+The token, where mesh.yaml sets one, is sent as `Authorization: Bearer TOKEN`, or as the password of basic authentication, with any user.
+
+A schema is sent as `{{"schema": text, "schemaType": "AVRO", "references": [{{"name": …, "subject": …, "version": …}}]}}`;
+`id` and `version` are for the mode IMPORT.
+
+## What holds
+
+- A schema has one id under every subject, however its JSON is ordered and spaced, and whether names are full or not. Its
+  documentation, defaults, aliases and unknown attributes count; a text that spells out what another refers to is the same as that one
+  under the same subject.
+- An id means the same for ever. A version that was deleted for good is not found by its id; events that were written with it are
+  read all the same, and the same schema gets the same id when it comes again.
+- Versions count from 1 in their subject. What is deleted and registered again is a new version with the old id.
+- A registration is on disk when it is answered, whole or not at all, whatever is killed.
+- Subjects of Millstream's own topics (`TOPIC-value`, `TOPIC-key`) are shown, and can be checked against; only Millstream registers
+  there, whatever the level, and nobody deletes them.
+- Levels: {", ".join(f"`{level}`" for level in LEVELS)}.
+  The registry's is `BACKWARD` until it is set.
+- Modes: {", ".join(f"`{mode}`" for mode in MODES)}. In `IMPORT` every registration says its id,
+  no level is asked, and an id that means something else is refused.
+
+Not kept: schemas of JSON and PROTOBUF, contexts, metadata and rule sets, tags, aliases of subjects, exporters.
+
+## Codes
+
+A refusal is `{{"error_code": …, "message": …}}`.
+
+{table(("code", "HTTP", "meaning"), codes)}
+## Limits
+
+| | |
+| --- | --- |
+| a request's body | {BODY_BYTES_MAX >> 20} MiB |
+| a body has come within | {BODY_WITHIN_S:.0f} s |
+| a request is answered within | {ANSWERED_WITHIN_S:.0f} s |
+| connections at once | {AT_ONCE} |
+"""
 
 
 def _summary(kind: Component) -> str:
@@ -80,7 +141,7 @@ def _fields(model: type[BaseModel]) -> list[tuple[str, ...]]:
 
 def _type(annotation: Any) -> str:
     text = str(annotation) if hasattr(annotation, "__origin__") or "|" in str(annotation) else annotation.__name__
-    return "`" + text.replace("typing.", "").replace("SecretStr", "str, secret").replace("|", "or") + "`"
+    return "`" + text.replace("typing.", "").replace("pydantic.types.", "").replace("SecretStr", "str, secret").replace("|", "or") + "`"
 
 
 def _default(field: Any) -> str:
@@ -204,9 +265,8 @@ everybody else runs on. A change with several operations has the gravest of thei
 `evolve: pinned`, which is the default, keeps the schema that a consumer was applied with; `evolve: follow` goes along where it can.
 
 {table(("operation", "not used", "used, pinned", "follow: named", "follow: only `*` reads it"), verdicts)}
-Of a key's column every change of type pauses: keys would be other bytes. A member of a record has its column's users; where they follow, a
-new or renamed member is taken along with the column. Above this table stand [rules of your own](../how-to/write-a-rule.md), and
-`compatibility:` in [mesh.yaml, a source, a pipeline or a product](files.md): whatever one of them forbids pauses.
+Of a key's column every change of type pauses: keys would be other bytes. Of a member of a record, whoever uses the column counts as one
+who reads it by `*`.
 """
 
 

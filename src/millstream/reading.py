@@ -6,7 +6,7 @@ Everything is imported when it is asked for, so that `import millstream` stays l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,12 @@ class Reader:
         from millstream.events import envelope
         from millstream.pipelines.project import load_mesh
         from millstream.pipelines.sql.mistakes import suggestion
+        from millstream.schemas.kinds import REGISTRY
         from millstream.schemas.sql import SqlRegistry, sqlite_engine
         from millstream.topics.local import LocalTopics
 
-        place = Place(self._project / load_mesh(self._project, os.environ).state)
+        mesh = load_mesh(self._project, os.environ)
+        place = Place(self._project / mesh.state)
         if not place.topics.is_file():
             raise Refused(
                 "this project has no topics yet",
@@ -128,7 +130,8 @@ class Reader:
         with ExitStack() as stack:
             engine = sqlite_engine(place.catalogue)
             stack.callback(engine.dispose)
-            registry = SqlRegistry(engine)
+            asked = REGISTRY.options.model_validate(dict(mesh.registry))
+            registry = stack.enter_context(closing(REGISTRY.open(asked))) if mesh.registry.get("url") else SqlRegistry(engine)
             topics = LocalTopics(place.topics, registry)
             stack.callback(topics.close)
             known, versions = topics.topic(self.topic), registry.versions(f"{self.topic}-value")

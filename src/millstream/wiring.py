@@ -10,13 +10,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import Engine
 
 from millstream.capture.connector import Connector
 from millstream.catalogue.controller import Change
@@ -39,6 +40,14 @@ from millstream.pipelines.plan import Plan, SinkPlan
 from millstream.pipelines.rollout import generation_name
 from millstream.pipelines.searches import LiveSearches, matches_topic
 from millstream.queries.treatment import Treatment
+from millstream.schemas.avrocompat import check
+from millstream.schemas.kinds import REGISTRY
+from millstream.schemas.options import Options as RegistryOptions
+from millstream.schemas.registry import Registry
+from millstream.schemas.rest.endpoints import Api
+from millstream.schemas.rest.server import app, served
+from millstream.schemas.rest.settings import Settings
+from millstream.schemas.rest.subjects import Subjects
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.sinks.contract import Sink
@@ -88,7 +97,8 @@ def build_mesh(
     with ExitStack() as stack:
         engine = sqlite_engine(place.catalogue)
         stack.callback(engine.dispose)
-        registry = SqlRegistry(engine)
+        asked = registry_options(project)
+        registry = stack.enter_context(opened_registry(asked, engine))
         keep = Keep(float(project.mesh.history_s), project.mesh.behind_mib << 20)
         topics = LocalTopics(place.topics, registry, keep=keep)
         stack.callback(topics.close)
@@ -163,9 +173,34 @@ def build_mesh(
                 partial(generations.folders, place.home),
                 partial(generations.remove, place.home),
             ),
+            registry_served=lambda listen: _registry_served(registry, topics, asked, listen),
             ask=partial(search, place.home),
             suggest=lambda index, name, prefix, limit, exact: suggest(place.home, index, name, prefix, limit, exact=exact),
         )
+
+
+def registry_options(project: Project) -> RegistryOptions:
+    options: RegistryOptions = _options(REGISTRY, project.mesh.registry, "mesh.registry")
+    return options
+
+
+@contextmanager
+def opened_registry(options: RegistryOptions, engine: Engine) -> Iterator[Registry]:
+    """The project's registry: our own in the mesh's database, or the one at `url`."""
+    if not options.url:
+        yield SqlRegistry(engine)
+        return
+    with closing(REGISTRY.open(options)) as registry:
+        yield registry
+
+
+def _registry_served(registry: Registry, topics: LocalTopics, options: RegistryOptions, listen: str) -> AbstractContextManager[str]:
+    if not isinstance(registry, SqlRegistry):
+        cure = "ask it there, or take url out of `registry:` in mesh.yaml"
+        raise Refused(f"this project's registry is {options.url}", code="registry_elsewhere", where="mesh.registry", cure=cure)
+    owned = lambda subject: topics.topic(subject.rpartition("-")[0]) is not None and subject.endswith(("-key", "-value"))  # noqa: E731
+    api = Api(Subjects(registry.database, check, owned), Settings(registry.database))
+    return served(app(api, options.token.get_secret_value() if options.token else None), listen)
 
 
 def treatments(plan: Plan) -> Mapping[str, Treatment]:

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import App, Group, Parameter
 
 import millstream
-from millstream.cli import diagnostics, products, resend, schemas, searches, sources, topics
+from millstream.cli import diagnostics, products, registry, resend, schemas, searches, sources, topics
 from millstream.cli.apply import apply
 from millstream.cli.exits import MEANING, exit_code
 from millstream.cli.init import init
@@ -38,7 +38,7 @@ The way through: `init` a project, describe sources and pipelines in its files, 
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
 COMMANDS: tuple[Callable[..., int], ...] = (init, validate, test, preview, plan, apply, run, status, query, reconcile, search, suggest)
-GROUPS = (sources.app, topics.app, schemas.app, products.app, searches.app, resend.app)
+GROUPS = (sources.app, topics.app, schemas.app, registry.app, products.app, searches.app, resend.app)
 
 
 def build(session: list[Session], wiring: Wiring, secrets: Secrets) -> App:

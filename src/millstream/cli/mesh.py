@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,8 @@ class Mesh:
     """One opened mesh. `source` opens a source of the project by name; the caller closes it. `runner` builds the
     connectors, pipelines and sinks of what is applied. `ask` asks a search index, `suggest` completes what begins so (index,
     field, prefix, limit, exact → values and their numbers of documents). `switches` leads searches from one generation of a
-    product to another; `sweep` removes what dropped generations have left on disk, where nothing runs."""
+    product to another; `sweep` removes what dropped generations have left on disk, where nothing runs. `registry_served` answers the
+    registry's REST API at host:port while it lasts, and gives the address."""
 
     project: Project
     place: Place
@@ -65,6 +66,7 @@ class Mesh:
     suggest: Callable[[str, str, str, int, bool], list[tuple[str, int]]]
     switches: Switches
     sweep: Callable[[], list[str]]
+    registry_served: Callable[[str], AbstractContextManager[str]]
 
     def schema(self, topic: str) -> RowSchema | None:
         """The newest registered row schema of a topic; None where it is not made yet."""

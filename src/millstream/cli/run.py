@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Annotated, Any
 
@@ -54,7 +54,7 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
         todo = as_applied(mesh)
         runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh, session))
         view = live.view(session.output)
-        with running.held(mesh.place.running), _listening(mesh, todo, runner), _signals(session) as caught, view.shown():
+        with running.held(mesh.place.running), _listening(mesh, todo, runner), _registry(mesh), _signals(session) as caught, view.shown():
 
             def watch(parts: list[PartStatus]) -> None:
                 if caught:
@@ -76,6 +76,16 @@ def _listening(mesh: Mesh, todo: Change, runner: Runner) -> Iterator[None]:
             stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, todo.plans, runner.states)))
         except (OSError, MillstreamError) as error:
             log.warning("no query about states can be answered while this runs: %s", error)
+        yield
+
+
+@contextmanager
+def _registry(mesh: Mesh) -> Iterator[None]:
+    """Serve the registry while this lasts, where mesh.yaml says so."""
+    listen = mesh.project.mesh.registry.get("listen")
+    with mesh.registry_served(str(listen)) if listen else nullcontext() as address:
+        if address:
+            log.info("the schema registry answers at %s", address)
         yield
 
 
