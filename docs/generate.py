@@ -265,8 +265,9 @@ everybody else runs on. A change with several operations has the gravest of thei
 `evolve: pinned`, which is the default, keeps the schema that a consumer was applied with; `evolve: follow` goes along where it can.
 
 {table(("operation", "not used", "used, pinned", "follow: named", "follow: only `*` reads it"), verdicts)}
-Of a key's column every change of type pauses: keys would be other bytes. Of a member of a record, whoever uses the column counts as one
-who reads it by `*`.
+Of a key's column every change of type pauses: keys would be other bytes. A member of a record has its column's users; where they follow, a
+new or renamed member is taken along with the column. Above this table stand [rules of your own](../how-to/write-a-rule.md), and
+`compatibility:` in [mesh.yaml, a source, a pipeline or a product](files.md): whatever one of them forbids pauses.
 """
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from millstream.errors import without_secrets
 from millstream.pipelines.diagnostics import Diagnostic, Place
 from millstream.pipelines.yaml import Node, Section
+from millstream.schemas.rules import Mode, Rule
 
 Places = Mapping[str, Place]
 """Definition path ("pipelines.rated.steps[0].sql") → where it stands."""
@@ -47,7 +48,8 @@ class Options(Mapping[str, Any]):
 class MeshDefinition:
     """`state` is the folder for everything that the mesh keeps, relative to the project; `state_memory_mib` is what the state of
     each pipeline with a join may use of memory. What is younger than `history_s` stays whole in every topic; beyond that, `behind_mib`
-    is kept of a topic for a reader that is behind. `registry` are the options of the schema registry."""
+    is kept of a topic for a reader that is behind. `compatibility` holds where neither the consumer nor who writes the topic says
+    otherwise. `registry` are the options of the schema registry."""
 
     name: str
     topics: str
@@ -56,12 +58,14 @@ class MeshDefinition:
     state_memory_mib: int = 1024
     history_s: int = 7 * 86_400
     behind_mib: int = 4096
+    compatibility: Mode = "consumer"
     registry: Options = field(default_factory=lambda: Options({}, {}))
 
 
 @dataclass(frozen=True)
 class SourceDefinition:
-    """`tables` as written ("public.movie"); a table's topic is `{name}.{table}`."""
+    """`tables` as written ("public.movie"); a table's topic is `{name}.{table}`. `compatibility`: what its readers judge changes by,
+    where they do not say otherwise. `domain` is a name that rules know it by."""
 
     name: str
     connector: str
@@ -69,6 +73,8 @@ class SourceDefinition:
     tables: tuple[str, ...]
     owner: str
     places: Places = field(repr=False, compare=False)
+    compatibility: Mode | None = field(compare=False, default=None)
+    domain: str = field(compare=False, default="")
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -118,6 +124,8 @@ class PipelineDefinition:
     examples: Node | None = field(repr=False, compare=False, default=None)
     read: Literal["copies", "source"] = "copies"
     portable: bool = True
+    compatibility: Mode | None = field(compare=False, default=None)
+    domain: str = field(compare=False, default="")
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""
@@ -191,7 +199,7 @@ class Nest:
 @dataclass(frozen=True)
 class ProductDefinition:
     """A document woven from many tables. `key` None: the key of the root's table. `text` is the definition as data (YAML), with
-    ${NAME} left in: what reads back as this very definition. `examples` as written, which are no part of that."""
+    ${NAME} left in: what reads back as this very definition. `examples`, `compatibility` and `domain` are no part of that."""
 
     name: str
     owner: str
@@ -202,6 +210,8 @@ class ProductDefinition:
     text: str
     places: Places = field(repr=False, compare=False)
     examples: Node | None = field(repr=False, compare=False, default=None)
+    compatibility: Mode | None = field(compare=False, default=None)
+    domain: str = field(compare=False, default="")
 
     @property
     def path(self) -> str:
@@ -231,7 +241,7 @@ def _unread(text: str, called: str) -> ProductDefinition:
 class Project:
     """`secrets` are the values that came from the environment (4 characters or more): no output may hold them. `tests` are the
     documents of tests/*.yaml as written. `reread` reads the text of a product's definition that the catalogue kept; its second
-    argument stands for the file in mistakes."""
+    argument stands for the file in mistakes. `rules` judge changes of schemas."""
 
     root: Path
     mesh: MeshDefinition
@@ -242,3 +252,4 @@ class Project:
     tests: tuple[Section, ...] = field(repr=False, compare=False, default=())
     reread: Callable[[str, str], ProductDefinition] = field(repr=False, compare=False, default=_unread)
     searches: tuple[SearchDefinition, ...] = ()
+    rules: tuple[Rule, ...] = field(repr=False, compare=False, default=())

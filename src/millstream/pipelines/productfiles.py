@@ -40,9 +40,10 @@ class ProductReading(ProductSinks):
         name = self._name(section, "product", "products.?")
         path = f"products.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("product", "owner", "read", "root", "nest", "sink", "sinks", "examples"))
+        self._keys(section, path, ("product", "owner", "read", "compatibility", "domain", "root", "nest", "sink", "sinks", "examples"))
         owner = self._text(section, "owner", path)
         read = self._read_from(section, path)
+        mode, domain = self._compatibility(section, path), self._domain(section, path)
         before = len(self._mistakes)
         root = self._document(section, name, path)
         sinks = tuple(self._product_sinks(section, name, path))
@@ -50,8 +51,10 @@ class ProductReading(ProductSinks):
             return None
         self._aliases(root, {})
         key = self._names(cast(Section, section.entries["root"]), "key", f"{path}.root") if "key" in _entries(section, "root") else None
-        text = yaml.safe_dump({k: v for k, v in _data(section).items() if k != "examples"}, sort_keys=False, allow_unicode=True, width=1000)
-        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path), section.entries.get("examples"))
+        built = {k: v for k, v in _data(section).items() if k not in ("examples", "compatibility", "domain")}
+        text = yaml.safe_dump(built, sort_keys=False, allow_unicode=True, width=1000)
+        examples = section.entries.get("examples")
+        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path), examples, compatibility=mode, domain=domain)
 
     # ---- the tree ---------------------------------------------------------------------------------------------------
     def _document(self, section: Section, name: str, path: str) -> Nest | None:

@@ -1,5 +1,5 @@
-"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/, searches/ and tests/. Every mistake of
-all at once.
+"""A project folder → its definitions: mesh.yaml and the files in sources/, pipelines/, products/, searches/, rules/ and tests/. Every
+mistake of all at once.
 
 Components are known by the lists handed in; SQL is read by `compile.py`. Values from the environment (`${NAME}`, `$${` for
 a plain `${`) go into the options of sources, sinks and the registry and the state folder only: names and SQL are shown to everyone.
@@ -27,6 +27,7 @@ from millstream.pipelines.definitions import (
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
 from millstream.pipelines.reading import place_of
+from millstream.pipelines.rulefiles import load_rules
 from millstream.pipelines.searches import FOLDER, SearchReading
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.pipelines.yaml import Node, Scalar, Section, documents
@@ -72,6 +73,8 @@ class _Load(ProductReading, SearchReading):
         products = tuple(p for p in map(self._product, self._documents("products")) if p)
         searches = self._all_searches()
         tests = tuple(self._documents("tests"))
+        rules, mistaken = load_rules(self._root)
+        self._mistakes += mistaken
         self._unique(sources, pipelines, products)
         self._indexes(pipelines, products)
         self._searches_fit(searches, [p.name for p in products])
@@ -79,7 +82,7 @@ class _Load(ProductReading, SearchReading):
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
         reread = partial(read_product, env=self._env, sinks=self._sinks)
-        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread, searches)
+        return Project(self._root, mesh, sources, pipelines, secrets, products, tests, reread, searches, rules)
 
     def searches(self) -> tuple[SearchDefinition, ...]:
         searches = self._all_searches()
@@ -124,7 +127,8 @@ class _Load(ProductReading, SearchReading):
                 self._mistakes.append(Diagnostic("mesh.yaml", 1, 1, "mesh", "missing", "mesh.yaml is empty", "write `mesh: name`"))
             return None
         section = found[0]
-        self._keys(section, "mesh", ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib", "registry"))
+        keys = ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib", "compatibility", "registry")
+        self._keys(section, "mesh", keys)
         name = self._name(section, "mesh", "mesh")
         topics = self._choice(section, "topics", ("local",))
         runner = self._choice(section, "runner", ("local",))
@@ -134,8 +138,10 @@ class _Load(ProductReading, SearchReading):
             self._note(section.keys["state"], "mesh.state", "bad_value", "state is the path of a folder", "write state: .millstream")
             return None
         memory, behind = self._mib(section, "state_memory_mib", _MEMORY_MIB_MIN), self._mib(section, "behind_mib", 1)
+        mode = self._compatibility(section, "mesh") or MeshDefinition.compatibility
         registry = self._registry(section)
-        return MeshDefinition(name, topics, runner, state, memory, self._history(section), behind, registry) if name else None
+        known = (topics, runner, state, memory, self._history(section), behind, mode, registry)
+        return MeshDefinition(name, *known) if name else None
 
     def _registry(self, section: Section) -> Options:
         node = section.entries.get("registry")
@@ -182,18 +188,20 @@ class _Load(ProductReading, SearchReading):
         if kind and component is None:
             cure = suggestion(kind, [c.name for c in self._sources], "connectors")
             self._note(place_of(section, "connector"), f"{path}.connector", "unknown_connector", f"there is no connector {kind}", cure)
-        own = ("source", "connector", "tables", "owner")
+        own = ("source", "connector", "tables", "owner", "compatibility", "domain")
         rest = Section({k: v for k, v in section.entries.items() if k not in own}, section.keys, section.place)
         options = self._options(rest, component, path, own, {"tables": tables} if tables else {})
-        return SourceDefinition(name, kind, options, tables, owner, self._part(path)) if name and kind else None
+        mode, domain = self._compatibility(section, path), self._domain(section, path)
+        return SourceDefinition(name, kind, options, tables, owner, self._part(path), mode, domain) if name and kind else None
 
     def _pipeline(self, section: Section) -> PipelineDefinition | None:
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("pipeline", "owner", "read", "portable", "steps", "sinks", "examples"))
+        self._keys(section, path, ("pipeline", "owner", "read", "portable", "compatibility", "domain", "steps", "sinks", "examples"))
         owner = self._text(section, "owner", path)
         read, portable = self._read_from(section, path), self._portable(section, path)
+        mode, domain = self._compatibility(section, path), self._domain(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
         sinks = tuple(k for i, n in enumerate(self._items(section, "sinks", path)) if (k := self._sink(n, f"{path}.sinks[{i}]")))
         if not {"steps", "sinks"} & set(section.entries):
@@ -205,11 +213,10 @@ class _Load(ProductReading, SearchReading):
                     self._places[f"{step.path}.name"], f"{step.path}.name", "name_twice", f"two steps are called {step.name}", "rename one"
                 )
             seen.add(step.name)
-        return (
-            PipelineDefinition(name, owner, steps, sinks, self._part(path), section.entries.get("examples"), read, portable)
-            if name
-            else None
-        )
+        if not name:
+            return None
+        examples = section.entries.get("examples")
+        return PipelineDefinition(name, owner, steps, sinks, self._part(path), examples, read, portable, compatibility=mode, domain=domain)
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):

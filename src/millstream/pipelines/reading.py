@@ -19,6 +19,7 @@ from millstream.pipelines.definitions import Options
 from millstream.pipelines.diagnostics import Diagnostic, Place
 from millstream.pipelines.sql.mistakes import nearest, suggestion
 from millstream.pipelines.yaml import Items, Node, Scalar, Section
+from millstream.schemas.rules import MODES, Mode
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
@@ -130,6 +131,21 @@ class Reading:
             cure = "write read: copies (keyed copies here, no load on the sources) or read: source (queries to the source databases)"
             self._note(place_of(section, "read"), f"{path}.read", "bad_value", f"read cannot be {read}", cure)
         return "source" if read == "source" else "copies"
+
+    def _compatibility(self, section: Section, path: str) -> Mode | None:
+        """What `compatibility:` says; None, where it says nothing."""
+        mode = self._text(section, "compatibility", path, required=False)
+        for known in MODES:
+            if mode == known:
+                return known
+        if mode:
+            cure = f"write {', '.join(MODES[:-1])} or {MODES[-1]}"
+            self._note(place_of(section, "compatibility"), f"{path}.compatibility", "bad_value", f"compatibility cannot be {mode}", cure)
+        return None
+
+    def _domain(self, section: Section, path: str) -> str:
+        """What `domain:` says; "", where it says nothing."""
+        return self._name(section, "domain", path) if "domain" in section.entries else ""
 
     def _portable(self, section: Section, path: str) -> bool:
         """What `portable:` says; true, where it says nothing."""

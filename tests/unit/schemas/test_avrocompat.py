@@ -244,7 +244,8 @@ class Draw:
         branches = [self.schema(depth - 1) for _ in range(self.one(2, 3))]
         # To fastavro a value of an enum is one of string too, and bytes are an array: it takes the branch that comes first.
         kinds = {"union" if isinstance(b, list) else b if isinstance(b, str) else b["type"] for b in branches}
-        unclear = {"string" if "enum" in kinds else "", *(("bytes", "fixed") if "array" in kinds else ())}
+        unclear = {"string"} if "enum" in kinds else set()
+        unclear |= {"bytes", "fixed"} if "array" in kinds else {"bytes"} if "fixed" in kinds else set()
         return [b for b in unique(branches) if (b if isinstance(b, str) else b["type"]) not in unclear] or "int"
 
     def record(self, depth: int) -> Schema:

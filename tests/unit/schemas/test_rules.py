@@ -57,14 +57,15 @@ def test_verdicts(new: RowSchema, unused: str, pinned: str, named: str, star: st
     assert default_verdict(operation, True, False, True) == star
 
 
-def test_a_member_counts_as_a_column_that_star_reads() -> None:
+def test_a_new_member_is_taken_along_with_its_column() -> None:
     one, two = record_of(("a", Type("int32"))), record_of(("a", Type("int32")), ("b", Type("text")))
 
     def row(type_: Type) -> RowSchema:
         return RowSchema((Field("id", Type("int64"), 1), Field("cast", type_, 2)), ("id",))
 
     (added,), (dropped,) = operations(row(one), row(two)), operations(row(two), row(one))
-    assert [default_verdict(o, True, True, True) for o in (added, dropped)] == ["propagate", "propagate"]
+    assert [default_verdict(o, True, True, True) for o in (added, dropped)] == ["propagate", "pause"]
+    assert [default_verdict(o, True, False, True) for o in (added, dropped)] == ["propagate", "propagate"]
     assert [default_verdict(o, True, True, False) for o in (added, dropped)] == ["ignore", "pause"]
     assert [default_verdict(o, False, False, False) for o in (added, dropped)] == ["ignore", "ignore"]
 
