@@ -15,6 +15,7 @@ from millstream.cli import diagnostics, products, registry, resend, schemas, sea
 from millstream.cli.apply import apply
 from millstream.cli.exits import MEANING, exit_code
 from millstream.cli.init import init
+from millstream.cli.lineage import lineage
 from millstream.cli.output import Output, Secrets, console
 from millstream.cli.plan import plan
 from millstream.cli.preview import preview
@@ -37,7 +38,10 @@ The way through: `init` a project, describe sources and pipelines in its files, 
 
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
-COMMANDS: tuple[Callable[..., int], ...] = (init, validate, test, preview, plan, apply, run, status, query, reconcile, search, suggest)
+COMMANDS: tuple[Callable[..., int], ...] = (
+    *(init, validate, test, preview, plan, apply, run, status),
+    *(query, lineage, reconcile, search, suggest),
+)
 GROUPS = (sources.app, topics.app, schemas.app, registry.app, products.app, searches.app, resend.app)
 
 
