@@ -1,17 +1,24 @@
-"""Which chunks are still to be read: the state of every backfill of one connector. Pure; kept in the producer's record."""
+"""Which chunks are still to be read: the state of every backfill of one connector. Pure; kept in the producer's record.
+
+A table has at most two: its initial load, under the table's name, and the last schema backfill, which tells its rows
+again because a change of the table gave them values that no event says.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 INITIAL = "initial"
 
 
 @dataclass(frozen=True)
 class Backfill:
-    """One table's backfill: `after` is the last key done (None: none yet), `rows` appended, `estimate` of all rows."""
+    """One table's backfill: `after` is the last key done (None: none yet), `rows` appended, `estimate` of all rows.
+
+    One that is not `wanted` is offered: it waits until its owner starts it.
+    """
 
     table: str
     name: str
@@ -20,6 +27,20 @@ class Backfill:
     chunks: int = 0
     estimate: int = 0
     done: bool = False
+    wanted: bool = True
+
+    @property
+    def is_initial(self) -> bool:
+        return self.name == INITIAL
+
+    @property
+    def slot(self) -> str:
+        """Under what it is kept."""
+        return self.table if self.is_initial else f"{self.table} schema"
+
+    @property
+    def cause(self) -> Literal["backfill", "schema"]:
+        return "backfill" if self.is_initial else "schema"
 
     def chunk_done(self, last_key: list[Any] | None, rows: int, done: bool) -> Backfill:
         """After a chunk went in; an empty last chunk has no last key and leaves `after` as it is."""
@@ -27,18 +48,35 @@ class Backfill:
         return replace(self, after=after, rows=self.rows + rows, chunks=self.chunks + 1, done=done)
 
 
-def initial_loads(stored: Mapping[str, Any], tables: Iterable[tuple[str, int]]) -> dict[str, Backfill]:
-    """Each table's initial load: as stored, or new with its estimate of rows."""
-    return {
+Backfills = Mapping[str, Backfill]
+"""By slot: initial loads first, then schema backfills."""
+
+
+def resumed(stored: Mapping[str, Any], tables: Iterable[tuple[str, int]], *, start_offered: bool) -> dict[str, Backfill]:
+    """Each table's backfills: as stored, an initial load new with its estimate of rows. What was offered starts, if so wanted."""
+    named = dict(tables)
+    loads = {
         name: Backfill(**stored[name]) if name in stored else Backfill(name, INITIAL, estimate=max(estimate, 0))
-        for name, estimate in tables
+        for name, estimate in named.items()
     }
+    schema = (Backfill(**given) for slot, given in stored.items() if slot not in loads and given["table"] in named)
+    return loads | {b.slot: replace(b, wanted=b.wanted or start_offered) for b in schema}
 
 
-def stored(backfills: Mapping[str, Backfill]) -> dict[str, Any]:
-    return {name: asdict(b) for name, b in backfills.items()}
+def with_schema_backfill(backfills: Backfills, table: str, version: int, *, start: bool) -> Backfills:
+    """A new version left values of old rows unsaid: the table is to be read again, from its first row. An unfinished backfill for
+    an earlier version is part of it; where the initial load has read nothing yet, that will say all."""
+    load = backfills[table]
+    if not load.done and load.chunks == 0:
+        return backfills
+    again = Backfill(table, f"schema-{version}", estimate=max(load.rows, load.estimate), wanted=start)
+    return {**backfills, again.slot: again}
 
 
-def next_up(backfills: Mapping[str, Backfill]) -> Backfill | None:
-    """The backfill whose chunk is read next: the first that is not done, in the tables' order."""
-    return next((b for b in backfills.values() if not b.done), None)
+def stored(backfills: Backfills) -> dict[str, Any]:
+    return {slot: asdict(b) for slot, b in backfills.items()}
+
+
+def next_up(backfills: Backfills) -> Backfill | None:
+    """The backfill whose chunk is read next: the first that is wanted and not done, in the tables' order."""
+    return next((b for b in backfills.values() if b.wanted and not b.done), None)

@@ -7,7 +7,7 @@ backfills are read between two deliveries of the stream, by the same thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.capture.admission import LogAdmission
-from millstream.capture.backfill import Backfill, initial_loads, next_up, stored
+from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
+from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
 from millstream.errors import Irrecoverable, Refused
-from millstream.events import envelope
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
-from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Delivery, Source
@@ -50,7 +49,6 @@ class Connector:
         self._producer: Producer | None = None
         self._stream: Iterator[Delivery] | None = None
         self._window: Window | None = None
-        self._schema_ids: dict[tuple[str, RowSchema], int] = {}
         self._committed_at = 0.0
         # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
         self.head_wanted = False
@@ -68,8 +66,15 @@ class Connector:
             raise Refused(f"admission of kind {self._source.admission} is not built", code="admission_kind", where=self.name)
         tables = self._source.tables()
         self._topic_of = {t.name: self._existing(f"{self._source.name}.{t.name}") for t in tables}
-        self._backfills = initial_loads(state.get("backfills", {}), [(t.name, t.rows) for t in tables])
+        start = self._source.schema_backfill == "start"
+        self._backfills: Backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
+        self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}))
         self._reopen_stream()
+
+    def _written(self, stored: Mapping[str, int]) -> dict[str, int]:
+        """Topic → the version that it was last written in: before the first event the one that it was made with."""
+        newest = {t.name: self._registry.versions(f"{t.name}-value")[-1:] for t in self._topic_of.values() if t.name not in stored}
+        return {**stored, **{topic: version[0].id for topic, version in newest.items() if version}}
 
     def _existing(self, name: str) -> Topic:
         topic = self._topics.topic(name)
@@ -104,13 +109,22 @@ class Connector:
         return None if at is None else Position.of(at)
 
     @property
-    def backfills(self) -> dict[str, Backfill]:
+    def backfills(self) -> Backfills:
         return dict(self._backfills)
 
     @property
     def loaded(self) -> bool:
-        """Every initial load is done."""
+        """Every backfill that is wanted is done."""
         return next_up(self._backfills) is None
+
+    @property
+    def loading(self) -> tuple[str, int, int]:
+        """What is loaded now, its rows done and the estimate of all."""
+        loads = [b for b in self._backfills.values() if b.is_initial]
+        if all(b.done for b in loads):
+            loads = [b for b in self._backfills.values() if b.wanted and not b.is_initial]
+        what = "initial load" if loads and loads[0].is_initial else "schema backfill"
+        return what, sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
 
     # ---- the loop
 
@@ -173,16 +187,16 @@ class Connector:
         if self._window is not None and batch.topic == self._window.topic:
             self._window = self._window.see(batch)
 
-    def _chunk_in(self, at: Position) -> tuple[Batch, dict[str, Backfill]]:
+    def _chunk_in(self, at: Position) -> tuple[Batch, Backfills]:
         """The chunk's rows at its read point, and the backfills with this chunk done (not, if the window was spoiled)."""
         assert self._window is not None
         window, chunk = self._window, self._window.chunk
-        backfill = self._backfills[chunk.table]
+        backfill = self._backfills[window.slot]
         topic = self._topic_of[chunk.table]
         rows = window.rows(
             at.major,
             at.minor,
-            backfill=backfill.name,
+            backfill=backfill,
             incarnation=topic.incarnation,
             position=str(at),
             now_us=int(self._clock() * 1e6),
@@ -190,7 +204,7 @@ class Connector:
         if window.spoiled:
             return rows.slice(0, 0), self._backfills
         done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done)
-        return rows, {**self._backfills, chunk.table: done}
+        return rows, {**self._backfills, window.slot: done}
 
     def _open_window(self) -> None:
         """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream."""
@@ -198,7 +212,7 @@ class Connector:
             return
         chunk = self._source.chunk(backfill.table, backfill.after, CHUNK_ROWS_MAX)
         if chunk is not None:
-            self._window = Window.over(chunk, self._topic_of[backfill.table].name)
+            self._window = Window.over(chunk, self._topic_of[backfill.table].name, backfill.slot)
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:
@@ -206,16 +220,22 @@ class Connector:
         moved = self.position is None or position > self.position
         return moved and self._clock() - self._committed_at >= PROGRESS_EVERY_S
 
-    def _commit(self, out: list[Batch], position: Position, backfills: dict[str, Backfill]) -> None:
+    def _commit(self, out: list[Batch], position: Position, backfills: Backfills) -> None:
         assert self._producer is not None
         reached("connector.before_register")
-        out = [b.with_schema_id(self._schema_id(b)) for b in out]
+        placed = self._versions.place(out)
+        out = placed.batches
+        for topic, version in placed.unsaid.items():
+            table = topic.removeprefix(f"{self._source.name}.")
+            backfills = with_schema_backfill(backfills, table, version, start=self._source.schema_backfill == "start")
         reached("connector.after_register")
         blocks = [self._topics.encode(b) for b in out]
         reached("connector.before_commit")
-        self._producer.commit(blocks, self._state(position, backfills), sequence=self._producer.record.sequence + 1, tail=out)
+        state = self._state(position, backfills, placed)
+        self._producer.commit(blocks, state, sequence=self._producer.record.sequence + 1, tail=out)
         reached("connector.after_commit")
         self._backfills = backfills
+        self._versions.committed(placed)
         self._admission.committed(position.major, position.minor)
         self._committed_at = self._clock()
         self.counts.events += sum(map(len, out))
@@ -223,21 +243,15 @@ class Connector:
         self._source.acknowledge(position)  # Invariant 1: acknowledge last
         reached("connector.after_acknowledge")
 
-    def _state(self, position: Position, backfills: dict[str, Backfill]) -> dict[str, Any]:
+    def _state(self, position: Position, backfills: Backfills, placed: Placed) -> dict[str, Any]:
         return {
             "position": position.json(),
             "progress": {self._source.name: str(position)},
             "backfills": stored(backfills),
-            "ready": {self._topic_of[b.table].name: b.done for b in backfills.values()},
+            "ready": {self._topic_of[b.table].name: b.done for b in backfills.values() if b.is_initial},
+            "schemas": dict(placed.written),
+            "schema_changes": dict(placed.changes),
         }
-
-    def _schema_id(self, batch: Batch) -> int:
-        """Invariant 5: registered before it is published; invariant 6: never refused here."""
-        known = self._schema_ids.get((batch.topic, batch.schema))
-        if known is None:
-            text = envelope.value_schema(batch.topic, batch.schema)
-            known = self._schema_ids[batch.topic, batch.schema] = self._registry.register(f"{batch.topic}-value", text).id
-        return known
 
     def close(self) -> None:
         self._close_stream()

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream import avro
+from millstream.capture.backfill import Backfill
+from millstream.capture.versions import same_columns
 from millstream.events import envelope
 from millstream.events.batch import READ, Batch, batch
 from millstream.events.types import RowSchema
@@ -22,22 +24,24 @@ from millstream.sources.contract import Chunk
 
 @dataclass(frozen=True)
 class Window:
-    """An open window: the chunk with the rows that are still in, their keys, and whether its table's schema changed meanwhile."""
+    """An open window: the chunk with the rows that are still in, of the backfill kept under `slot`; their keys, and whether its
+    table's schema changed meanwhile."""
 
     chunk: Chunk
     topic: str
+    slot: str
     keys: pa.BinaryArray
     spoiled: bool = False
 
     @classmethod
-    def over(cls, chunk: Chunk, topic: str) -> Window:
-        return cls(chunk, topic, _row_keys(chunk.rows, chunk.schema, topic))
+    def over(cls, chunk: Chunk, topic: str, slot: str) -> Window:
+        return cls(chunk, topic, slot, _row_keys(chunk.rows, chunk.schema, topic))
 
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
         if not len(live):
             return self
-        if live.schema != self.chunk.schema:
+        if not same_columns(live.schema, self.chunk.schema):
             # The table changed between the read and the read point: rows of both shapes cannot be told apart by key alone.
             newer = self.chunk.newer(live)
             return replace(self, spoiled=True) if newer.any() else self
@@ -52,8 +56,8 @@ class Window:
         chunk = replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes)
         return replace(self, chunk=chunk, keys=self.keys.filter(keep))
 
-    def rows(self, major: int, minor: int, *, backfill: str, incarnation: int, position: str, now_us: int) -> Batch:
-        """The rows that are left, as `r` events at the read point. The initial load is the backfill named "initial"."""
+    def rows(self, major: int, minor: int, *, backfill: Backfill, incarnation: int, position: str, now_us: int) -> Batch:
+        """The rows that are left, as `r` events at the read point."""
         rows = self.chunk.rows
         count = rows.num_rows
         image = pa.StructArray.from_arrays(rows.columns, fields=list(self.chunk.schema.arrow))
@@ -69,9 +73,9 @@ class Window:
                 "ts_us": np.full(count, self.chunk.read_us, np.int64),
                 "processed_us": np.full(count, now_us, np.int64),
                 "position": pa.repeat(position, count),
-                "snapshot": pa.repeat("true" if backfill == "initial" else "incremental", count),
-                "backfill": pa.repeat(backfill, count),
-                "cause": pa.repeat("backfill", count),
+                "snapshot": pa.repeat("true" if backfill.is_initial else "incremental", count),
+                "backfill": pa.repeat(backfill.name, count),
+                "cause": pa.repeat(backfill.cause, count),
                 "holes": self.chunk.holes,
             },
         )

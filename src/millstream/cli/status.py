@@ -183,10 +183,15 @@ def _position(record: ProducerRecord | None) -> dict[str, Any] | None:
 
 
 def _loading(record: ProducerRecord | None) -> dict[str, Any]:
-    """Table → rows done and estimated, of the loads that are not done."""
+    """Table → rows done and estimated, of the backfills that are not done; what is only offered has not begun."""
     loads = record.state.get("backfills", {}) if record else {}
     return {
-        table: {"backfill": b["name"], "rows": b["rows"], "estimate": max(b["estimate"], b["rows"])}
+        table: {
+            "backfill": b["name"],
+            "rows": b["rows"],
+            "estimate": max(b["estimate"], b["rows"]),
+            "offered": not b.get("wanted", True),
+        }
         for table, b in loads.items()
         if not b["done"]
     }
@@ -223,7 +228,10 @@ def in_words(figures: Mapping[str, Any]) -> str:
 
 def _place(part: PartView) -> str | None:
     if part.loading:
-        return ", ".join(f"loading {table}: {b['rows']:,} of about {b['estimate']:,}" for table, b in part.loading.items())
+        return ", ".join(
+            f"{'offered: ' if b['offered'] else ''}loading {table}: {b['rows']:,} of about {b['estimate']:,}"
+            for table, b in part.loading.items()
+        )
     if part.position is None:
         return None
     if part.lag is None:

@@ -157,8 +157,7 @@ class Runner:
         if part.opened.is_set() and not isinstance(work, Connector):
             lag = sum(max(0, self._topics.end(t) - o) for t, o in work.positions.items())
         if part.opened.is_set() and isinstance(work, Connector) and not work.loaded:
-            loads = work.backfills.values()
-            doing, done, total = "initial load", sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
+            doing, done, total = work.loading
         return PartStatus(at.name, at.state, at.reason, at.cure, events, lag, doing, done, total, part.figures)
 
     def _upkeep(self) -> None:

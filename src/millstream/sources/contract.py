@@ -21,6 +21,8 @@ from millstream.events.progress import Position
 from millstream.events.types import RowSchema
 
 Admission = Literal["log", "frontier", "merge"]
+SchemaBackfill = Literal["start", "offer"]
+"""What follows where a changed table leaves old rows with values that no event says: they are read again, or that is offered."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,14 @@ class Chunk:
 
 
 class Source(Protocol):
+    """Of a schema that its stream and chunks give, a column's `fill` says what rows have in it that were given without the column, or
+    with another type of it; of a column that all rows were given with it says nothing. What is said about a column (null, doc)
+    may be younger than the place in the stream. `tables` gives no fills.
+    """
+
     name: str
     admission: Admission
+    schema_backfill: SchemaBackfill
 
     def check(self) -> None:
         """Everything a first start needs: settings, privileges, keys, replica identity. Raises Refused with the cure,

@@ -19,7 +19,7 @@ from millstream.events.batch import Batch, batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
-from millstream.sources.contract import Admission, Chunk, Delivery, Table
+from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -66,6 +66,7 @@ class ScriptedSource:
     """One opening of the database by one connector."""
 
     admission: Admission = "log"
+    schema_backfill: SchemaBackfill = "start"
 
     def __init__(self, name: str, database: ScriptedDatabase) -> None:
         self.name, self._db = name, database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from sources_rig import PostgresRig, read, read_to_head, stops_with
 
 from millstream.errors import Irrecoverable, Refused, Retryable
 from millstream.events.progress import Position
+from millstream.events.types import RowSchema
 from millstream.schemas.operations import operations
 
 pytestmark = pytest.mark.servers
@@ -149,6 +151,11 @@ def test_a_server_that_shuts_down_waits_for_what_is_acknowledged_and_is_retryabl
 # ---- tables that change in mid-stream
 
 
+def bare(schema: RowSchema) -> RowSchema:
+    """Without what is said of old rows, which is only said to one who lacks the column."""
+    return RowSchema(tuple(replace(f, fill=None) for f in schema.fields), schema.key)
+
+
 def test_columns_added_dropped_renamed_and_retyped(rig: PostgresRig) -> None:
     source = rig.checked(tables=(A,))
     steps = [
@@ -174,7 +181,7 @@ def test_columns_added_dropped_renamed_and_retyped(rig: PostgresRig) -> None:
     for seen in (live, late):
         assert [e["after"] for e in seen.events] == [{"id": 1, "v": "one"}, *(after for _, _, after in steps)]
         schemas = [b.schema for d in seen.deliveries for b in d.batches]
-        changes = [[str(c) for c in operations(old, new)] for old, new in pairwise(schemas)]
+        changes = [[str(c) for c in operations(bare(old), bare(new))] for old, new in pairwise(schemas)]
         assert changes == [
             ["added n (int32)"],
             ["renamed v (now words)"],

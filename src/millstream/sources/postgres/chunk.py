@@ -21,6 +21,7 @@ from millstream.events.batch import Batch
 from millstream.sources.contract import Chunk
 from millstream.sources.postgres import copytext
 from millstream.sources.postgres.describe import Catalogue, Described
+from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import MARK_PREFIX
 from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.session import Session
@@ -39,7 +40,7 @@ class Chunks:
         self._bytes_max, self._stopped = bytes_max, stopped
         self._row_bytes: dict[TableName, int] = {}
 
-    def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids) -> Chunk | None:
+    def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids, fills: Fills) -> Chunk | None:
         """The next rows after the key `after` (its texts). None where one of `unseen`, which the stream has given, is not visible:
         rows as they were before it would come after it.
 
@@ -64,7 +65,7 @@ class Chunks:
         self._session.emit(MARK_PREFIX, mark)
         return Chunk(
             table=name.written,
-            schema=table.schema,
+            schema=table.schema_with(fills.look(table)),
             rows=batch,
             mark=mark,
             newer=lambda live: newer(snapshot, live),

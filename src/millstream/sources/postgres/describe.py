@@ -6,9 +6,11 @@ which across a rename (its attribute number). The two may be of different times:
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import UNKNOWN, Field, Fill, RowSchema, Type
 from millstream.sources.postgres.columns import FIRST_UNFIXED_OID, type_of
 from millstream.sources.postgres.messages import Relation
 from millstream.sources.postgres.names import TableName
@@ -19,7 +21,11 @@ FRESH_ID_FROM = 100_000  # attribute numbers end at 1600
 
 @dataclass(frozen=True)
 class Attribute:
-    """A column as the catalogue has it. A dropped one keeps its number; `sql_type` is how SQL writes its type."""
+    """A column as the catalogue has it. A dropped one keeps its number; `sql_type` is how SQL writes its type.
+
+    `missing` is what rows have that were written before the column was added, where the catalogue keeps that for them. Of a
+    partitioned table: if all partitions keep the same; `missing_differs` if they do not.
+    """
 
     number: int
     name: str
@@ -27,13 +33,18 @@ class Attribute:
     generated: bool
     type: Type
     sql_type: str
+    nullable: bool = True
+    doc: str = ""
+    missing: str | None = None
+    missing_differs: bool = False
 
 
 @dataclass(frozen=True)
 class Described:
     """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
 
-    `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full.
+    `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full. `files` names
+    what holds the rows on the server's disk: others after a rewrite or a truncate, and `never_rewritten` before the first.
     """
 
     name: TableName
@@ -47,6 +58,8 @@ class Described:
     rows: int
     row_bytes: int
     partial_partitions: tuple[str, ...] = ()
+    files: str = ""
+    never_rewritten: bool = False
 
     @property
     def columns(self) -> tuple[Attribute, ...]:
@@ -55,8 +68,13 @@ class Described:
 
     @property
     def schema(self) -> RowSchema:
+        """Of a table of which nothing was given yet."""
+        return self.schema_with({})
+
+    def schema_with(self, fills: Mapping[int, Fill | None]) -> RowSchema:
+        """`fills`: by column number, what rows that were given without the column have in it."""
         names = {a.number: a.name for a in self.columns}
-        fields = tuple(Field(a.name, a.type, a.number) for a in self.columns)
+        fields = tuple(Field(a.name, a.type, a.number, a.nullable, fills.get(a.number), a.doc) for a in self.columns)
         return RowSchema(fields, tuple(names[n] for n in self.key) if set(self.key) <= set(names) else ())
 
 
@@ -113,7 +131,7 @@ class Catalogue:
         if not found:
             return None
         oid, kind, persistence, identity, rows, size, partial, key, deferrable = found[0]
-        attributes = self._attributes(oid)
+        attributes, files, never_rewritten = self._attributes(oid)
         return Described(
             name=name,
             oid=oid,
@@ -126,19 +144,34 @@ class Catalogue:
             rows=rows or 0,
             row_bytes=max(1, (size or 0) // rows) if rows else 0,
             partial_partitions=tuple(partial or ()) if kind == "p" else (),
+            files=files,
+            never_rewritten=never_rewritten,
         )
 
-    def _attributes(self, oid: int) -> tuple[Attribute, ...]:
+    def _attributes(self, oid: int) -> tuple[tuple[Attribute, ...], str, bool]:
+        """The columns, and the files with whether they are the first. One statement: of two times they would say of a rewrite between
+        them that it never was."""
         found = self._session.rows(
-            """SELECT attnum, attname, attisdropped, attgenerated <> '', atttypid, atttypmod,
-                CASE WHEN attisdropped THEN '' ELSE format_type(atttypid, atttypmod) END
-            FROM pg_attribute WHERE attrelid = %s AND attnum > 0 ORDER BY attnum""",
-            [oid],
+            f"""WITH c AS MATERIALIZED (SELECT oid, relkind FROM pg_class WHERE oid = %s),
+            leaves AS MATERIALIZED (SELECT p.oid, p.relfilenode FROM c, pg_class p WHERE p.oid IN ({_LEAVES})),
+            files AS (SELECT coalesce(string_agg(oid || ':' || relfilenode, ' ' ORDER BY oid), '') AS files,
+                coalesce(bool_and(relfilenode = oid), true) AS first FROM leaves)
+            SELECT attnum, attname, attisdropped, attgenerated <> '', atttypid, atttypmod,
+                CASE WHEN attisdropped THEN '' ELSE format_type(atttypid, atttypmod) END,
+                NOT attnotnull, coalesce(col_description(attrelid, attnum), ''), m.missing, m.differs, files, first
+            FROM files, pg_attribute a
+            CROSS JOIN LATERAL (SELECT min(value) AS missing,
+                    count(*) > count(value) AND count(value) > 0 OR coalesce(min(value) <> max(value), false) AS differs
+                FROM (SELECT CASE WHEN l.atthasmissing THEN (l.attmissingval::text::text[])[1] END AS value
+                    FROM pg_attribute l WHERE l.attrelid IN (SELECT oid FROM leaves) AND l.attname = a.attname AND NOT l.attisdropped) v) m
+            WHERE attrelid = %s AND attnum > 0 ORDER BY attnum""",
+            [oid, oid],
         )
-        return tuple(
-            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), sql_type)
-            for number, name, dropped, generated, type_oid, typmod, sql_type in found
+        attributes = tuple(
+            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), sql_type, nullable, doc, missing, differs)
+            for number, name, dropped, generated, type_oid, typmod, sql_type, nullable, doc, missing, differs, _, _ in found
         )
+        return attributes, _short(found[0][11]) if found else "", bool(found and found[0][12])
 
 
 # A table itself, or for one that is partitioned the partitions that hold its rows.
@@ -170,12 +203,30 @@ def _by_place(ids: list[int | None], place: int, attributes: tuple[Attribute, ..
     return next((number for number in between if number not in ids), None)
 
 
-def schema_of(relation: Relation, described: Described, catalogue: Catalogue, before: dict[str, int]) -> RowSchema | None:
-    """The row schema at this place in the stream; None where the columns of the primary key are not among its columns."""
+def schema_of(
+    relation: Relation, described: Described, catalogue: Catalogue, before: dict[str, int], fills: Mapping[int, Fill | None]
+) -> RowSchema | None:
+    """The row schema at this place in the stream; None where the columns of the primary key are not among its columns.
+
+    `fills` are of `described`, which may be younger: what it says of a column that has another type there is not said of this one.
+    """
     names = [c.name for c in relation.columns]
     ids = ids_of(names, described.attributes, before)
     by_id = dict(zip(ids, names, strict=True))
     if not described.key or not set(described.key) <= set(by_id):
         return None
-    fields = tuple(Field(c.name, catalogue.type_of(c.type_oid, c.typmod), i) for c, i in zip(relation.columns, ids, strict=True))
-    return RowSchema(fields, tuple(by_id[n] for n in described.key))
+    known = {a.number: a for a in described.attributes if not a.dropped}
+    fields = []
+    for column, number in zip(relation.columns, ids, strict=True):
+        type_, attribute = catalogue.type_of(column.type_oid, column.typmod), known.get(number)
+        if attribute is None:
+            fields.append(Field(column.name, type_, number, fill=UNKNOWN))
+        else:
+            fill = fills.get(number) if attribute.type == type_ else UNKNOWN
+            fields.append(Field(column.name, type_, number, attribute.nullable, fill, attribute.doc))
+    return RowSchema(tuple(fields), tuple(by_id[n] for n in described.key))
+
+
+def _short(files: str) -> str:
+    """Of a table with many partitions a digest: it goes with every position."""
+    return files if len(files) <= 40 else hashlib.sha1(files.encode(), usedforsecurity=False).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -31,7 +32,12 @@ class Options(BaseModel):
     heartbeat_s: float = Field(default=10.0, gt=0, description="Seconds without events after which a message moves the slot on.")
     batch_messages: int = Field(default=20_000, ge=1, description="Most messages of the stream in one batch.")
     batch_bytes: int = Field(default=8 << 20, ge=1, description="Most bytes of the stream in one batch.")
-    chunk_bytes: int = Field(default=16 << 20, ge=1, description="About how many bytes the initial load reads at once.")
+    chunk_bytes: int = Field(default=16 << 20, ge=1, description="About how many bytes a backfill reads at once.")
+    schema_backfill: Literal["start", "offer"] = Field(
+        default="start",
+        description="What follows where an added or converted column has values in old rows that the log does not say: "
+        "`start` reads the table again beside the stream, `offer` waits until this option says `start`.",
+    )
 
     read_url: SecretStr | None = Field(
         default=None, description="A streaming replica that `read: source` asks first. While it is behind, or not there, `url` is asked."

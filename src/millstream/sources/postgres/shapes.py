@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from millstream.errors import Irrecoverable
 from millstream.sources.postgres.describe import Catalogue, Described, schema_of
+from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import Relation
 from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.translate import Shape, identity_lost
@@ -14,8 +15,8 @@ from millstream.sources.postgres.translate import Shape, identity_lost
 class Shapes:
     """One stream's. A table that is renamed while it runs stays the table that it was; one made again takes its place."""
 
-    def __init__(self, names: Iterable[TableName], catalogue: Catalogue, where: str) -> None:
-        self._catalogue, self._where = catalogue, where
+    def __init__(self, names: Iterable[TableName], catalogue: Catalogue, fills: Fills, where: str) -> None:
+        self._catalogue, self._fills, self._where = catalogue, fills, where
         self._described: dict[int, Described] = {}
         self._by_place: dict[tuple[str, str], TableName] = {}
         self._ids: dict[int, dict[str, int]] = {}
@@ -23,6 +24,7 @@ class Shapes:
             self._by_place[name.schema, name.table] = name
             if (found := catalogue.table(name)) is not None:
                 self._described[found.oid] = found
+                fills.look(found)
 
     @property
     def oids(self) -> list[int]:
@@ -45,7 +47,8 @@ class Shapes:
                 cure="start this source afresh: a new slot, new topics, a new initial load",
             )
         self._described[relation.oid] = described
-        schema = schema_of(relation, described, self._catalogue, self._ids.get(relation.oid, {}))
+        fills = self._fills.look(described)
+        schema = schema_of(relation, described, self._catalogue, self._ids.get(relation.oid, {}), fills)
         if schema is None:
             raise Irrecoverable(
                 f"{name.written} has no primary key any more, or had another at this place of the stream",

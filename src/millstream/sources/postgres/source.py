@@ -16,11 +16,12 @@ from millstream.errors import MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
-from millstream.sources.contract import Admission, Chunk, Delivery, Table
+from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.check import check
 from millstream.sources.postgres.chunk import Chunks
 from millstream.sources.postgres.describe import Catalogue, Described
+from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import HEARTBEAT_PREFIX, lsn_of
 from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.options import Options
@@ -46,6 +47,7 @@ class Source:
 
     def __init__(self, name: str, options: Options) -> None:
         self.name = name
+        self.schema_backfill: SchemaBackfill = options.schema_backfill
         self._options = options
         self._server = Server(options.url, name)
         self._session = Session(self._server)
@@ -55,6 +57,7 @@ class Source:
         self._link: Link | None = None
         self._identity: Identity | None = None
         self._shapes: Shapes
+        self._fills = Fills({})
         self._unseen: Xids = np.empty(0, np.int64)
         self._closed = False
 
@@ -102,7 +105,8 @@ class Source:
             self._hold_slot_against(resume_after, self._identity)
             unseen = resume_after.detail.get("unseen", []) if resume_after else []
             self._unseen = np.array(unseen, np.int64)
-            self._shapes = Shapes(self._names.values(), self._catalogue, self._server.where)
+            self._fills = Fills(resume_after.detail.get("looks", {}) if resume_after else {})
+            self._shapes = Shapes(self._names.values(), self._catalogue, self._fills, self._server.where)
             self._watch(begun=resume_after is not None)
             at = (resume_after.major, resume_after.minor) if resume_after else (0, 0)
             link.start(self._options.slot_of(self.name), self._options.publication_of(self.name), at[0])
@@ -172,7 +176,12 @@ class Source:
     ) -> Delivery:
         self._settle(xids)
         assert self._identity is not None
-        detail = {"system": self._identity.system, "timeline": self._identity.timeline, "unseen": self._unseen.tolist()}
+        detail = {
+            "system": self._identity.system,
+            "timeline": self._identity.timeline,
+            "unseen": self._unseen.tolist(),
+            "looks": self._fills.stored,
+        }
         return Delivery(tuple(batches), Position(*position, detail), mark, idle)
 
     def _settle(self, given: set[int]) -> None:
@@ -186,7 +195,7 @@ class Source:
     # ---- chunks, acknowledgement
 
     def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
-        return self._chunks.read(self._names[table], after, rows_max, self._unseen)
+        return self._chunks.read(self._names[table], after, rows_max, self._unseen, self._fills)
 
     def acknowledge(self, position: Position) -> None:
         if self._link is not None:

@@ -1,0 +1,131 @@
+"""Versions of a topic's schema as its connector registers them: what each batch is written in, and what a new one means for old rows.
+
+A source says of every column what rows have in it that were given without it; which columns those are, only the versions
+that were registered before can tell. A change is kept with its cause's place and time; the text of the DDL is in no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from millstream.events import envelope
+from millstream.events.batch import Batch
+from millstream.events.types import UNKNOWN, Constant, Field, Fill, RowSchema
+from millstream.schemas.operations import operations
+from millstream.schemas.registry import Registry
+
+CHANGES_MAX = 100  # of one topic
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Batches with their versions, and what is to be committed with them: topic → version last written, topic → changes.
+
+    `unsaid`: topic → the number of the version whose old rows have values that no event says.
+    """
+
+    batches: list[Batch]
+    written: Mapping[str, int]
+    changes: Mapping[str, Sequence[Mapping[str, Any]]]
+    unsaid: Mapping[str, int]
+
+
+class Versions:
+    """One connector's. `written` and `changes` are as last committed."""
+
+    def __init__(self, registry: Registry, written: Mapping[str, int], changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        self._registry = registry
+        self.written, self.changes = dict(written), dict(changes)
+        self._said: dict[tuple[str, RowSchema], RowSchema] = {}
+        self._latest: dict[str, RowSchema] = {}
+        self._ids: dict[tuple[str, RowSchema], tuple[int, int]] = {}
+
+    def place(self, batches: Sequence[Batch]) -> Placed:
+        """Each batch in its registered version: invariant 5, registered before it is published; invariant 6, never refused here.
+
+        One that has its version already (a row told again as it was) keeps it.
+        """
+        placed = []
+        written, changes, unsaid = dict(self.written), dict(self.changes), {}
+        for batch in batches:
+            if batch.schema_id is not None:
+                placed.append(batch)
+                continue
+            schema = self._schema(batch.topic, batch.schema)
+            schema_id, number = self._registered(batch.topic, schema)
+            placed.append(replace(batch, schema=schema).with_schema_id(schema_id))
+            before = written.get(batch.topic)
+            written[batch.topic] = schema_id
+            if before in (None, schema_id):
+                continue
+            old = _fields(self._registry.by_id(before or 0))
+            change = _change(batch, schema_id, old, schema)
+            changes[batch.topic] = [*changes.get(batch.topic, ()), change][-CHANGES_MAX:]
+            if _leaves_unsaid(old, schema):
+                unsaid[batch.topic] = number
+        return Placed(placed, written, changes, unsaid)
+
+    def committed(self, placed: Placed) -> None:
+        self.written, self.changes = dict(placed.written), dict(placed.changes)
+
+    def _schema(self, topic: str, given: RowSchema) -> RowSchema:
+        """As it is registered. What is said about columns is as it was last looked at, wherever that was: in the stream or by a chunk."""
+        said = self._said.get((topic, given))
+        if said is None:
+            said = self._said[topic, given] = self._held_to_history(topic, given)
+            self._latest[topic] = said
+        latest = self._latest[topic]
+        return latest if same_columns(said, latest) else said
+
+    def _held_to_history(self, topic: str, given: RowSchema) -> RowSchema:
+        known: dict[int, Field] = {}
+        versions = self._registry.versions(f"{topic}-value")
+        for version in versions:
+            known |= {f.id: f for f in _fields(version.text).fields}
+        fields = (replace(f, fill=_fill(f, known.get(f.id)) if versions else None) for f in given.fields)
+        return RowSchema(tuple(fields), given.key)
+
+    def _registered(self, topic: str, schema: RowSchema) -> tuple[int, int]:
+        known = self._ids.get((topic, schema))
+        if known is None:
+            version = self._registry.register(f"{topic}-value", envelope.value_schema(topic, schema))
+            known = self._ids[topic, schema] = (version.id, version.version)
+        return known
+
+
+def same_columns(one: RowSchema, other: RowSchema) -> bool:
+    """Whether rows of both look alike, whatever is said about their columns."""
+    return one.key == other.key and [(f.id, f.name, f.type) for f in one.fields] == [(f.id, f.name, f.type) for f in other.fields]
+
+
+def _fields(text: str) -> RowSchema:
+    return envelope.row_schema(text, ())
+
+
+def _fill(given: Field, known: Field | None) -> Fill | None:
+    """What rows written before the column was there have in it: said once, with its first version, unless its type was converted."""
+    if known is None:
+        return given.fill
+    if known.type == given.type:
+        return known.fill
+    if given.fill is UNKNOWN or known.fill is UNKNOWN:
+        return UNKNOWN
+    return given.fill if isinstance(given.fill, Constant) or known.fill is None else UNKNOWN
+
+
+def _leaves_unsaid(old: RowSchema, new: RowSchema) -> bool:
+    """Whether rows that were told in `old` have values now that no event says: in an added column, or in a converted one."""
+    before = {f.id: f for f in old.fields}
+    return any(f.fill is UNKNOWN and (f.id not in before or before[f.id].type != f.type) for f in new.fields)
+
+
+def _change(batch: Batch, schema_id: int, old: RowSchema, new: RowSchema) -> dict[str, Any]:
+    said = operations(old, RowSchema(new.fields, ()))
+    return {
+        "version_id": schema_id,
+        "position": batch.column("position")[0].as_py(),
+        "ts_us": batch.column("ts_us")[0].as_py(),
+        "operations": [str(o) for o in said],
+    }
