@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -90,10 +90,8 @@ def _attributes(field: Field) -> dict[str, Any]:
     return said
 
 
-def _fill(said: Any) -> Fill | None:
+def _fill(said: Any) -> Fill:
     match said:
-        case None:
-            return None
         case {"constant": str(text)}:
             return Constant(text)
         case UNKNOWN.value:
@@ -127,18 +125,15 @@ def type_of(avro: Any) -> Type:
 
 
 def fields_of(avro: Iterable[Any]) -> tuple[Field, ...]:
-    return tuple(
-        Field(
-            f.get(ORIGINAL_NAME, f["name"]),
-            type_of(f["type"][1]),
-            f[FIELD_ID],
-            f.get(NULLABLE, True),
-            _fill(f.get(FILL)),
-            f.get(DOC, ""),
-            tuple(f.get(TAGS, ())),
-        )
-        for f in avro
-    )
+    """The columns that `nullable_fields` made these Avro fields of. Raises LookupError, TypeError or ValueError on others."""
+    return tuple(Field(f.get(ORIGINAL_NAME, f["name"]), type_of(f["type"][1]), f[FIELD_ID], **attributes_of(f)) for f in avro)
+
+
+def attributes_of(avro: Any) -> dict[str, Any]:
+    """What an Avro field says of its column beyond name, id and type: attribute of `Field` → value, of what is said only."""
+    read = {"nullable": avro.get(NULLABLE), "fill": avro.get(FILL), "doc": avro.get(DOC), "tags": avro.get(TAGS)}
+    made: dict[str, Callable[[Any], Any]] = {"nullable": bool, "fill": _fill, "doc": str, "tags": tuple}
+    return {attribute: made[attribute](value) for attribute, value in read.items() if value is not None}
 
 
 def wire_type(fields: Iterable[Field]) -> pa.StructType:
