@@ -8,16 +8,15 @@ from typing import Any
 from cyclopts import App
 
 from millstream.cli.exits import OK
+from millstream.cli.schemadiff import diff
 from millstream.cli.session import Here
-from millstream.errors import Refused
-from millstream.events import envelope
+from millstream.cli.subjects import found
 from millstream.events.types import RowSchema
-from millstream.pipelines.sql.mistakes import suggestion
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import SchemaVersion
-from millstream.topics.contract import Topics
 
-app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show SUBJECT`.")
+app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show SUBJECT`, `schemas diff TOPIC`.")
+app.command(diff)
 
 
 @app.command(name="list")
@@ -42,20 +41,16 @@ def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
     Parameters
     ----------
     subject
-        As `millstream schemas list` names it.
+        As `millstream schemas list` names it, or a topic, for that of its values.
     version
         Another version than the newest.
     """
     with session.mesh() as mesh:
-        versions = mesh.registry.versions(subject)
-        if not versions:
-            raise Refused(
-                f"there is no subject {subject}", code="unknown_subject", cure=suggestion(subject, mesh.registry.subjects(), "subject")
-            )
-        chosen = versions[-1] if version is None else _chosen(versions, version)
-        rows = _row_schemas(mesh.topics, versions[: chosen.version])
+        there = found(mesh, subject)
+    chosen = there.versions[-1] if version is None else there.version(version)
+    rows = [there.rows(v) for v in there.versions if v.version <= chosen.version][-2:] if there.topic else []
     out = session.output
-    out.say(f"{subject}, version {chosen.version} of {versions[-1].version}, id {chosen.id}", "bold")
+    out.say(f"{there.name}, version {chosen.version} of {there.versions[-1].version}, id {chosen.id}", "bold")
     if rows:
         out.table(("column", "type", "key"), [(f.name, f.type, "key" if f.name in rows[-1].key else "") for f in rows[-1].fields], "")
         changes = [str(c) for c in operations(rows[-2], rows[-1])] if len(rows) > 1 else []
@@ -66,24 +61,6 @@ def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
         out.say(json.dumps(json.loads(chosen.text), indent=2))
     out.document(_document(chosen, changes, rows[-1] if rows else None))
     return OK
-
-
-def _chosen(versions: list[SchemaVersion], number: int) -> SchemaVersion:
-    for version in versions:
-        if version.version == number:
-            return version
-    raise Refused(
-        f"{versions[0].subject} has no version {number}", code="unknown_version", cure=f"its versions are 1 to {versions[-1].version}"
-    )
-
-
-def _row_schemas(topics: Topics, versions: list[SchemaVersion]) -> list[RowSchema]:
-    """The last two versions as row schemas; empty for a subject that is not a topic's values."""
-    name, _, kind = versions[0].subject.rpartition("-")
-    topic = topics.topic(name)
-    if kind != "value" or topic is None:
-        return []
-    return [envelope.row_schema(v.text, topic.key) for v in versions[-2:]]
 
 
 def _document(version: SchemaVersion, changes: list[str], schema: RowSchema | None) -> dict[str, Any]:
