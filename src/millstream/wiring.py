@@ -34,6 +34,8 @@ from millstream.engine.pipeline import Pipeline
 from millstream.engine.runner import Figures, Report, Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Refused, without_secrets
+from millstream.events.types import RowSchema
+from millstream.pipelines import descriptions
 from millstream.pipelines import project as projects
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import Plan, SinkPlan
@@ -107,6 +109,11 @@ def build_mesh(
         guards = _Guards(project, sources)
         stack.callback(guards.close)
 
+        said = descriptions.of_topics(project)
+
+        def describe(topic: str, schema: RowSchema) -> RowSchema:
+            return descriptions.described(schema, descriptions.of_topic(topic, said))
+
         catalogue = Catalogue(engine)
         switches = Switches(catalogue, project.reread, partial(generations.switch, place.home))
 
@@ -118,7 +125,15 @@ def build_mesh(
                 if p.nodes
             ]
             sinks = [
-                SinkRun(s, inputs[s.topic].schema, inputs[s.topic].schema_id, open_sink(s), topics, registry, linger_s(s.kind))
+                SinkRun(
+                    s,
+                    describe(s.topic, inputs[s.topic].schema),
+                    inputs[s.topic].schema_id,
+                    open_sink(s),
+                    topics,
+                    registry,
+                    linger_s(s.kind),
+                )
                 for p in change.plans
                 for s in p.sinks
             ]
@@ -147,7 +162,7 @@ def build_mesh(
 
             return Runner(
                 topics,
-                [Connector(open_source(s.name), topics, registry) for s in project.sources],
+                [Connector(open_source(s.name), topics, registry, describe=describe) for s in project.sources],
                 pipelines,
                 sinks,
                 report,

@@ -21,6 +21,7 @@ from millstream.capture.window import Window
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
+from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Delivery, Source
@@ -42,8 +43,17 @@ class Counts:
 class Connector:
     """One source's way into its topics. `open` once, then `step` for ever; not thread-safe, except `close`."""
 
-    def __init__(self, source: Source, topics: Topics, registry: Registry, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: Source,
+        topics: Topics,
+        registry: Registry,
+        clock: Callable[[], float] = time.time,
+        describe: Callable[[str, RowSchema], RowSchema] = lambda _, schema: schema,
+    ) -> None:
+        """`describe(topic, schema)` is the schema with what people say of its columns."""
         self._source, self._topics, self._registry, self._clock = source, topics, registry, clock
+        self._describe = describe
         self.name = f"source.{source.name}"
         self.counts = Counts()
         self._producer: Producer | None = None
@@ -68,7 +78,7 @@ class Connector:
         self._topic_of = {t.name: self._existing(f"{self._source.name}.{t.name}") for t in tables}
         start = self._source.schema_backfill == "start"
         self._backfills: Backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
-        self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}))
+        self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}), self._describe)
         self._reopen_stream()
 
     def _written(self, stored: Mapping[str, int]) -> dict[str, int]:

@@ -6,7 +6,7 @@ that were registered before can tell. A change is kept with its cause's place an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,10 +33,17 @@ class Placed:
 
 
 class Versions:
-    """One connector's. `written` and `changes` are as last committed."""
+    """One connector's. `written` and `changes` are as last committed. `describe(topic, schema)` is the schema with what people say
+    of its columns."""
 
-    def __init__(self, registry: Registry, written: Mapping[str, int], changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        self._registry = registry
+    def __init__(
+        self,
+        registry: Registry,
+        written: Mapping[str, int],
+        changes: Mapping[str, Sequence[Mapping[str, Any]]],
+        describe: Callable[[str, RowSchema], RowSchema] = lambda _, schema: schema,
+    ) -> None:
+        self._registry, self._describe = registry, describe
         self.written, self.changes = dict(written), dict(changes)
         self._said: dict[tuple[str, RowSchema], RowSchema] = {}
         self._latest: dict[str, RowSchema] = {}
@@ -85,7 +92,7 @@ class Versions:
         for version in versions:
             known |= {f.id: f for f in _fields(version.text).fields}
         fields = (replace(f, fill=_fill(f, known.get(f.id)) if versions else None) for f in given.fields)
-        return RowSchema(tuple(fields), given.key)
+        return self._describe(topic, RowSchema(tuple(fields), given.key))
 
     def _registered(self, topic: str, schema: RowSchema) -> tuple[int, int]:
         known = self._ids.get((topic, schema))

@@ -17,8 +17,9 @@ from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.origin import DERIVED, Grade, Origin
 from millstream.events.types import RowSchema
-from millstream.pipelines import rollout
+from millstream.pipelines import descriptions, rollout
 from millstream.pipelines.definitions import Project, SourceDefinition
+from millstream.pipelines.descriptions import undescribed
 from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
@@ -52,9 +53,11 @@ def change(project: Project, known: Known, catalogue: Catalogue) -> Change:
     known = known.of(project)
     actual = _actual(known, catalogue)
     plans, products = generations.compiled(project, known, catalogue.pipelines(), actual)
+    topics = _wanted_topics(project, known, plans)
     wanted = Wanted(
-        topics=_wanted_topics(project, known, plans),
-        pipelines={p.pipeline: _wanted_pipeline(p, known) for p in plans},
+        topics=topics,
+        descriptions=_descriptions(project, known, topics),
+        pipelines={p.pipeline: _as_accepted(_wanted_pipeline(p, known), actual.pipelines.get(p.pipeline), known) for p in plans},
         connectors={s.name: source_fingerprint(s) for s in project.sources},
         products=products,
     )
@@ -74,11 +77,27 @@ def foreign_topics(plan: Plan) -> list[str]:
 
 
 def _wanted_topics(project: Project, known: Known, plans: tuple[Plan, ...]) -> dict[str, rollout.Topic]:
-    sources = {t: rollout.Topic(known.inputs[t].schema) for s in project.sources for t in s.topics if t in known.inputs}
+    said = descriptions.of_topics(project)
+    sources = {
+        t: rollout.Topic(descriptions.described(known.inputs[t].schema, said[t]) if t in known.discovered else known.inputs[t].schema)
+        for s in project.sources
+        for t in s.topics
+        if t in known.inputs
+    }
     made = {o.topic: rollout.Topic(_schema(p, o.node)) for p in plans for o in p.outputs}
     documents = {of[0]: _schema(p, p.outputs[-1].node) for p in plans if (of := generation_of(p.pipeline))}  # the newest generation's
     searched = {s.product for s in project.searches} & set(documents)
     return sources | made | {matches_topic(p): rollout.Topic(match_schema(documents[p])) for p in sorted(searched)}
+
+
+def _descriptions(project: Project, known: Known, topics: Mapping[str, rollout.Topic]) -> dict[str, RowSchema]:
+    """Of each topic that is there, the version that says what the files say of its columns: of a source's the newest, of another the
+    one that its writer has. Only those that are not registered."""
+    said = descriptions.of_topics(project)
+    read = {t for s in project.sources for t in s.topics}
+    there = [t for t in topics if t in known.history]
+    found = {t: descriptions.described(known.history[t][-1], said[t]) if t in read else topics[t].schema for t in there}
+    return {t: schema for t, schema in found.items() if schema not in known.history[t]}
 
 
 def _wanted_pipeline(plan: Plan, known: Known) -> rollout.Pipeline:
@@ -86,6 +105,17 @@ def _wanted_pipeline(plan: Plan, known: Known) -> rollout.Pipeline:
     ids = {i.topic: i.schema_id for i in plan.inputs}
     accepts = {t: ids[t] if t in ids else known.inputs[t].schema_id if t in known.inputs else 0 for t in foreign_topics(plan)}
     return replace(rollout.wanted_pipeline(plan), accepts=accepts)
+
+
+def _as_accepted(wanted: rollout.Pipeline, now: rollout.Pipeline | None, known: Known) -> rollout.Pipeline:
+    """What was accepted stays where a later version only says something else of the columns."""
+
+    def accepted(topic: str, schema_id: int) -> int:
+        versions, was = known.versions.get(topic, {}), (now.accepts if now else {}).get(topic, 0)
+        same = was in versions and schema_id in versions and undescribed(versions[was].schema) == undescribed(versions[schema_id].schema)
+        return was if same else schema_id
+
+    return replace(wanted, accepts={topic: accepted(topic, i) for topic, i in wanted.accepts.items()})
 
 
 def _actual(known: Known, catalogue: Catalogue) -> Actual:
@@ -152,6 +182,9 @@ class Controller:
                 self._create_topic(step.subject)
             case "register_schema":
                 self._registry.register(f"{step.subject}-value", envelope.value_schema(step.subject, self._wanted(step.subject)))
+            case "describe_topic":
+                described = self._change.wanted.descriptions[step.subject]
+                self._registry.register(f"{step.subject}-value", envelope.value_schema(step.subject, described))
             case "raise_incarnation":
                 self._topics.raise_incarnation(step.subject)
             case "start_connector" | "restart_connector":
@@ -227,7 +260,7 @@ class Controller:
     def _id(self, topic: str) -> int:
         """The accepted schema's id: the known one, or where the topic's schema is new, the one that was just registered for it."""
         now, wanted = self._change.known.topics.get(topic), self._change.wanted.topics.get(topic)
-        if now is not None and now.schema_id and (wanted is None or wanted.schema == now.schema):
+        if now is not None and now.schema_id and (wanted is None or undescribed(wanted.schema) == undescribed(now.schema)):
             return now.schema_id
         return self._registry.register(f"{topic}-value", envelope.value_schema(topic, self._wanted(topic))).id
 

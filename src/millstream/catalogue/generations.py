@@ -43,10 +43,11 @@ def compiled(
 
     Raises InvalidProject with every mistake.
     """
+    said = {p.name: p.description for p in project.products}
     kept = {
-        (name, g): project.reread(text, f"generation {g} of product {name}")
+        (name, g): replace(project.reread(text, f"generation {g} of product {name}"), description=said[name])
         for name, product in actual.products.items()
-        if name in {p.name for p in project.products}
+        if name in said
         for g, text in product.generations.items()
     }
     # What an older generation reads of pipelines is published as long as it runs.

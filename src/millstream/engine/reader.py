@@ -14,6 +14,7 @@ from millstream.events.batch import Batch, columns
 from millstream.events.nested import mapped
 from millstream.events.origin import DERIVED
 from millstream.events.types import RowSchema, Type
+from millstream.pipelines.descriptions import undescribed
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
@@ -54,7 +55,8 @@ class TopicReader:
         assert batch.schema_id is not None
         if batch.schema_id not in self._order:
             self._order = self._versions()
-        return self._order[batch.schema_id] <= self._accepted
+        # A version that only says something else of the columns stops nobody.
+        return self._order[batch.schema_id] <= self._accepted or undescribed(batch.schema) == undescribed(self.schema)
 
     def _not_accepted(self, batch: Batch) -> Refused:
         changes = "; ".join(map(str, operations(self.schema, batch.schema)))

@@ -12,7 +12,7 @@ from sqlglot import exp
 
 from millstream.events.origin import Grade
 from millstream.events.types import RowSchema
-from millstream.pipelines import atsource, products
+from millstream.pipelines import atsource, descriptions, products
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import Asked, Note
@@ -53,6 +53,7 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     heads = [(q, s) for read in reads.values() for q, s, _ in read] + [_split(t) for p in project.products for t, _ in products.reads(p)]
     published = {name: {s for q, s in heads if q == name} for name in by_name}
     topics = of_sources(project, known)
+    diagnostics += _misdescribed(project, topics, history or {})
     plans: list[Plan] = []
     broken = set(by_name) - set(order)
     for name in order:
@@ -70,6 +71,17 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     return plans
 
 
+def _misdescribed(project: Project, topics: Mapping[str, Input], history: History) -> list[Diagnostic]:
+    """Columns that a source's file describes and its tables never had, as far as these are known."""
+    found: list[Diagnostic] = []
+    for source in project.sources:
+        for i, (table, topic) in enumerate(zip(source.tables, source.topics, strict=True)):
+            if topic in topics and table in source.described:
+                versions = [topics[topic].schema, *history.get(topic, ())]
+                found += descriptions.mistakes(source.described[table], source.places, f"sources.{source.name}.tables[{i}]", versions)
+    return found
+
+
 def of_sources(project: Project, known: Mapping[str, Input]) -> dict[str, Input]:
     """Without the topics that pipelines and products write."""
     written = {p.name for p in project.pipelines} | {p.name for p in project.products}
@@ -84,7 +96,8 @@ def readable(project: Project, plans: Sequence[Plan], known: Mapping[str, Input]
 def _as_input(plan: Plan, output: Output, known: Mapping[str, Input]) -> Input:
     schema = next(n.schema for n in plan.nodes if n.name == output.node)
     registered = known.get(output.topic)
-    return Input(output.topic, schema, registered.schema_id if registered and registered.schema == schema else 0, output.grade)
+    same = registered is not None and descriptions.undescribed(registered.schema) == descriptions.undescribed(schema)
+    return Input(output.topic, schema, registered.schema_id if registered and same else 0, output.grade)
 
 
 class _Compile:
@@ -155,9 +168,17 @@ class _Compile:
             return None
         made: list[Node] = []
         for node in nodes or ():
-            made.append(self._graded(node, schemas, mistakes))
+            graded = self._graded(node, schemas, mistakes)
+            made.append(self._described(step, graded) if node.name == step.name else graded)
             schemas[node.name] = node.schema
         return made if nodes is not None else None
+
+    def _described(self, step: StepDefinition, node: Node) -> Node:
+        """With what the step says of its columns."""
+        d, said = self._definition, step.description
+        versions = [node.schema, *self._history.get(f"{d.name}.{step.name}", ())]
+        self._diagnostics += descriptions.mistakes(said, d.places, step.path.removesuffix(".root"), versions)
+        return replace(node, schema=descriptions.described(node.schema, said))
 
     def _key_mistake(self, step: StepDefinition) -> Note:
         def note(i: int | None, code: str, message: str, cure: str) -> None:

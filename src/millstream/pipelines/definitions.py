@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,9 +63,34 @@ class MeshDefinition:
 
 
 @dataclass(frozen=True)
+class FieldDescription:
+    """What is said of a column or member; `doc` is one line."""
+
+    doc: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is said of a topic, or of all topics of a source, pipeline or product. `fields`: column, or member (`cast.name`) → what is
+    said of it. It counts in no comparison of definitions: no row is another for it.
+    """
+
+    doc: str = ""
+    tags: tuple[str, ...] = ()
+    owner: str = ""
+    domain: str = ""
+    fields: Mapping[str, FieldDescription] = field(default_factory=dict)
+
+    def within(self, owner: str, domain: str) -> Description:
+        """With the owner and domain of what it is part of, where it has none of its own."""
+        return replace(self, owner=self.owner or owner, domain=self.domain or domain)
+
+
+@dataclass(frozen=True)
 class SourceDefinition:
     """`tables` as written ("public.movie"); a table's topic is `{name}.{table}`. `compatibility`: what its readers judge changes by,
-    where they do not say otherwise. `domain` is a name that rules know it by."""
+    where they do not say otherwise. `domain` is a name that rules know it by. `described`: table → what is said of it."""
 
     name: str
     connector: str
@@ -75,6 +100,8 @@ class SourceDefinition:
     places: Places = field(repr=False, compare=False)
     compatibility: Mode | None = field(compare=False, default=None)
     domain: str = field(compare=False, default="")
+    description: Description = field(repr=False, compare=False, default_factory=Description)
+    described: Mapping[str, Description] = field(repr=False, compare=False, default_factory=dict)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -94,6 +121,7 @@ class StepDefinition:
     path: str
     marks: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
     parts: tuple[tuple[int, str], ...] = field(repr=False, compare=False, default=())
+    description: Description = field(repr=False, compare=False, default_factory=Description)
 
     def part(self, offset: int) -> str:
         """The path of the definition that the SQL comes from at this offset."""
@@ -126,6 +154,7 @@ class PipelineDefinition:
     portable: bool = True
     compatibility: Mode | None = field(compare=False, default=None)
     domain: str = field(compare=False, default="")
+    description: Description = field(repr=False, compare=False, default_factory=Description)
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""
@@ -199,7 +228,8 @@ class Nest:
 @dataclass(frozen=True)
 class ProductDefinition:
     """A document woven from many tables. `key` None: the key of the root's table. `text` is the definition as data (YAML), with
-    ${NAME} left in: what reads back as this very definition. `examples`, `compatibility` and `domain` are no part of that."""
+    ${NAME} left in: what reads back as this very definition. `examples`, `compatibility`, `domain` and `description` are no part of
+    that."""
 
     name: str
     owner: str
@@ -212,6 +242,7 @@ class ProductDefinition:
     examples: Node | None = field(repr=False, compare=False, default=None)
     compatibility: Mode | None = field(compare=False, default=None)
     domain: str = field(compare=False, default="")
+    description: Description = field(repr=False, compare=False, default_factory=Description)
 
     @property
     def path(self) -> str:

@@ -13,6 +13,7 @@ import yaml
 
 from millstream.components import Component
 from millstream.pipelines.definitions import Member, Nest, ProductDefinition, Table, Written
+from millstream.pipelines.descriptionfiles import DESCRIBES
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productsinks import ProductSinks
 from millstream.pipelines.reading import place_of
@@ -40,21 +41,23 @@ class ProductReading(ProductSinks):
         name = self._name(section, "product", "products.?")
         path = f"products.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("product", "owner", "read", "compatibility", "domain", "root", "nest", "sink", "sinks", "examples"))
+        known = ("product", "owner", "read", "compatibility", "root", "nest", "sink", "sinks", "examples", *DESCRIBES)
+        self._keys(section, path, known)
         owner = self._text(section, "owner", path)
         read = self._read_from(section, path)
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         before = len(self._mistakes)
         root = self._document(section, name, path)
         sinks = tuple(self._product_sinks(section, name, path))
+        description = self._description(section, path)
         if not name or root is None or len(self._mistakes) > before:
             return None
         self._aliases(root, {})
         key = self._names(cast(Section, section.entries["root"]), "key", f"{path}.root") if "key" in _entries(section, "root") else None
-        built = {k: v for k, v in _data(section).items() if k not in ("examples", "compatibility", "domain")}
+        built = {k: v for k, v in _data(section).items() if k not in ("examples", "compatibility", *DESCRIBES)}
         text = yaml.safe_dump(built, sort_keys=False, allow_unicode=True, width=1000)
-        examples = section.entries.get("examples")
-        return ProductDefinition(name, owner, read, key, root, sinks, text, self._part(path), examples, compatibility=mode, domain=domain)
+        examples, places = section.entries.get("examples"), self._part(path)
+        return ProductDefinition(name, owner, read, key, root, sinks, text, places, examples, mode, domain, description)
 
     # ---- the tree ---------------------------------------------------------------------------------------------------
     def _document(self, section: Section, name: str, path: str) -> Nest | None:

@@ -102,7 +102,9 @@ class _Weave:
         self._document(root)
         text = "".join(self._out.text)
         marks = (*self._out.marks, self._out.marks[-1])
-        return StepDefinition(self._product.name, text, self._product.key, root.path, marks, tuple(self._out.parts))
+        return StepDefinition(
+            self._product.name, text, self._product.key, root.path, marks, tuple(self._out.parts), self._product.description
+        )
 
     def _name_tables(self, part: Nest, above: Mapping[str, str], taken: set[str]) -> None:
         """Scopes, each table with a name that no other has: its alias, or where another branch has it, that and a number."""

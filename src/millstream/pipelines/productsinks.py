@@ -8,14 +8,15 @@ from typing import Any, cast
 
 from millstream.errors import without_secrets
 from millstream.pipelines.definitions import Options, ProductDefinition, SinkDefinition
-from millstream.pipelines.reading import Reading, secret_options, written
+from millstream.pipelines.descriptionfiles import DescriptionReading
+from millstream.pipelines.reading import secret_options, written
 from millstream.pipelines.yaml import Items, Node, Section
 
 GENERATION = "{generation}"
 """Stands in the options of a product's sink for the number of the generation that fills it."""
 
 
-class ProductSinks(Reading):
+class ProductSinks(DescriptionReading):
     def _product_sinks(self, section: Section, name: str, path: str) -> Iterator[SinkDefinition]:
         """A search index of the product's name, where nothing else is said."""
         if {"sink", "sinks"} <= set(section.entries):

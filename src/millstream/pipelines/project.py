@@ -14,6 +14,7 @@ from pathlib import Path
 
 from millstream.components import Component, find
 from millstream.pipelines.definitions import (
+    Description,
     MeshDefinition,
     Options,
     PipelineDefinition,
@@ -24,6 +25,7 @@ from millstream.pipelines.definitions import (
     SourceDefinition,
     StepDefinition,
 )
+from millstream.pipelines.descriptionfiles import DESCRIBES
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
 from millstream.pipelines.reading import place_of
@@ -34,6 +36,7 @@ from millstream.pipelines.yaml import Node, Scalar, Section, documents
 from millstream.schemas.kinds import REGISTRY
 
 _TABLE = re.compile(r"[^.\s]+(\.[^.\s]+)*")
+_PART_DESCRIBES = tuple(k for k in DESCRIBES if k != "fields")
 _MEMORY_MIB_MIN = 64
 _HISTORY = re.compile(r"([1-9]\d{0,5})([mhd])")
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
@@ -182,26 +185,31 @@ class _Load(ProductReading, SearchReading):
         path = f"sources.{name or '?'}"
         self._enter(section, path)
         owner = self._text(section, "owner", path)
-        tables = self._tables(section, path)
+        tables, described = self._tables(section, path)
+        description = self._description(section, path)
         kind = self._text(section, "connector", path)
         component = find(self._sources, kind) if kind else None
         if kind and component is None:
             cure = suggestion(kind, [c.name for c in self._sources], "connectors")
             self._note(place_of(section, "connector"), f"{path}.connector", "unknown_connector", f"there is no connector {kind}", cure)
-        own = ("source", "connector", "tables", "owner", "compatibility", "domain")
+        own = ("source", "connector", "tables", "owner", "compatibility", *_PART_DESCRIBES)
         rest = Section({k: v for k, v in section.entries.items() if k not in own}, section.keys, section.place)
         options = self._options(rest, component, path, own, {"tables": tables} if tables else {})
-        mode, domain = self._compatibility(section, path), self._domain(section, path)
-        return SourceDefinition(name, kind, options, tables, owner, self._part(path), mode, domain) if name and kind else None
+        mode, domain, places = self._compatibility(section, path), self._domain(section, path), self._part(path)
+        if not name or not kind:
+            return None
+        return SourceDefinition(name, kind, options, tables, owner, places, mode, domain, description, described)
 
     def _pipeline(self, section: Section) -> PipelineDefinition | None:
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        self._keys(section, path, ("pipeline", "owner", "read", "portable", "compatibility", "domain", "steps", "sinks", "examples"))
+        keys = ("pipeline", "owner", "read", "portable", "compatibility", "steps", "sinks", "examples", *_PART_DESCRIBES)
+        self._keys(section, path, keys)
         owner = self._text(section, "owner", path)
         read, portable = self._read_from(section, path), self._portable(section, path)
         mode, domain = self._compatibility(section, path), self._domain(section, path)
+        description = self._description(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
         sinks = tuple(k for i, n in enumerate(self._items(section, "sinks", path)) if (k := self._sink(n, f"{path}.sinks[{i}]")))
         if not {"steps", "sinks"} & set(section.entries):
@@ -215,22 +223,22 @@ class _Load(ProductReading, SearchReading):
             seen.add(step.name)
         if not name:
             return None
-        examples = section.entries.get("examples")
-        return PipelineDefinition(name, owner, steps, sinks, self._part(path), examples, read, portable, compatibility=mode, domain=domain)
+        examples, places = section.entries.get("examples"), self._part(path)
+        return PipelineDefinition(name, owner, steps, sinks, places, examples, read, portable, mode, domain, description)
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):
             self._note(node.place, path, "bad_value", "a step is a list of `key: value`", "write - name: … and sql: …")
             return None
         self._enter(node, path)
-        self._keys(node, path, ("name", "sql", "key"))
+        self._keys(node, path, ("name", "sql", "key", "owner", *DESCRIBES))
         name = self._name(node, "name", path)
         sql = self._text(node, "sql", path)
         key = self._names(node, "key", path) if "key" in node.entries else None
-        scalar = node.entries.get("sql")
+        scalar, description = node.entries.get("sql"), self._description(node, path)
         if not name or not sql or not isinstance(scalar, Scalar):
             return None
-        return StepDefinition(name, sql, key, path, scalar.marks())
+        return StepDefinition(name, sql, key, path, scalar.marks(), description=description)
 
     def _sink(self, node: Node, path: str) -> SinkDefinition | None:
         if not isinstance(node, Section):
@@ -253,17 +261,34 @@ class _Load(ProductReading, SearchReading):
             self._note(place_of(section, key), f"mesh.{key}", "bad_value", message, f"write {key}: {' or '.join(choices)}")
         return value
 
-    def _tables(self, section: Section, path: str) -> tuple[str, ...]:
+    def _tables(self, section: Section, path: str) -> tuple[tuple[str, ...], dict[str, Description]]:
+        """The tables' names, and what is said of those that stand as `name: {doc, tags, owner, domain, fields}`."""
         nodes = self._items(section, "tables", path)
         if not nodes and not isinstance(section.entries.get("tables"), Scalar | Section):
             self._note(place_of(section, "tables"), f"{path}.tables", "missing", "a source needs tables", "add tables: [schema.table]")
-        names = [self._plain(n, f"{path}.tables[{i}]", "a table's name") for i, n in enumerate(nodes)]
-        for i, (name, node) in enumerate(zip(names, nodes, strict=True)):
+        names, described = [], {}
+        for i, node in enumerate(nodes):
+            here = f"{path}.tables[{i}]"
+            name, said = self._table_named(node, here)
             if name and not _TABLE.fullmatch(name):
-                self._note(node.place, f"{path}.tables[{i}]", "bad_name", f"{name!r} is no table's name", "write schema.table")
+                self._note(node.place, here, "bad_name", f"{name!r} is no table's name", "write schema.table")
+            if said is not None:
+                described[name] = self._description(said, here)
+            self._places[here] = node.place
+            names.append(name)
         self._no_repeats(names, nodes, f"{path}.tables")
-        self._places.update({f"{path}.tables[{i}]": n.place for i, n in enumerate(nodes)})
-        return tuple(n for n in names if n)
+        return tuple(n for n in names if n), described
+
+    def _table_named(self, node: Node, path: str) -> tuple[str, Section | None]:
+        if not isinstance(node, Section):
+            return self._plain(node, path, "a table's name"), None
+        name, said = next(iter(node.entries.items()), ("", node))
+        if len(node.entries) != 1 or not isinstance(said, Section):
+            self._note(node.place, path, "bad_value", "a table is a name, or a name and what is said of it", f"write - {name}: {{doc: …}}")
+            return name, None
+        self._enter(said, path)
+        self._keys(said, path, ("owner", *DESCRIBES))
+        return name, said
 
     # ---- checks over several ----------------------------------------------------------------------------------------
     def _unique(

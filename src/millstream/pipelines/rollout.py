@@ -12,17 +12,19 @@ from typing import Literal
 
 from millstream.events.types import RowSchema
 from millstream.pipelines import reads
+from millstream.pipelines.descriptions import undescribed
 from millstream.pipelines.plan import Plan
 from millstream.schemas.operations import operations
 
 Kind = Literal[
-    "create_topic", "register_schema", "raise_incarnation",
+    "create_topic", "register_schema", "describe_topic", "raise_incarnation",
     "start_connector", "restart_connector", "stop_pipeline", "stop_sink", "deploy_pipeline", "rebuild_pipeline", "accept_schema",
     "start_sink", "restart_sink", "stop_connector", "drop_generation", "build_generation", "switch_generation", "stop_product",
 ]  # fmt: skip
 
 _WORDS: Mapping[Kind, str] = {
-    "create_topic": "create topic", "register_schema": "register schema of", "raise_incarnation": "begin anew topic",
+    "create_topic": "create topic", "register_schema": "register schema of", "describe_topic": "describe topic",
+    "raise_incarnation": "begin anew topic",
     "start_connector": "start connector", "restart_connector": "restart connector", "stop_connector": "stop connector",
     "stop_pipeline": "stop pipeline", "deploy_pipeline": "deploy pipeline", "rebuild_pipeline": "rebuild pipeline",
     "accept_schema": "accept schema for", "start_sink": "start sink", "restart_sink": "restart sink", "stop_sink": "stop sink",
@@ -83,12 +85,16 @@ def generation_of(name: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the project's files ask for. `connectors` are name → fingerprint; pipelines stand in their order of compilation."""
+    """What the project's files ask for. `connectors` are name → fingerprint; pipelines stand in their order of compilation.
+
+    `descriptions` are topic → the version of its schema that says what the files say of its columns, where none does yet.
+    """
 
     topics: Mapping[str, Topic]
     pipelines: Mapping[str, Pipeline]
     connectors: Mapping[str, str] = field(default_factory=dict)
     products: Mapping[str, Product] = field(default_factory=dict)
+    descriptions: Mapping[str, RowSchema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,12 @@ def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
             yield Step("create_topic", name, f"key ({', '.join(topic.schema.key)})")
             yield Step("register_schema", name, f"{len(topic.schema.fields)} columns")
             continue
-        changes = operations(now.schema, topic.schema)
+        changes = operations(undescribed(now.schema), undescribed(topic.schema))
         if changes:
             yield Step("register_schema", name, "; ".join(map(str, changes)))
+        elif name in wanted.descriptions:
+            said = operations(now.schema, wanted.descriptions[name])
+            yield Step("describe_topic", name, "; ".join(str(o) for o in said if o.leaf.kind in ("doc", "tags")))
         if any(c.kind == "rekey" or c.changes_type for c in changes):
             # Design §3: a key or a type that no reader schema covers starts the order afresh.
             yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
