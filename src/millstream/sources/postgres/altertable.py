@@ -95,8 +95,12 @@ class _Altering:
             exp.ColumnDef: self._add, exp.Drop: self._drop, exp.RenameColumn: lambda a: self._rename(a.this, a.args["to"]),
             exp.AlterColumn: self._alter, exp.AddConstraint: self._constrain,
         }  # fmt: skip
+        options = statement.args.get("options") or ()
+        to = next((o.this for o in options if isinstance(o, exp.ToTableProperty)), None)
+        for option in options:
+            if not isinstance(option, exp.ToTableProperty):
+                _refuse(f"this is not understood: {_short(option.sql('postgres'))}")
         for action in statement.args["actions"]:
-            to = next((o.this for o in statement.args.get("options") or () if isinstance(o, exp.ToTableProperty)), None)
             if isinstance(action, exp.AlterRename) and to is not None:  # RENAME a TO b
                 self._rename(action.this, to)
             elif isinstance(action, exp.AlterRename):
