@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from millstream.capture import emptying
 from millstream.capture.admission import LogAdmission
 from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
+from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
 from millstream.errors import Irrecoverable, Refused
@@ -24,7 +26,7 @@ from millstream.events.progress import Position
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.schemas.registry import Registry
-from millstream.sources.contract import Delivery, Source
+from millstream.sources.contract import Delivery, Source, Truncate
 from millstream.topics.contract import Producer, Topic, Topics
 
 PROGRESS_EVERY_S = 1.0  # how often a position that moved without events is made durable
@@ -59,6 +61,8 @@ class Connector:
         self._producer: Producer | None = None
         self._stream: Iterator[Delivery] | None = None
         self._window: Window | None = None
+        self._emptying: Iterator[None] | None = None
+        self._copies: dict[str, RowCopy] = {}
         self._committed_at = 0.0
         # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
         self.head_wanted = False
@@ -99,6 +103,7 @@ class Connector:
         at = position or Position(0, 0)
         self._admission = LogAdmission(at.major, at.minor)
         self._window = None  # its chunk was not appended: it is read again
+        self._emptying = None  # the truncate comes again
         self._stream = self._source.stream(position)
         reached("connector.after_open")
 
@@ -146,6 +151,10 @@ class Connector:
         assert self._stream is not None
         if self.head_wanted and self.head is None:
             self.head = self._source.head()
+        if self._emptying is not None:
+            if next(self._emptying, self) is self:
+                self._emptying = None
+            return True
         delivery = next(self._stream)
         reached("connector.decoded")
         live = [self._admitted(b) for b in delivery.batches]
@@ -157,10 +166,35 @@ class Connector:
             rows, backfills = self._chunk_in(delivery.position)
             out += [rows] if len(rows) else []
             self._window = None
+        if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
+            self._emptying = self._emptied(delivery.truncate, delivery.position, out)
+            return True
         if out or backfills is not self._backfills or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills)
         self._open_window()
         return bool(out)
+
+    def _emptied(self, truncate: Truncate, at: Position, before: list[Batch]) -> Iterator[None]:
+        """`before` and then the truncate, in as many commits as it takes; the position passes it with the last one."""
+        just_before = replace(at, minor=at.minor - 1)
+        self._commit(before, just_before, self._backfills)
+        for table in truncate.tables:
+            topic = self._topic_of[table]
+            if self._window is not None and self._window.topic == topic.name:
+                schema = self._window.chunk.schema
+                self._window = self._window.emptied(emptying.deletes(topic, schema, None, pa.nulls(1, schema.arrow), [None], truncate, at))
+            rows = self._rows_of(topic)
+            for _ in rows.follow(self._topics):
+                reached("truncate.reading")
+                yield
+            while gone := emptying.first(rows, topic, truncate, at):
+                self._commit(gone, just_before, self._backfills)
+                reached("truncate.slice")
+                yield
+                for _ in rows.follow(self._topics):  # which takes what is deleted now out of it
+                    yield
+        self._commit([], at, self._backfills)
+        reached("truncate.done")
 
     def retry(self) -> None:
         """After a Retryable: a new stream from the committed position. The fence is not raised again.
@@ -216,6 +250,12 @@ class Connector:
         done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done)
         return rows, {**self._backfills, window.slot: done}
 
+    def _rows_of(self, topic: Topic) -> RowCopy:
+        """A copy of the topic's rows. Temporary, but kept while this is open: who truncates once does it again."""
+        if topic.name not in self._copies:
+            self._copies[topic.name] = RowCopy(None, topic, self._registry)
+        return self._copies[topic.name]
+
     def _open_window(self) -> None:
         """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream."""
         if self._window is not None or (backfill := next_up(self._backfills)) is None:
@@ -265,4 +305,7 @@ class Connector:
 
     def close(self) -> None:
         self._close_stream()
+        for copy in self._copies.values():
+            copy.close()
+        self._copies = {}
         self._source.close()

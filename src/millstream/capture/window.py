@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream import avro
 from millstream.capture.backfill import Backfill
+from millstream.capture.rowcopy import row_keys
 from millstream.capture.versions import same_columns
-from millstream.events import envelope
 from millstream.events.batch import READ, Batch, batch
 from millstream.events.types import RowSchema
 from millstream.sources.contract import Chunk
@@ -35,7 +34,7 @@ class Window:
 
     @classmethod
     def over(cls, chunk: Chunk, topic: str, slot: str) -> Window:
-        return cls(chunk, topic, slot, _row_keys(chunk.rows, chunk.schema, topic))
+        return cls(chunk, topic, slot, _keys_of(chunk.rows, chunk.schema, topic))
 
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
@@ -55,6 +54,14 @@ class Window:
         holes = None if self.chunk.holes is None else self.chunk.holes.filter(keep)
         chunk = replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes)
         return replace(self, chunk=chunk, keys=self.keys.filter(keep))
+
+    def emptied(self, by: Batch) -> Window:
+        """The window after the stream truncated its table: `by` is an event of that message. What the chunk's read saw is gone, unless it
+        read after it."""
+        if not self.chunk.newer(by).all():
+            return self
+        holes = None if self.chunk.holes is None else self.chunk.holes.slice(0, 0)
+        return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.slice(0, 0), holes=holes), keys=self.keys.slice(0, 0))
 
     def rows(self, major: int, minor: int, *, backfill: Backfill, incarnation: int, position: str, now_us: int) -> Batch:
         """The rows that are left, as `r` events at the read point."""
@@ -86,13 +93,8 @@ def _key_bytes(live: Batch, side: str, topic: str) -> pa.Array:
     image = live.column(side)
     present = pc.is_valid(image)
     rows = pa.RecordBatch.from_struct_array(image.filter(present))
-    return _row_keys(rows, live.schema, topic)
+    return _keys_of(rows, live.schema, topic)
 
 
-def _row_keys(rows: pa.RecordBatch, schema: RowSchema, topic: str) -> pa.BinaryArray:
-    """The key of each row as the bytes of its Avro record: equal keys are equal bytes, of whatever types."""
-    codec = avro.Codec(envelope.key_schema(topic, schema))
-    keys = {name: rows.column(schema.names.index(name)) for name in schema.key}
-    datums = codec.encode(keys, rows.num_rows)
-    offsets = np.concatenate([[0], datums.ends]).astype(np.int32)
-    return pa.BinaryArray.from_buffers(pa.binary(), rows.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(datums.data)])
+def _keys_of(rows: pa.RecordBatch, schema: RowSchema, topic: str) -> pa.BinaryArray:
+    return row_keys([rows.column(schema.names.index(name)) for name in schema.key], rows.num_rows, schema, topic)

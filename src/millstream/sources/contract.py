@@ -37,9 +37,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Truncate:
+    """`tables` lost all their rows, in one message of transaction `tx_id`, which committed at `ts_us`."""
+
+    tables: tuple[str, ...]
+    ts_us: int
+    tx_id: str
+
+
+@dataclass(frozen=True)
 class Delivery:
     """What the stream gives next: batches (topic not yet set by the source: `Batch.topic` is the table's name), then
-    a position up to which the source has now given everything, and the chunk mark passed right there, if any.
+    a position up to which the source has now given everything, and what is right there, if anything: the chunk mark that was
+    passed, or a truncate, whose version the position is.
 
     `position` may lie inside a transaction: (its major, last minor given). Batches of one table come in order; a schema change
     starts a new Batch. `idle` is true where nothing more was at hand.
@@ -49,6 +59,7 @@ class Delivery:
     position: Position
     mark: str | None = None
     idle: bool = False
+    truncate: Truncate | None = None
 
 
 @dataclass(frozen=True)

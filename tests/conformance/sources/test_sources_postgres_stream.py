@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from sources_rig import PostgresRig, read, read_to_head, stops_with
+from sources_rig import PostgresRig, Seen, read, read_to_head, stops_with
 
 from millstream.errors import Irrecoverable, Refused, Retryable
 from millstream.events.progress import Position
@@ -226,16 +226,21 @@ def test_a_key_that_is_gone(rig: PostgresRig) -> None:
     assert error.code == "no_key"
 
 
-def test_truncate_stops_after_what_came_before_it(rig: PostgresRig) -> None:
+def test_a_truncate_has_its_place_among_what_came_before_and_after(rig: PostgresRig) -> None:
     source = rig.checked()
     rig.transaction(f"INSERT INTO {A} VALUES (1, 'x')", f"TRUNCATE {A}, public.b", f"INSERT INTO {A} VALUES (2, 'y')")
-    stream = source.stream(None)
-    seen, error = stops_with(stream)
-    assert [e["after"]["id"] for e in seen.events] == [1]
-    assert seen.position.minor == 1
-    assert isinstance(error, Irrecoverable)
-    assert error.code == "truncate"
-    assert "public.a, public.b" in error.message or "public.b, public.a" in error.message
+    seen = read_to_head(source, source.stream(None))
+    places = [i for i, d in enumerate(seen.deliveries) if d.truncate is not None]
+    (place,) = places
+    told = seen.deliveries[place]
+    assert told.truncate is not None
+    assert (sorted(told.truncate.tables), told.position.minor) == (sorted(rig.tables), 2)
+    before = Seen()
+    for delivery in seen.deliveries[: place + 1]:
+        before.add(delivery)
+    assert [e["minor"] for e in before.events] == [1]
+    assert [e["minor"] for e in seen.events] == [1, 3]
+    assert {e["tx_id"] for e in seen.events} == {told.truncate.tx_id}
 
 
 def test_truncating_other_tables_is_nothing_to_us(rig: PostgresRig) -> None:

@@ -31,7 +31,7 @@ def shape(relation: Relation) -> Shape:
 
 
 def told(messages: list[bytes], pieces: list[int]) -> dict[str, Any]:
-    """Events per table in order, marks, the last position and how it ended, as plain JSON values."""
+    """Events per table in order, marks and truncates, the last position and how it ended, as plain JSON values."""
     translator = Translator(shape, (0, 0), "golden")
     events: dict[str, list[Any]] = {}
     marks: list[Any] = []
@@ -45,6 +45,8 @@ def told(messages: list[bytes], pieces: list[int]) -> dict[str, Any]:
                     events.setdefault(batch.topic, []).extend(rows)
                 if part.mark is not None:
                     marks.append([part.mark, list(part.position)])
+                if part.truncate is not None:
+                    marks.append([f"truncate of {', '.join(part.truncate.tables)} by {part.truncate.tx_id}", list(part.position)])
     except Irrecoverable as error:
         ended = error.code
     return {"events": events, "marks": marks, "position": list(translator.position), "ended": ended}

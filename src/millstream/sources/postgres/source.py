@@ -16,7 +16,7 @@ from millstream.errors import MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
-from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table
+from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table, Truncate
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.check import check
 from millstream.sources.postgres.chunk import Chunks
@@ -148,7 +148,8 @@ class Source:
                 last = now
 
     def _told(self, translator: Translator, piece: Piece) -> Iterator[Delivery]:
-        """What the piece says, as few deliveries as there are marks in it. What comes before an error is given before it is raised."""
+        """What the piece says, as few deliveries as there are marks and truncates in it. What comes before an error is given
+        before it is raised."""
         batches: list[Batch] = []
         xids: set[int] = set()
         before = position = translator.position
@@ -157,8 +158,8 @@ class Source:
                 batches += part.batches
                 xids |= part.xids
                 position = part.position
-                if part.mark is not None:
-                    yield self._delivery(batches, xids, position, part.mark)
+                if part.mark is not None or part.truncate is not None:
+                    yield self._delivery(batches, xids, position, part.mark, truncate=part.truncate)
                     batches, xids, before = [], set(), position
         except MillstreamError:
             if batches:
@@ -172,7 +173,14 @@ class Source:
             yield self._delivery(batches, xids, position)
 
     def _delivery(
-        self, batches: list[Batch], xids: set[int], position: tuple[int, int], mark: str | None = None, *, idle: bool = False
+        self,
+        batches: list[Batch],
+        xids: set[int],
+        position: tuple[int, int],
+        mark: str | None = None,
+        *,
+        idle: bool = False,
+        truncate: Truncate | None = None,
     ) -> Delivery:
         self._settle(xids)
         assert self._identity is not None
@@ -182,7 +190,7 @@ class Source:
             "unseen": self._unseen.tolist(),
             "looks": self._fills.stored,
         }
-        return Delivery(tuple(batches), Position(*position, detail), mark, idle)
+        return Delivery(tuple(batches), Position(*position, detail), mark, idle, truncate)
 
     def _settle(self, given: set[int]) -> None:
         """Keep which of the transactions that the stream has given no SELECT sees yet: no chunk may be read past them."""

@@ -19,6 +19,7 @@ from millstream.errors import Irrecoverable, MillstreamError
 from millstream.events.batch import HOLES, Batch, batch
 from millstream.events.types import Field, RowSchema
 from millstream.events.version import hex_text
+from millstream.sources.contract import Truncate
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, number
 from millstream.sources.postgres.names import TableName
@@ -49,12 +50,14 @@ Hole = tuple[int, str, str, str]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the stream: its events, the transactions that begin in it, the position after it, the mark it ends with."""
+    """A stretch of the stream: its events, the transactions that begin in it, the position after it, the mark or the truncate that it
+    ends with."""
 
     batches: tuple[Batch, ...]
     xids: frozenset[int]
     position: tuple[int, int]
     mark: str | None = None
+    truncate: Truncate | None = None
 
 
 class _Unfit(Exception):
@@ -120,12 +123,15 @@ class Translator:
                 if said.prefix == m.MARK_PREFIX:
                     yield Part((), frozenset(), (said.lsn, 0), said.content.decode(errors="replace"))
             elif mine := [s.table for oid in m.truncated(data, at) if (s := self._shapes.get(oid)) is not None]:
-                yield from self._rows(messages, start, i)
-                raise self._truncated(mine)
+                yield from self._rows(messages, start, i + 1)
+                start = i + 1
+                assert self._open is not None
+                truncate = Truncate(tuple(dict.fromkeys(mine)), self._open.ts_us, str(self._open.xid))
+                yield Part((), frozenset(), self.position, truncate=truncate)
         yield from self._rows(messages, start, len(messages))
 
     def _rows(self, messages: Messages, first: int, last: int) -> Iterator[Part]:
-        """The events of messages[first:last], among which no relation changes and nothing of ours is truncated."""
+        """The events of messages[first:last], among which no relation changes and nothing of ours is truncated, save by the last."""
         if first == last:
             return
         numbered = number(messages, first, last, self._open)
@@ -217,15 +223,6 @@ class Translator:
                     cure=f"ALTER TABLE {shape.name.quoted} REPLICA IDENTITY FULL; {_AFRESH}",
                 ),
             )
-
-    def _truncated(self, tables: list[str]) -> Irrecoverable:
-        return Irrecoverable(
-            f"{', '.join(tables)} was truncated; the events before are given, the rows' end is not",
-            code="truncate",
-            where=self._where,
-            cure="begin again under another source name (docs/how-to/lost-slot.md), or take the table out of the definition; "
-            "next time, empty it by DELETE, which is told row by row",
-        )
 
 
 def identity_lost(table: TableName, where: str) -> Irrecoverable:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from millstream.errors import Irrecoverable
 from millstream.events.batch import Batch
 from millstream.events.types import Field, RowSchema, Type
+from millstream.sources.contract import Truncate
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Messages
 from millstream.sources.postgres.names import TableName
@@ -271,7 +272,6 @@ STOPS = [
     pytest.param(update(1, ("a", "x", KEPT), ("a", "y", KEPT)), "toast_unavailable", id="unavailable in both images"),
     pytest.param(update(1, ("a", None, None), ("b", None, None), b"K"), "replica_identity", id="only the key before"),
     pytest.param(delete(1, ("a", None, None), b"K"), "replica_identity", id="delete with only the key"),
-    pytest.param(truncate(3, 1), "truncate", id="truncate of ours among others"),
     pytest.param(relation(4, ["id"], name="refused"), "refused", id="a relation that is refused"),
     pytest.param(insert(7, ("a",)), "bad_message", id="a relation that was never sent"),
     pytest.param(insert(1, ("a",)), "bad_message", id="another width"),
@@ -289,6 +289,19 @@ def test_what_cannot_be_told_stops_after_what_can(bad: bytes, code: str) -> None
         if code != "bad_message":
             assert [(e[3]["id"], e[5]) for e in events["a"]] == [("a", 1), ("b", 3)]
             assert translator.position == (100, 3)
+
+
+@pytest.mark.parametrize("pieces", [[], [6], [7], [5, 6, 7]])
+def test_a_truncate_of_ours_has_its_place(pieces: list[int]) -> None:
+    """Its number is that of the message; what stands before it is given before it, what follows after it."""
+    stream = [*OPENING, insert(1, ("b", None, None)), truncate(3, 1, 1), insert(1, ("c", None, None)), commit(100, 0)]
+    translator = Translator(resolve, (0, 0), "s")
+    seen: list[object] = []
+    for start, end in pairwise([0, *pieces, len(stream)]):
+        for part in translator.translate(Messages.of(stream[start:end])):
+            seen += [row["after"]["id"] for b in part.batches for row in b.rows.to_pylist()]
+            seen += [(part.truncate, part.position)] if part.truncate is not None else []
+    assert seen == ["a", "b", (Truncate(("a",), m.POSTGRES_EPOCH_US, "9"), (100, 4)), "c"]
 
 
 def test_a_truncate_of_others_is_counted_and_passed() -> None:
