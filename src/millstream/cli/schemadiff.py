@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from millstream.cli.columns import fill_document
 from millstream.cli.exits import OK
 from millstream.cli.session import Here
 from millstream.cli.subjects import Subject, found
 from millstream.errors import Refused
-from millstream.events.types import Constant, Field, Fill
+from millstream.events.types import Field
 from millstream.schemas.operations import Operation, operations
 from millstream.schemas.registry import SchemaVersion
 
@@ -92,13 +93,7 @@ def _document(field: Field) -> dict[str, Any]:
         "type": str(field.type),
         "id": field.id,
         "nullable": field.nullable,
-        "fill": _fill(field.fill),
+        "fill": fill_document(field.fill),
         "doc": field.doc,
         "tags": list(field.tags),
     }
-
-
-def _fill(fill: Fill | None) -> Any:
-    if isinstance(fill, Constant):
-        return {"constant": fill.text}
-    return None if fill is None else "unknown"

@@ -7,41 +7,58 @@ from typing import Any
 
 from cyclopts import App
 
+from millstream.cli import columns
 from millstream.cli.exits import OK
 from millstream.cli.schemadiff import diff
+from millstream.cli.schemahistory import history
 from millstream.cli.session import Here
-from millstream.cli.subjects import found
+from millstream.cli.status import when
+from millstream.cli.subjects import VALUE, found
 from millstream.events.types import RowSchema
+from millstream.pipelines.definitions import Description
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import SchemaVersion
 
-app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show SUBJECT`, `schemas diff TOPIC`.")
+app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show TOPIC`, `schemas history TOPIC`.")
 app.command(diff)
+app.command(history)
 
 
 @app.command(name="list")
 def list_subjects(*, session: Here) -> int:
-    """List every subject: a topic's values (TOPIC-value) and keys (TOPIC-key).
+    """List the schema of every topic: its newest version and since when it is there; then the subjects that are no topic's values.
 
     Example: `millstream schemas list`
     """
     with session.mesh() as mesh:
-        rows = [(s, versions[-1].version, versions[-1].id) for s in mesh.registry.subjects() if (versions := mesh.registry.versions(s))]
-    session.output.table(("subject", "version", "id"), rows, "no schema is registered yet: `millstream apply` registers the first")
-    session.output.document([{"subject": s, "version": v, "id": i} for s, v, i in rows])
+        topics = {t.name for t in mesh.topics.topics()}
+        newest = [versions[-1] for s in mesh.registry.subjects() if (versions := mesh.registry.versions(s))]
+    documents = [
+        {"subject": v.subject, "topic": _topic(v.subject, topics), "version": v.version, "id": v.id, "registered_at": when(v.at)}
+        for v in newest
+    ]
+    documents.sort(key=lambda d: (not d["topic"], d["topic"] or d["subject"]))
+    rows = [(d["topic"] or d["subject"], d["version"], d["id"], d["registered_at"] or "-") for d in documents]
+    session.output.table(("topic", "version", "id", "since"), rows, "no schema is registered yet: `millstream apply` registers the first")
+    session.output.document(documents)
     return OK
+
+
+def _topic(subject: str, topics: set[str]) -> str | None:
+    name = subject.removesuffix(VALUE)
+    return name if subject.endswith(VALUE) and name in topics else None
 
 
 @app.command
 def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
-    """Show a subject's newest version: its columns, and how it differs from the version before.
+    """Show a topic's schema: its columns and what is said of them, and how it differs from the version before.
 
-    Example: `millstream schemas show shop.public.orders-value --version 2`
+    Example: `millstream schemas show shop.public.orders --version 2`
 
     Parameters
     ----------
     subject
-        As `millstream schemas list` names it, or a topic, for that of its values.
+        A topic, or a subject as `millstream schemas list` names it.
     version
         Another version than the newest.
     """
@@ -49,27 +66,31 @@ def show(subject: str, /, *, version: int | None = None, session: Here) -> int:
         there = found(mesh, subject)
     chosen = there.versions[-1] if version is None else there.version(version)
     rows = [there.rows(v) for v in there.versions if v.version <= chosen.version][-2:] if there.topic else []
+    said = columns.said(session.project, there.topic) if rows else Description()
     out = session.output
-    out.say(f"{there.name}, version {chosen.version} of {there.versions[-1].version}, id {chosen.id}", "bold")
+    since = f", since {when(chosen.at)}" if chosen.at else ""
+    out.say(f"{there.topic or there.name}, version {chosen.version} of {there.versions[-1].version}, id {chosen.id}{since}", "bold")
     if rows:
-        out.table(("column", "type", "key"), [(f.name, f.type, "key" if f.name in rows[-1].key else "") for f in rows[-1].fields], "")
+        if told := columns.sentence(said):
+            out.say(told)
+        columns.show(out, columns.documents(rows[-1]), "")
         changes = [str(c) for c in operations(rows[-2], rows[-1])] if len(rows) > 1 else []
         for change in changes:
             out.say(f"since version {chosen.version - 1}: {change}")
     else:
         changes = []
         out.say(json.dumps(json.loads(chosen.text), indent=2))
-    out.document(_document(chosen, changes, rows[-1] if rows else None))
+    out.document({**_document(chosen, changes, rows[-1] if rows else None), **(columns.about(said) if rows else {})})
     return OK
 
 
 def _document(version: SchemaVersion, changes: list[str], schema: RowSchema | None) -> dict[str, Any]:
-    columns = [] if schema is None else [{"name": f.name, "type": str(f.type), "key": f.name in schema.key} for f in schema.fields]
     return {
         "subject": version.subject,
         "version": version.version,
         "id": version.id,
-        "columns": columns,
+        "registered_at": when(version.at),
+        "columns": columns.documents(schema),
         "changes": changes,
         "schema": json.loads(version.text),
     }

@@ -7,11 +7,12 @@ from typing import Any
 
 from cyclopts import App
 
+from millstream.cli import columns
 from millstream.cli.exits import OK, exit_code
 from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here
 from millstream.errors import MillstreamError, Refused
-from millstream.events.types import RowSchema
+from millstream.pipelines import descriptions
 from millstream.pipelines.definitions import SourceDefinition
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.sources.contract import Table
@@ -32,6 +33,9 @@ def list_sources(*, session: Here) -> int:
                 "source": s.name,
                 "connector": s.connector,
                 "owner": s.owner,
+                "domain": s.domain,
+                "doc": s.description.doc,
+                "tags": list(s.description.tags),
                 "tables": list(s.tables),
                 "applied": s.name in applied,
             }
@@ -89,7 +93,9 @@ def show(source: str, /, *, session: Here) -> int:
     for table in document["tables"]:
         rows = "" if table["rows"] is None else f", about {table['rows']:,} rows"
         out.say(f"\n{table['table']} → topic {table['topic']}{rows}, before images: {table['grade'] or 'not known'}", "bold")
-        out.table(("column", "type", "key"), _cells(table["columns"]), "  columns: not known")
+        if told := columns.sentence(columns.said(session.project, table["topic"])):
+            out.say(told)
+        columns.show(out, table["columns"], "  columns: not known")
     out.document(document)
     return exit_code(fault) if fault else OK
 
@@ -110,24 +116,17 @@ def _table(mesh: Mesh, definition: SourceDefinition, name: str, tables: Sequence
     topic = f"{definition.name}.{name}"
     known = mesh.topics.topic(topic)
     found = next((t for t in tables if t.name == name), None)
-    schema = found.schema if found else mesh.schema(topic)
+    schema, said = found.schema if found else mesh.schema(topic), columns.said(mesh.project, topic)
     load = backfills.get(name)
     return {
         "table": name,
         "topic": topic,
         "rows": found.rows if found else None,
         "grade": found.grade if found else known.grade if known else None,
-        "columns": _columns(schema),
+        "columns": columns.documents(descriptions.described(schema, said) if schema else None),
+        **columns.about(said),
         "initial_load": {"rows": load["rows"], "done": load["done"]} if load else None,
     }
-
-
-def _columns(schema: RowSchema | None) -> list[dict[str, Any]]:
-    return [] if schema is None else [{"name": f.name, "type": str(f.type), "key": f.name in schema.key} for f in schema.fields]
-
-
-def _cells(columns: list[dict[str, Any]]) -> list[tuple[object, ...]]:
-    return [(c["name"], c["type"], "key" if c["key"] else "") for c in columns]
 
 
 def _place(position: dict[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from cyclopts import App, Parameter
 
+from millstream.cli import columns
 from millstream.cli.exits import OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
@@ -25,7 +26,7 @@ _TEXT = Type("text")
 READ_BYTES = 4 << 20
 FOLLOW_WAIT_S = 1.0
 
-app = App(name="topics", help="Look at topics and their events: `topics list`, `topics read TOPIC`.")
+app = App(name="topics", help="Look at topics and their events: `topics list`, `topics show TOPIC`, `topics read TOPIC`.")
 
 
 @app.command(name="list")
@@ -48,6 +49,38 @@ def list_topics(*, session: Here) -> int:
         if d["held_by"]:
             session.output.say(f"{d['topic']}: {held(d)}", "yellow")
     session.output.document(documents)
+    return OK
+
+
+@app.command(name="show")
+def show_topic(topic: str, /, *, session: Here) -> int:
+    """Show a topic: what it is, whose it is, its columns, who writes and who reads it.
+
+    Example: `millstream topics show shop.public.orders`
+
+    Parameters
+    ----------
+    topic
+        As `millstream topics list` names it.
+    """
+    with session.mesh() as mesh:
+        known = mesh.topics.topic(topic)
+        if known is None:
+            names = [t.name for t in mesh.topics.topics()]
+            raise Refused(f"there is no topic {topic}", code="topic_unknown", cure=suggestion(topic, names, "topics"))
+        about, schema = _about(mesh, known, mesh.topics.readers()), mesh.schema(topic)
+    said, told = columns.said(session.project, topic), columns.documents(schema)
+    out = session.output
+    out.say(f"{topic}, written by {about['writer']}, schema version {about['schema_version']}", "bold")
+    if sentence := columns.sentence(said):
+        out.say(sentence)
+    out.say(
+        f"  ends at {about['end']}, compacted to {about['compacted_to']}, {mib(about['stored_bytes'])} MiB, before images: {about['grade']}"
+    )
+    for name, at in about["readers"].items():
+        out.say(f"  read by {name}, at {at['offset']}")
+    columns.show(out, told, "  no schema is registered yet")
+    out.document({**about, **columns.about(said), "columns": told})
     return OK
 
 

@@ -5,7 +5,7 @@ Storage is an SQLAlchemy engine handed in by wiring; the tables are this room's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -20,13 +20,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class SchemaVersion:
-    """One version of one subject. `version` counts from 1 in its subject; `id` is global; `text` is the Avro schema's JSON."""
+    """One version of one subject. `version` counts from 1 in its subject; `id` is global; `text` is the Avro schema's JSON.
+
+    `at`: when it was registered, in seconds since 1970; None where the registry does not say.
+    """
 
     subject: str
     version: int
     id: int
     text: str
     references: tuple[Reference, ...] = ()
+    at: float | None = field(default=None, compare=False)
 
 
 class Registry(Protocol):

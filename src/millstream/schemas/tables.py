@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ VERSIONS = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("schema_id", sa.Integer, sa.ForeignKey("registry_schemas.id"), nullable=False),
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("registered_at", sa.Float, nullable=True),  # seconds since 1970; null for those of before it was kept
     sa.UniqueConstraint("subject", "schema_id"),
 )
 SETTINGS = sa.Table(
@@ -96,12 +98,16 @@ class Database:
         return self._retried(whole)
 
     def _upgrade(self) -> None:
-        """Files of before subjects could be deleted lack columns, and their digests told texts apart, not schemas."""
+        """Files of before subjects could be deleted lack columns, and their digests told texts apart, not schemas. Files of before
+        versions had a time lack that."""
         if not self._outdated(self._engine):
             return
 
         def work(connection: sa.Connection) -> None:
-            if not self._outdated(connection):  # another process was faster
+            lacking = self._outdated(connection)  # nothing any more, where another process was faster
+            if "registered_at" in lacking:
+                connection.exec_driver_sql("ALTER TABLE registry_versions ADD COLUMN registered_at DOUBLE PRECISION")
+            if "refs" not in lacking:
                 return
             connection.exec_driver_sql("ALTER TABLE registry_schemas ADD COLUMN refs TEXT")
             connection.exec_driver_sql("ALTER TABLE registry_versions ADD COLUMN deleted BOOLEAN NOT NULL DEFAULT FALSE")
@@ -115,8 +121,10 @@ class Database:
         self.write(work)
 
     @staticmethod
-    def _outdated(bind: Any) -> bool:
-        return "refs" not in {c["name"] for c in sa.inspect(bind).get_columns("registry_schemas")}
+    def _outdated(bind: Any) -> set[str]:
+        """The columns that are not there yet."""
+        there = {c["name"] for table in ("registry_schemas", "registry_versions") for c in sa.inspect(bind).get_columns(table)}
+        return {"refs", "registered_at"} - there
 
     def _retried(self, work: Callable[[], T]) -> T:
         """`work()`, again after each lost race; every attempt begins by looking, so a race ends with the winner's row."""
@@ -164,11 +172,13 @@ def refs_text(references: Sequence[Reference]) -> str | None:
 
 def version_of(row: Any) -> SchemaVersion:
     """A row of `VERSION_COLUMNS`."""
-    subject, version, number, text, refs, *_ = row
-    return SchemaVersion(subject, version, number, text, tuple(Reference(*r) for r in json.loads(refs)) if refs else ())
+    subject, version, number, text, refs, at, *_ = row
+    return SchemaVersion(subject, version, number, text, tuple(Reference(*r) for r in json.loads(refs)) if refs else (), at)
 
 
-VERSION_COLUMNS = (VERSIONS.c.subject, VERSIONS.c.version, VERSIONS.c.schema_id, SCHEMAS.c.text, SCHEMAS.c.refs)
+VERSION_COLUMNS = (
+    VERSIONS.c.subject, VERSIONS.c.version, VERSIONS.c.schema_id, SCHEMAS.c.text, SCHEMAS.c.refs, VERSIONS.c.registered_at,
+)  # fmt: skip
 
 
 def versions_query(*conditions: Any, deleted: bool = False) -> Any:
@@ -209,6 +219,7 @@ def add_version(
     here = sa.and_(VERSIONS.c.subject == subject, sa.or_(VERSIONS.c.version == version, VERSIONS.c.schema_id == found))
     if connection.execute(sa.select(VERSIONS.c.version).where(here)).first():
         raise Refused(f"{subject} has a version {version}, or this schema, already", code="version_taken", where=subject)
-    connection.execute(VERSIONS.insert().values(subject=subject, version=version, schema_id=found))
+    now = time.time()
+    connection.execute(VERSIONS.insert().values(subject=subject, version=version, schema_id=found, registered_at=now))
     stored = connection.execute(sa.select(SCHEMAS.c.text).where(SCHEMAS.c.id == found)).scalar()
-    return SchemaVersion(subject, version, found, str(stored), tuple(references))
+    return SchemaVersion(subject, version, found, str(stored), tuple(references), now)
