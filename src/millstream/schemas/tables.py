@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
+from millstream.faultpoints import reached
 from millstream.schemas.avrotext import canonical
 from millstream.schemas.registry import Reference, SchemaVersion
 
@@ -210,6 +211,7 @@ def add_version(
         if connection.execute(sa.select(SCHEMAS.c.id).where(SCHEMAS.c.id == found)).scalar() is not None:
             raise Refused(f"the id {found} means another schema", code="id_taken", where=subject)
         connection.execute(SCHEMAS.insert().values(id=found, digest=digest, text=text, refs=refs_text(references)))
+        reached("registry.schema")
     elif wanted_id not in (None, found):
         raise Refused(f"this schema has the id {found} already, and cannot have {wanted_id}", code="id_taken", where=subject)
     gone = sa.and_(VERSIONS.c.subject == subject, VERSIONS.c.schema_id == found, VERSIONS.c.deleted)
@@ -221,5 +223,6 @@ def add_version(
         raise Refused(f"{subject} has a version {version}, or this schema, already", code="version_taken", where=subject)
     now = time.time()
     connection.execute(VERSIONS.insert().values(subject=subject, version=version, schema_id=found, registered_at=now))
+    reached("registry.version")
     stored = connection.execute(sa.select(SCHEMAS.c.text).where(SCHEMAS.c.id == found)).scalar()
     return SchemaVersion(subject, version, found, str(stored), tuple(references), now)
