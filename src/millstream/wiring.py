@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from millstream.capture.connector import Connector
 from millstream.catalogue.controller import Change
 from millstream.catalogue.generations import Switches, sweep
+from millstream.catalogue.judge import Judges, Versions
 from millstream.catalogue.store import Catalogue
 from millstream.cli.app import call
 from millstream.cli.mesh import Mesh, Place
@@ -119,24 +120,28 @@ def build_mesh(
 
         def runner(change: Change, report: Report, figures: Figures) -> Runner:
             inputs, memory_mib = change.known.inputs, project.mesh.state_memory_mib
+            judges = Judges(project, catalogue, Versions(topics, registry))
             pipelines = [
-                Pipeline(p, topics, registry, place.state(p.pipeline), memory_mib, guard=guards.of, requests=catalogue)
+                Pipeline(
+                    p,
+                    topics,
+                    registry,
+                    place.state(p.pipeline),
+                    memory_mib,
+                    guard=guards.of,
+                    requests=catalogue,
+                    judge=judges.of_pipeline(p),
+                )
                 for p in change.plans
                 if p.nodes
             ]
-            sinks = [
-                SinkRun(
-                    s,
-                    describe(s.topic, inputs[s.topic].schema),
-                    inputs[s.topic].schema_id,
-                    open_sink(s),
-                    topics,
-                    registry,
-                    linger_s(s.kind),
-                )
-                for p in change.plans
-                for s in p.sinks
-            ]
+
+            def sink_run(p: Plan, s: SinkPlan) -> SinkRun:
+                schema, schema_id = judges.version(p, s)
+                said = describe(s.topic, schema)
+                return SinkRun(s, said, schema_id, open_sink(s), topics, registry, linger_s(s.kind), judge=judges.of_sink(p, s))
+
+            sinks = [sink_run(p, s) for p in change.plans for s in p.sinks]
 
             def handover(product: str, generation: int) -> Handover:
                 pipeline = next(p for p in pipelines if p.plan.pipeline == generation_name(product, generation))

@@ -18,10 +18,11 @@ from millstream.events import envelope
 from millstream.events.origin import DERIVED, Grade, Origin
 from millstream.events.types import RowSchema
 from millstream.pipelines import descriptions, rollout
+from millstream.pipelines.compile import reading
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.descriptions import undescribed
 from millstream.pipelines.explain import explain
-from millstream.pipelines.plan import Plan
+from millstream.pipelines.plan import Input, Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
 from millstream.pipelines.searches import match_schema, matches_topic
 from millstream.schemas.operations import operations
@@ -48,16 +49,20 @@ class Change:
         return [s.subject for s in self.steps if s.kind in ("start_connector", "restart_connector")]
 
 
-def change(project: Project, known: Known, catalogue: Catalogue) -> Change:
-    """Compile everything and compare. Changes nothing. Raises InvalidProject with every mistake, Refused("key_changed")."""
+def change(project: Project, known: Known, catalogue: Catalogue, *, stay: Callable[[str], bool] = lambda pipeline: False) -> Change:
+    """Compile everything and compare. Changes nothing. Pipelines that `stay` read each topic in the version that they have accepted;
+    the others as `known` has it. Raises InvalidProject with every mistake, Refused("key_changed")."""
     known = known.of(project)
     actual = _actual(known, catalogue)
-    plans, products = generations.compiled(project, known, catalogue.pipelines(), actual)
+    applied = catalogue.pipelines()
+    accepted = {name: known.accepted(p.inputs) for name, p in applied.items() if stay(name)}
+    plans, products = generations.compiled(project, known, applied, actual, accepted)
     topics = _wanted_topics(project, known, plans)
+    sides = {p.pipeline: _wanted_pipeline(p, reading(known.inputs, accepted, p.pipeline)) for p in plans}
     wanted = Wanted(
         topics=topics,
         descriptions=_descriptions(project, known, topics),
-        pipelines={p.pipeline: _as_accepted(_wanted_pipeline(p, known), actual.pipelines.get(p.pipeline), known) for p in plans},
+        pipelines={name: _as_accepted(side, actual.pipelines.get(name), known) for name, side in sides.items()},
         connectors={s.name: source_fingerprint(s) for s in project.sources},
         products=products,
     )
@@ -100,10 +105,10 @@ def _descriptions(project: Project, known: Known, topics: Mapping[str, rollout.T
     return {t: schema for t, schema in found.items() if schema not in known.history[t]}
 
 
-def _wanted_pipeline(plan: Plan, known: Known) -> rollout.Pipeline:
+def _wanted_pipeline(plan: Plan, topics: Mapping[str, Input]) -> rollout.Pipeline:
     """A plan's side, with the topics that only its sinks read: their schemas are accepted too."""
     ids = {i.topic: i.schema_id for i in plan.inputs}
-    accepts = {t: ids[t] if t in ids else known.inputs[t].schema_id if t in known.inputs else 0 for t in foreign_topics(plan)}
+    accepts = {t: ids[t] if t in ids else topics[t].schema_id if t in topics else 0 for t in foreign_topics(plan)}
     return replace(rollout.wanted_pipeline(plan), accepts=accepts)
 
 

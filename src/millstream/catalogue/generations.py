@@ -17,7 +17,7 @@ from millstream.catalogue.store import AppliedPipeline, AppliedProduct, Catalogu
 from millstream.errors import Refused
 from millstream.faultpoints import reached
 from millstream.pipelines import rollout
-from millstream.pipelines.compile import compile_all, readable
+from millstream.pipelines.compile import compile_all, readable, reading
 from millstream.pipelines.definitions import ProductDefinition, Project
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.generations import compile_product, wanted
@@ -37,9 +37,14 @@ def as_applied(product: AppliedProduct) -> Product:
 
 
 def compiled(
-    project: Project, known: Known, pipelines: Mapping[str, AppliedPipeline], actual: Actual
+    project: Project,
+    known: Known,
+    pipelines: Mapping[str, AppliedPipeline],
+    actual: Actual,
+    accepted: Mapping[str, Mapping[str, Input]] | None = None,
 ) -> tuple[tuple[Plan, ...], dict[str, Product]]:
-    """The plans of all pipelines and of every generation that is to run, and what each product is to be.
+    """The plans of all pipelines and of every generation that is to run, and what each product is to be. `accepted`: of a pipeline or
+    generation, the topics that it reads in another version than `known` has.
 
     Raises InvalidProject with every mistake.
     """
@@ -51,8 +56,8 @@ def compiled(
         for g, text in product.generations.items()
     }
     # What an older generation reads of pipelines is published as long as it runs.
-    plans = compile_all(replace(project, products=(*project.products, *kept.values())), known.inputs, known.history)
-    weaving = _Weaving(project, known, readable(project, plans, known.inputs), pipelines, actual, kept)
+    plans = compile_all(replace(project, products=(*project.products, *kept.values())), known.inputs, known.history, accepted)
+    weaving = _Weaving(project, known, readable(project, plans, known.inputs), pipelines, actual, kept, accepted)
     products = weaving.products()
     return (*plans, *weaving.plans), products
 
@@ -68,8 +73,10 @@ class _Weaving:
         pipelines: Mapping[str, AppliedPipeline],
         actual: Actual,
         kept: Mapping[tuple[str, int], ProductDefinition],
+        accepted: Mapping[str, Mapping[str, Input]] | None,
     ) -> None:
         self._project, self._known, self._topics, self._pipelines = project, known, topics, pipelines
+        self._accepted = accepted
         self._actual, self._kept = actual, kept
         self._names = [p.name for p in project.products]
         self.plans: list[Plan] = []
@@ -98,7 +105,8 @@ class _Weaving:
         return product
 
     def _plan(self, definition: ProductDefinition, generation: int) -> Plan:
-        return compile_product(definition, generation, self._topics, self._known.history, self._names)
+        topics = reading(self._topics, self._accepted, generation_name(definition.name, generation))
+        return compile_product(definition, generation, topics, self._known.history, self._names)
 
     def _as_it_was(self, definition: ProductDefinition, generation: int) -> Plan:
         """An older generation goes on as it was applied; over newer schemas of what it reads only where it makes the same of them."""

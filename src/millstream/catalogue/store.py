@@ -6,20 +6,19 @@ that come in must be free of secrets (invariant 10); the store blots what looks 
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from millstream.catalogue.tables import Tables
+from millstream.catalogue.verdicts import Verdicts
 from millstream.engine.requests import OPEN, Request, RequestState
-from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable, without_secrets
+from millstream.errors import Refused, without_secrets
 
-PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
-
-T = TypeVar("T")
+PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "paused", "stopped", "failed"]
 
 _METADATA = sa.MetaData()
 _SOURCES = sa.Table(
@@ -160,7 +159,7 @@ class Asked:
     changed_at: float
 
 
-class Catalogue:
+class Catalogue(Tables):
     """The catalogue on one engine. Safe for several threads and processes.
 
     Every call may raise Retryable("catalogue_busy") or ("catalogue_down") where the database does not answer,
@@ -168,8 +167,8 @@ class Catalogue:
     """
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
-        self._engine, self._clock = engine, clock
-        self._explained(lambda: _METADATA.create_all(engine))
+        super().__init__(engine, clock, _METADATA)
+        self.verdicts = Verdicts(engine, clock)
 
     # ---- what was applied
 
@@ -189,6 +188,15 @@ class Catalogue:
         }
         self._put(_PIPELINES, "name", row)
 
+    def move_pipeline(self, was: AppliedPipeline, now: AppliedPipeline) -> bool:
+        """Put `now` in the place of `was`. False, and nothing is changed, where that is not what stands there any more."""
+        stands = (
+            (_PIPELINES.c.name == was.name) & (_PIPELINES.c.fingerprint == was.fingerprint) & (_PIPELINES.c.applied_at == was.applied_at)
+        )
+        said = {"fingerprint": now.fingerprint, "definition": without_secrets(now.definition)}
+        ids = {"inputs": dict(now.inputs), "outputs": dict(now.outputs), "applied_at": self._clock()}
+        return self._changed(_PIPELINES.update().where(stands).values(**said, **ids)) == 1
+
     def forget_source(self, name: str) -> None:
         """It is no longer applied; its topics stay. A name that is not known changes nothing."""
         self._delete(_SOURCES, _SOURCES.c.name == name)
@@ -201,6 +209,7 @@ class Catalogue:
         self._delete(_PIPELINES, _PIPELINES.c.name == name)
         self._delete(_STATES, _STATES.c.part.in_([f"pipeline.{name}", *sinks]))
         self._delete(_FIGURES, _FIGURES.c.part.in_([f"pipeline.{name}", *sinks]))
+        self.verdicts.forget([f"pipeline.{name}", *sinks])
 
     def sources(self) -> dict[str, AppliedSource]:
         """By name."""
@@ -293,63 +302,3 @@ class Catalogue:
                 connection.execute(_REQUESTS.update().where(_REQUESTS.c.name == name, _REQUESTS.c.state.in_(OPEN)).values(**told))
 
         self._explained(tell)
-
-    # ---- how
-
-    def _put(self, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
-        """Change the row or add it; of two that add at once the second finds the first's and changes it."""
-
-        def put() -> None:
-            changed = table.update().where(table.c[key] == row[key]).values(**row)
-            with self._engine.begin() as connection:
-                if connection.execute(changed).rowcount:
-                    return
-            try:
-                with self._engine.begin() as connection:
-                    connection.execute(table.insert().values(**row))
-            except sa.exc.IntegrityError:
-                with self._engine.begin() as connection:
-                    connection.execute(changed)
-
-        self._explained(put)
-
-    def _changed(self, update: sa.Update) -> int:
-        """How many rows it changed."""
-
-        def change() -> int:
-            with self._engine.begin() as connection:
-                return int(connection.execute(update).rowcount)
-
-        return self._explained(change)
-
-    def _delete(self, table: sa.Table, which: sa.ColumnElement[bool]) -> None:
-        def delete() -> None:
-            with self._engine.begin() as connection:
-                connection.execute(table.delete().where(which))
-
-        self._explained(delete)
-
-    def _rows(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        def rows() -> list[dict[str, Any]]:
-            with self._engine.connect() as connection:
-                return [dict(r) for r in connection.execute(query).mappings()]
-
-        return self._explained(rows)
-
-    def _explained(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
-            if "already exists" in str(error.orig):  # two processes made the tables at once: they are there
-                return work()
-            raise self._fault(error) from error
-
-    def _fault(self, error: sa.exc.DBAPIError) -> MillstreamError:
-        where = f"catalogue {self._engine.url.render_as_string(hide_password=True)}"
-        what = without_secrets(str(error.orig).strip())
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return Irrecoverable(what, code="disk_full", where=where, cure="free space on that disk and try again")
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Retryable(what, code="catalogue_busy", where=where, cure="another process holds the file; try again")
-        return Retryable(what, code="catalogue_down", where=where, cure="check that the database is there and answers")

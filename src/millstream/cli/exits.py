@@ -10,6 +10,7 @@ OK = 0
 FAILED = 1
 REFUSED = 2
 NOT_APPLIED = 3
+PAUSED = 4
 INTERRUPTED = 130
 
 MEANING = {
@@ -17,6 +18,7 @@ MEANING = {
     FAILED: "something failed, or a part has stopped with a reason",
     REFUSED: "refused: you have to change something first; the message says what",
     NOT_APPLIED: "the project is not applied, or differs from what was: run `millstream apply`",
+    PAUSED: "all else is done, but a part is paused before a change of schema that its owner has to look at",
     INTERRUPTED: "interrupted by Ctrl-C, everything committed",
 }
 

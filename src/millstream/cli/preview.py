@@ -162,7 +162,7 @@ def _feeds(mesh: Mesh, plan: Plan) -> tuple[dict[str, Any], list[str]]:
         elif not i.schema_id:
             raise not_applied(f"{i.topic} is read, and its own definition has changed too")
         else:
-            readers[i.topic] = TopicReader(mesh.topics, mesh.registry, i.topic, i.schema, i.schema_id, 0)
+            readers[i.topic] = TopicReader(mesh.topics, mesh.registry, i.topic, i.schema, i.schema_id, 0, everything=True)
     ends = {topic: mesh.topics.end(topic) for topic in readers}
     return {**build.feeds(readers, ends, lambda what, done, total: None), **chunks}, sorted(chunks)
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from millstream.catalogue.controller import Change, change
 from millstream.cli import answers, discover, live, running
-from millstream.cli.exits import FAILED, INTERRUPTED, OK
+from millstream.cli.exits import FAILED, INTERRUPTED, OK, PAUSED
 from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here, Session, not_applied
 from millstream.control import server
@@ -30,6 +30,7 @@ _WORDS = {
     "interrupted": "interrupted: everything is committed",
     "stopped": "stopped: everything is committed",
     "failed": "ended: what could be committed is",
+    "paused": "caught up but for what is paused: all else that was committed when this began is in every topic and sink",
 }
 
 
@@ -39,7 +40,8 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
     Ctrl-C and SIGTERM let every part finish what it commits and stop: nothing is lost, the next run goes on from there. A second
     Ctrl-C ends at once, which is safe too. Refuses to run if the files differ from what was applied.
 
-    Ends with 0 when caught up or stopped by SIGTERM, 130 after Ctrl-C, 1 if a part has failed, 3 if not applied.
+    Ends with 0 when caught up or stopped by SIGTERM, 130 after Ctrl-C, 1 if a part has failed, 4 if none has but one is paused, 3 if
+    not applied.
 
     Example: `millstream run`
 
@@ -97,7 +99,7 @@ def as_applied(mesh: Mesh) -> Change:
     missing = [t for s in mesh.project.sources for t in there.missing(s)]
     if missing:
         raise not_applied(f"{', '.join(missing)}: in the files, but not applied")
-    todo = change(mesh.project, there, mesh.catalogue)
+    todo = change(mesh.project, there, mesh.catalogue, stay=lambda pipeline: True)
     if todo.steps:
         raise Refused(
             "the files differ from what was applied: " + "; ".join(map(str, todo.steps)),
@@ -154,9 +156,13 @@ def _signals(session: Session) -> Iterator[list[int]]:
 def _ended(parts: list[PartStatus], caught: list[int], session: Session) -> int:
     out = session.output
     failed = [p for p in parts if p.state == "failed"]
-    how = "interrupted" if signal.SIGINT in caught else "stopped" if caught else "failed" if failed else "caught up"
-    code = INTERRUPTED if signal.SIGINT in caught else FAILED if failed else OK
+    paused = [p for p in parts if p.state == "paused"]
+    how = "interrupted" if signal.SIGINT in caught else "stopped" if caught else "failed" if failed else "paused" if paused else "caught up"
+    code = INTERRUPTED if signal.SIGINT in caught else FAILED if failed else PAUSED if paused else OK
     out.say(_WORDS[how])
+    for p in paused:
+        out.say(f"paused: {p.name}: {p.reason}", "yellow")
+        out.say(f"  cure: {p.cure}", "green")
     if failed:
         out.say(f"failed: {', '.join(p.name for p in failed)}; `millstream status` says why and what to do", "red")
     out.line({"ended": how, "exit_code": code, "parts": [live.document(p, out) for p in parts]})

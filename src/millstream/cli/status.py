@@ -10,7 +10,7 @@ from typing import Any
 
 from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
 from millstream.cli import running, topics
-from millstream.cli.exits import FAILED, OK
+from millstream.cli.exits import FAILED, OK, PAUSED
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
 from millstream.cli.session import Here, not_applied
@@ -47,7 +47,7 @@ class PartView:
 def status(*, session: Here) -> int:
     """Show what each part is doing: its state, why and what to do, how far it is behind.
 
-    Works beside a running `millstream run` and without one. Ends with 1 if a part has failed.
+    Works beside a running `millstream run` and without one. Ends with 1 if a part has failed, 4 if none has but one is paused.
 
     Example: `millstream status`
 
@@ -92,7 +92,7 @@ def status(*, session: Here) -> int:
             ],
         }
     )
-    return FAILED if any(p.state == "failed" for p in parts) else OK
+    return FAILED if any(p.state == "failed" for p in parts) else PAUSED if any(p.state == "paused" for p in parts) else OK
 
 
 def views(
@@ -144,7 +144,7 @@ def _state(said: State | None, is_running: bool) -> State:
     """What a part said last; a process that was killed had no time to say that it stopped."""
     if said is None:
         return State("", "not running", "never started", "", 0)
-    if is_running or said.state in ("stopped", "failed"):
+    if is_running or said.state in ("stopped", "failed", "paused"):
         return said
     return State(said.part, "not running", f"the process ended while this was {said.state}", "start `millstream run` again", said.at)
 
@@ -153,7 +153,7 @@ def _told(part: str, state: State, lost: list[str], record: ProducerRecord | Non
     """The state with, where it says nothing itself, that the part has lost its place, or was rebuilt for that within a week."""
     rebuilt = dict(record.state.get("rebuilt", {})) if record else {}
     is_news = time.time() - rebuilt.get("at", 0) < _NEWS_S
-    if state.state == "failed" or not (lost or is_news):
+    if state.state in ("failed", "paused") or not (lost or is_news):
         return state
     where = "was compacted further than it had read"
     if lost and part.startswith("sink."):

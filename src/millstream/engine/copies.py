@@ -40,6 +40,9 @@ class Rows(Protocol):
 
     def create_indexes(self) -> None: ...
 
+    def grow(self) -> None:
+        """What is kept gets the columns that it has not yet; old rows have in them what their fills say."""
+
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """An input's events, before anything is evaluated: the state is being built."""
 
@@ -92,6 +95,10 @@ class Copies:
         for name in self._schemas:
             for columns in self._lookups(name):
                 self._store.index(copy_table(self._step.name, name), columns)
+
+    def grow(self) -> None:
+        for name in self._schemas:
+            self._store.grow(copy_table(self._step.name, name), self._kept[name])
 
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         changed, live = last_per_key(batches)

@@ -33,6 +33,11 @@ class Rate:
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
         return (last - first) / (last_s - first_s)
 
+    def left(self, waiting: int) -> dict[str, float]:
+        """The rate, and when none waits at that rate; nothing where none waits, or nothing moves."""
+        rate = self.per_second if waiting else 0.0
+        return {"pending_rate": round(rate, 1), "pending_left_s": round(waiting / rate, 1)} if rate else {}
+
 
 class Freshness:
     """How old events were when they were written: from the commit at their source."""

@@ -43,6 +43,11 @@ class Graph:
                 assert state is not None
                 self.joined[node.name] = Joined(node, schemas, state, sql, sources)
 
+    def grow(self, ts_us: int) -> None:
+        """The tables of every stateful step, which an earlier plan has made, get their new columns; all units wait, as of `ts_us`."""
+        for joined in self.joined.values():
+            joined.grow(ts_us)
+
     @property
     def pending(self) -> int:
         return sum(j.pending for j in self.joined.values())

@@ -79,6 +79,12 @@ class Joined:
         self._rows.create_indexes()
         self.last.create_indexes()
 
+    def grow(self, ts_us: int) -> None:
+        """The step's tables, which are those of an earlier plan, get their new columns; every unit waits to be refreshed."""
+        self._rows.grow()
+        self.last.grow()
+        self.pend_all(ts_us)
+
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """Take in an input's events; nothing is evaluated."""
         self._rows.load(name, batches)

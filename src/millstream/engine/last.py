@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -49,6 +50,10 @@ class Last:
         """Empty, with the index of its key."""
         lookups = [self._step.unit] if self._step.unit != self._step.schema.key else []
         self._store.create(self.table, self.kept.fields, self.kept.key, lookups)
+
+    def grow(self) -> None:
+        """The columns that it has not yet, with null in them: what was emitted had none."""
+        self._store.grow(self.table, [replace(f, fill=None) for f in self.kept.fields])
 
     def create_indexes(self) -> None:
         if self._step.unit != self._step.schema.key:

@@ -290,7 +290,7 @@ class Matches:
             self._compare(served, Watched({n: c for n, c in conditions.items() if n in differ}), differ | gone, end, moved=same)
             begin_at = end
         self._watched = Watched(conditions)
-        self._reader = TopicReader(self._topics, self._registry, served.topic, served.schema, served.schema_id, begin_at)
+        self._reader = TopicReader(self._topics, self._registry, served.topic, served.schema, served.schema_id, begin_at, everything=True)
         self._topics.join(self.name, self.positions)
         self._kept = {**self._kept, "served": served.topic, "form": served.form, "searches": asked, "ready": {self.topic: True}}
         self._say(self._tables.rows([]), self._tables.rows([]), always=True)
@@ -333,7 +333,7 @@ class Matches:
         state, name = self._opened(), f"{self.name}#compare"
         with state.transaction():
             self._tables.create_wanted()
-        reader = TopicReader(self._topics, self._registry, served.topic, served.schema, served.schema_id, 0)
+        reader = TopicReader(self._topics, self._registry, served.topic, served.schema, served.schema_id, 0, everything=True)
         self._topics.join(name, {served.topic: 0})
         try:
             while reader.offset < end:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 
 from millstream.engine.build import READ_BYTES, Waits
+from millstream.engine.carry import carry
+from millstream.engine.completeness import Completeness
 from millstream.engine.figures import Rate, Work
+from millstream.engine.gate import Gate, Judge, Ruling, Strict
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
-from millstream.engine.publisher import Commit, Publisher
-from millstream.engine.reader import TopicReader
+from millstream.engine.publisher import Commit, Publisher, outputs_of
+from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.engine.rebuild import Rebuild
 from millstream.engine.remote import Sources
 from millstream.engine.requests import Requests
@@ -31,11 +33,9 @@ from millstream.engine.state import Meta, State
 from millstream.engine.store import Store
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
-from millstream.events.origin import DERIVED
-from millstream.events.progress import Position
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import Plan
-from millstream.pipelines.reads import fingerprint
+from millstream.pipelines.reads import fingerprint, of_plan
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -57,14 +57,17 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         guard: Callable[[str], Guard] | None = None,
         requests: Requests | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.plan, self.name = plan, f"pipeline.{plan.pipeline}"
         self._topics, self._registry, self._path, self._memory_mib, self._clock = topics, registry, state_path, memory_mib, clock
         self.tick: Callable[[str, int, int], None] = lambda what, done, total: None  # the runner's: shows progress, raises Stopped
         self.waits: Waits = lambda why: None  # the runner's: shows why a build is held up
         self.reads = tuple(i.topic for i in plan.inputs)
-        self._sources = Sources(guard, topics, lambda: self._applied) if guard is not None else None
+        self._sources = Sources(guard, topics, lambda: self._complete.applied) if guard is not None else None
         self._resends = Resends(plan, topics, requests, state_path.with_suffix(".resend"), clock, lambda *done: self.tick(*done))
+        self._gate = Gate(judge or Strict())
+        self._complete = Completeness(topics, self.reads, lambda topic: self._readers[topic].offset)
         self._rebuilt: dict[str, Any] = {}  # when it last was because it had lost its place, and in which topics
         self._settled: dict[str, Any] = {}  # where inputs and outputs were when last nothing was left to compute
         self._fingerprint = fingerprint(plan)
@@ -75,9 +78,6 @@ class Pipeline:
         self._committed: dict[str, int] = {}
         self._ready = False
         self._progressed_at = 0.0
-        self._progress: dict[str, str] = {}
-        self._behind: dict[str, str | None] = {}  # input topic → its source, None for a pipeline's
-        self._applied: dict[str, str] = {}  # source → the highest position of it that is in the copies
         self.events = 0
         self._drained = Rate()
         self._work = Work(clock())
@@ -91,9 +91,7 @@ class Pipeline:
             # The lock comes before the fence: a second run must not fence the first off.
             self._state = State(Store(self._path, memory_mib=self._memory_mib))
         try:
-            nodes = {n.name: n for n in self.plan.nodes}
-            outputs = {o.topic: nodes[o.node].schema for o in self.plan.outputs}
-            self._publisher = Publisher(self.name, outputs, self._topics, self._registry)
+            self._publisher = Publisher(self.name, outputs_of(self.plan), self._topics, self._registry)
             self._graph = Graph(self.plan, self._sql, self._state, self._sources)
             self._read_from(self._settled_positions())
             self._topics.join(self.name, self.positions)
@@ -103,16 +101,21 @@ class Pipeline:
             raise
 
     def _settled_positions(self) -> Mapping[str, int]:
-        """Where to read on, after publishing what the outbox holds; sets `_built`."""
+        """Where to read on, after publishing what the outbox holds, and carrying what an earlier plan has computed over to this one
+        where that can be; sets `_built`."""
         published = self._publisher.state
         if self._state is None:
             fresh = self._publisher.sequence == 0
-            self._built = fresh or published.get("fingerprint") == self._fingerprint
             self._restore(published)
+            same = fresh or published.get("fingerprint") == self._fingerprint
+            was = None if same else self._before(published, published.get("fingerprint"))
+            self._built = same or (was is not None and self._carry(was, {}))
             return dict(published.get("positions", {}))
         meta = self._state.meta()
-        self._built = meta is not None and meta.fingerprint == self._fingerprint and meta.sequence >= self._publisher.sequence
-        if meta is None or not self._built:
+        same = meta is not None and meta.fingerprint == self._fingerprint
+        was = None if meta is None or same else self._before(meta.state, meta.fingerprint)
+        if meta is None or meta.sequence < self._publisher.sequence or not (same or was):
+            self._built = False
             self._resends.restore(published)
             return {}
         if meta.sequence > self._publisher.sequence + 1:
@@ -125,27 +128,44 @@ class Pipeline:
         if meta.sequence == self._publisher.sequence + 1:
             blocks = self._state.outbox(self._publisher.sequence).get(meta.sequence, ())
             self._publisher.publish(Commit(meta.sequence, blocks, meta.state))
-        self.pending = self._graph.pending
         self._restore(meta.state)
-        return dict(meta.state["positions"])
+        self._built = was is None or self._carry(was, meta.state["positions"])
+        self.pending = self._graph.pending if self._built else 0
+        return dict(meta.state["positions"]) if self._built else {}
+
+    def _before(self, state: Mapping[str, Any], made_by: str | None) -> Plan | None:
+        """The plan that made `state`, where it is this one over other versions of its inputs: the process ended between a verdict
+        and what follows from it, or a person has accepted them."""
+        was = self._gate.judge.plan_at(self.plan, state.get("accepted", {}))
+        return was if was is not None and fingerprint(was) == made_by else None
+
+    def _carry(self, was: Plan, positions: Mapping[str, int]) -> bool:
+        """Make what `was` has computed what this plan would have, in a commit of its own; False where only a rebuild does that."""
+        found = carry(was, self.plan, self._gate.passed)
+        log.info("%s takes its next plan, %s", self.name, found)
+        if found.way == "in place":
+            self._read_from(positions)
+            self._say(first=lambda: self._graph.grow(int(self._clock() * 1e6)), then="pipeline.after_carried")
+            self.pending = self._graph.pending
+        return found.way != "rebuild"
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """What was said of completeness still holds."""
-        self._progress = dict(state.get("progress", {}))
+        self._complete.restore(state)
+        self._gate.restore(state)
         self._rebuilt = dict(state.get("rebuilt", {}))
-        self._applied = dict(state.get("applied", {}))
         self._ready = any(state.get("ready", {}).values())
         self._settled = dict(state.get("settled", {}))
         self._work.restore(state.get("work", {}), self._graph)
         self._resends.restore(state)
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
+        used, given = of_plan(self.plan), (self._topics, self._registry)
         self._readers = {
-            i.topic: TopicReader(self._topics, self._registry, i.topic, i.schema, i.schema_id, positions.get(i.topic, 0))
-            for i in self.plan.inputs
+            t: TopicReader(*given, t, i.schema, i.schema_id, positions.get(t, 0), accepted=self._gate.accepted(t), used=used[t])
+            for t, i in ((i.topic, i) for i in self.plan.inputs)
         }
         self._committed = self.positions
-        self._stopped_by: Refused | None = None
 
     @property
     def positions(self) -> dict[str, int]:
@@ -180,18 +200,19 @@ class Pipeline:
         asked = {"sources": told} if self._sources is not None and (told := self._sources.told) else {}
         if not self.plan.stateful or not self._built:
             return asked
-        rate = self._drained.per_second if self.pending else 0.0
-        left = {"pending_rate": round(rate, 1), "pending_left_s": round(self.pending / rate, 1)} if rate else {}
-        return {"pending": self.pending, **left, **self._work.figures(self._graph), **asked}
+        return {"pending": self.pending, **self._drained.left(self.pending), **self._work.figures(self._graph), **asked}
 
     # ---- the loop
 
     def step(self) -> bool:
-        """One round: True if anything was read, refreshed or built. Raises Refused where an input's schema is not accepted."""
+        """One round: True if anything was read, refreshed, built or judged. Raises Paused where a version of an input is not taken."""
         if not self._built:
             return self._build()
+        if self._gate.waits():  # all that lies before it is committed
+            self._pass()
+            return True
         places = self.positions
-        read = self._read() if self._stopped_by is None else {}
+        read = self._read() if self._gate.paused is None else {}
         if read and (lost := self._topics.lost(self.name, {topic: places[topic] for topic in read})):
             # Design §5.2: what it missed it finds by reading all anew; what is published and not met again is deleted.
             log.warning("%s lost its place in %s, which was compacted further than it had read: it is rebuilt", self.name, ", ".join(lost))
@@ -203,8 +224,10 @@ class Pipeline:
             return True
         if self._do_request():
             return True
-        if self._stopped_by is not None:
-            raise self._stopped_by
+        if self._gate.paused is not None:
+            raise self._gate.paused
+        if self._gate.waits():
+            return True
         self._publish_progress()
         return False
 
@@ -213,29 +236,61 @@ class Pipeline:
         self._read_from(self._settled_positions())
 
     def _read(self) -> dict[str, list[Batch]]:
-        """What each input has next. Where one is at a schema that is not accepted, this is the last read of them all: what
-        was read is worked off, then the pipeline stops with all its positions (design §5.3, pause)."""
+        """What each input has next; one that has met a version that is not accepted gives nothing."""
         read: dict[str, list[Batch]] = {}
         for topic, reader in self._readers.items():
             try:
                 batches = [b for b in reader.read(READ_BYTES // len(self._readers)) if len(b)]
-            except Refused as e:
-                self._stopped_by = e
+            except NotAccepted as e:
+                self._gate.meet(e)
                 continue
             if batches:
                 read[topic] = batches
         return read
 
+    # ---- schemas that change
+
+    def _pass(self) -> None:
+        """Do what is ruled of a version that was met: design §5.3. Where it pauses, `step` goes on to work off what was read."""
+        met, ruling = self._gate.rule(self.plan)
+        match ruling.verdict.kind:
+            case "ignore":
+                self._gate.ignore(self.plan, met, ruling)
+                self._readers[met.topic].accept(met.schema_id)
+            case "propagate":
+                assert ruling.plan is not None
+                self._take(met, ruling, ruling.plan)
+
+    def _take(self, met: NotAccepted, ruling: Ruling, plan: Plan) -> None:
+        """The next plan, at a commit. What it will publish is registered first; from the verdict on it is in force, and a process that
+        ends after that finds so at its next opening."""
+        was, positions = self.plan, self.positions
+        found = carry(was, plan, self._gate.passed)
+        reached("pipeline.before_propagate")
+        self._publisher.follow(outputs_of(plan))
+        reached("pipeline.after_register")
+        self._gate.propagate(was, met, ruling, str(found))
+        reached("pipeline.after_verdict")
+        work = self._work.state(self._graph)
+        self.plan, self._fingerprint = plan, fingerprint(plan)
+        self._graph = Graph(plan, self._sql, self._state, self._sources)
+        self._work.restore(work, self._graph)
+        self._resends.follow(plan)
+        self._built = self._carry(was, positions)
+        self._gate.taken(met.topic)
+        self._read_from(positions)
+        reached("pipeline.after_propagate")
+
     def _compute(self, read: Mapping[str, list[Batch]]) -> None:
         sequence = self._publisher.sequence + 1
         for topic, batches in read.items():
-            self._see(topic, batches)
+            self._complete.see(topic, batches)
         if self._state is None:
-            commit = self._output(self._graph.advance(read, sequence, self._applied), sequence)
+            commit = self._output(self._graph.advance(read, sequence, self._complete.applied), sequence)
             self._publisher.publish(commit)
         else:
             with self._state.transaction():
-                commit = self._output(self._graph.advance(read, sequence, self._applied), sequence)
+                commit = self._output(self._graph.advance(read, sequence, self._complete.applied), sequence)
                 self._keep(commit)
                 reached("pipeline.before_state")
             reached("pipeline.after_state")
@@ -300,8 +355,10 @@ class Pipeline:
     def _published_state(self) -> dict[str, Any]:
         return {
             "positions": self.positions,
-            "progress": self._progress,
-            "applied": self._applied,
+            "progress": self._complete.progress,
+            "applied": self._complete.applied,
+            "accepted": {i.topic: i.schema_id for i in self.plan.inputs},
+            **self._gate.state(),
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
             "settled": self._settled,
@@ -315,50 +372,22 @@ class Pipeline:
         if self._clock() - self._progressed_at < PROGRESS_EVERY_S:
             return
         self._progressed_at = self._clock()
-        self._progress = self._complete_to()
+        self._complete.advance()
         self._ready = self._ready or not self.waiting_for()
         self._settle()
-        state = self._published_state()
-        if state == dict(self._publisher.state):
-            return
-        commit = Commit(self._publisher.sequence + 1, (), state)
+        if self._published_state() != dict(self._publisher.state):
+            self._say()
+            self._note()
+
+    def _say(self, *, first: Callable[[], None] = lambda: None, then: str = "") -> None:
+        """A commit without events: what is known is published, `first` done in the state's transaction, `then` a moment after it."""
+        commit = Commit(self._publisher.sequence + 1, (), self._published_state())
         if self._state is not None:
             with self._state.transaction():
+                first()
                 self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
+        reached(then)
         self._publisher.publish(commit)
-        self._note()
-
-    def _complete_to(self) -> dict[str, str]:
-        """source → the position its events are complete to here: the least over the inputs that have read all its writer wrote."""
-        complete: dict[str, str] = {}
-        for topic, reader in self._readers.items():
-            writer = self._topics.producer_record(writer_of(self._topics, topic))
-            if writer is None or not writer.state.get("progress"):
-                return dict(self._progress)  # an input that does not say how complete it is holds the whole back
-            for source, position in writer.state.get("progress", {}).items():
-                reached_to = position if reader.offset >= writer.ends.get(topic, 0) else self._progress.get(source, "")
-                complete[source] = min(complete.get(source, reached_to), reached_to)
-        return complete
-
-    def _see(self, topic: str, batches: Sequence[Batch]) -> Mapping[str, str]:
-        """Raise what is applied of each source by an input's events; of the sources behind a pipeline's topic, by its progress."""
-        if any(map(len, batches)):
-            if topic not in self._behind:
-                mine = self._topics.topic(topic)
-                self._behind[topic] = mine.origin.name if mine is not None and mine.origin.connector != DERIVED else None
-            source = self._behind[topic]
-            reached_to = self._written(topic) if source is None else {source: _highest(batches)}
-            for name, position in reached_to.items():
-                self._applied[name] = max(self._applied.get(name, position), position)
-        return self._applied
-
-    def _written(self, topic: str) -> Mapping[str, str]:
-        """source → position that all events of another pipeline's topic up to here are complete to."""
-        writer = self._topics.producer_record(writer_of(self._topics, topic))
-        if writer is None or self._readers[topic].offset < writer.ends.get(topic, 0):
-            return {}
-        found: Mapping[str, str] = writer.state.get("progress", {})
-        return found
 
     def _note(self) -> None:
         self._topics.note_reader(self.name, self.positions)
@@ -375,15 +404,15 @@ class Pipeline:
 
     def waiting_for(self) -> list[str]:
         """Inputs whose first load is not complete: whatever is built as a set begins after it."""
-        records = {t: self._topics.producer_record(writer_of(self._topics, t)) for t in self._readers}
-        return [t for t, record in records.items() if record is None or not record.state.get("ready", {}).get(t)]
+        return self._complete.waiting_for()
 
     def _build(self) -> bool:
         if self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
             return False
         lost = [t for t in self.reads if self.name in self._topics.kept(t).lost]
+        self._gate.begin_anew(self.reads)
         self._read_from({})
-        self._applied = {}
+        self._complete.begin_anew()
         if self._state is not None:
             self._rebuild(self._state)
         else:  # a stateless pipeline needs a state for the comparison only
@@ -398,12 +427,7 @@ class Pipeline:
         self._settle()
         self._rebuilt = {"lost": lost, "at": self._clock()} if lost else self._rebuilt
         self._resends.rebuilt()
-        commit = Commit(self._publisher.sequence + 1, (), self._published_state())
-        if self._state is not None:
-            with self._state.transaction():
-                self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
-        reached("pipeline.after_rebuild")
-        self._publisher.publish(commit)
+        self._say(then="pipeline.after_rebuild")
         self._built, self._committed = True, self.positions
         self._topics.join(self.name, self.positions)
         self._resends.committed(())
@@ -412,7 +436,7 @@ class Pipeline:
     def _rebuild(self, state: State) -> None:
         graph = Graph(self.plan, self._sql, state, self._sources)
         rebuild = Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick, self.waits)
-        self.events += rebuild.run(self._readers, self._clock, self._see)
+        self.events += rebuild.run(self._readers, self._clock, self._complete.see)
 
     @property
     def connect(self) -> Callable[[], duckdb.DuckDBPyConnection] | None:
@@ -424,22 +448,3 @@ class Pipeline:
         if self._state is not None:
             self._state.store.close()
         self._sql.close()
-
-
-def _highest(batches: Sequence[Batch]) -> str:
-    """The highest position among source events: of several with one major, the highest minor."""
-    found = []
-    for b in batches:
-        if len(b):
-            major, minor = np.asarray(b.column("major")), np.asarray(b.column("minor"))
-            top = major.max()
-            found.append(Position(int(top), int(minor[major == top].max())))
-    return str(max(found))
-
-
-def writer_of(topics: Topics, name: str) -> str:
-    """The name of the one writer of a topic: a pipeline's of a derived topic, else its source's connector."""
-    topic = topics.topic(name)
-    if topic is None:
-        raise Refused(f"topic {name} does not exist", code="not_applied", cure="run `millstream apply`")
-    return f"pipeline.{topic.origin.name}" if topic.origin.connector == DERIVED else f"source.{topic.origin.name}"

@@ -19,6 +19,7 @@ from millstream.events.batch import Batch, columns
 from millstream.events.types import RowSchema
 from millstream.events.version import hex_text
 from millstream.faultpoints import reached
+from millstream.pipelines.plan import Plan
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Block, Producer, Topic, Topics
 
@@ -40,16 +41,21 @@ class Publisher:
         self._topics, self._registry = topics, registry
         self._outputs: dict[str, tuple[Topic, int]] = {}
         self._schemas: dict[str, RowSchema] = {}
-        for output, schema in outputs.items():
-            topic = topics.topic(output)
-            if topic is None:
-                raise Irrecoverable(f"topic {output} does not exist", code="not_applied", where=name, cure="run `millstream apply`")
-            version = registry.register(f"{output}-value", envelope.value_schema(output, schema))  # Invariant 5
-            self._outputs[output] = (topic, version.id)
-            self._schemas[output] = schema
+        self._name = name
+        self.follow(outputs)
         reached("pipeline.before_fence")
         self._producer: Producer = topics.open_producer(name)
         reached("pipeline.after_fence")
+
+    def follow(self, outputs: Mapping[str, RowSchema]) -> None:
+        """From now on rows are published in these schemas, which are registered first (invariant 5)."""
+        for output, schema in outputs.items():
+            topic = self._topics.topic(output)
+            if topic is None:
+                raise Irrecoverable(f"topic {output} does not exist", code="not_applied", where=self._name, cure="run `millstream apply`")
+            version = self._registry.register(f"{output}-value", envelope.value_schema(output, schema))
+            self._outputs[output] = (topic, version.id)
+            self._schemas[output] = schema
 
     @property
     def sequence(self) -> int:
@@ -68,7 +74,7 @@ class Publisher:
 
     def reader(self, output: str) -> TopicReader:
         """A reader of one of the outputs, from its start, in the schema that is published now."""
-        return TopicReader(self._topics, self._registry, output, self._schemas[output], self._outputs[output][1], 0)
+        return TopicReader(self._topics, self._registry, output, self._schemas[output], self._outputs[output][1], 0, everything=True)
 
     def commit(self, sequence: int, output: Sequence[Batch], state: Mapping[str, Any], now_us: int) -> Commit:
         """What to publish as `sequence`: `output` in order, each batch's topic an output topic. Changes nothing."""
@@ -103,3 +109,9 @@ class Publisher:
         }
         arrays = [given.get(f.name, batch.column(f.name)) for f in columns(batch.schema)]
         return Batch(batch.topic, batch.schema, pa.RecordBatch.from_arrays(arrays, schema=columns(batch.schema)), schema_id)
+
+
+def outputs_of(plan: Plan) -> dict[str, RowSchema]:
+    """Output topic → the schema of what is published there."""
+    nodes = {n.name: n for n in plan.nodes}
+    return {o.topic: nodes[o.node].schema for o in plan.outputs}

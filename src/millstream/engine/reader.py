@@ -5,6 +5,7 @@ Invariant 6: what stops here is this reader alone; nothing of the new version ha
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,7 +13,6 @@ import pyarrow as pa
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch, columns
 from millstream.events.nested import mapped
-from millstream.events.origin import DERIVED
 from millstream.events.types import RowSchema, Type
 from millstream.pipelines.descriptions import undescribed
 from millstream.schemas.operations import operations
@@ -20,22 +20,56 @@ from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
 
-class TopicReader:
-    """Reads `topic` from `offset` on. `schema` and `schema_id` are the accepted version; earlier versions are mapped to it."""
+class NotAccepted(Refused):
+    """The very next event of a topic has a version of its schema that this reader has not accepted."""
 
-    def __init__(self, topics: Topics, registry: Registry, topic: str, schema: RowSchema, schema_id: int, offset: int) -> None:
+    def __init__(self, topic: str, schema: RowSchema, schema_id: int, version: int, offset: int, changes: str) -> None:
+        super().__init__(
+            f"schema version {version} was not accepted: {changes}",
+            code="schema_not_accepted",
+            where=f"{topic}@{offset}",
+            cure="look at the change with `millstream plan`, edit what uses the field if need be, then `millstream resume` the pipeline: "
+            "not one event is lost or repeated",
+        )
+        self.topic, self.schema, self.schema_id, self.version, self.offset = topic, schema, schema_id, version, offset
+
+
+class TopicReader:
+    """Reads `topic` from `offset` on and gives everything in `schema`, whose id is `schema_id`.
+
+    That version and those before it are accepted, and the versions in `accepted`: their events are mapped to `schema`.
+    `everything`: for those who only look, every version that the topic has by now. `used`: the columns that are looked at, where not
+    all are; another whose type has changed is null, as its values may not fit.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        registry: Registry,
+        topic: str,
+        schema: RowSchema,
+        schema_id: int,
+        offset: int,
+        *,
+        accepted: Iterable[int] = (),
+        everything: bool = False,
+        used: Collection[str] | None = None,
+    ) -> None:
         self._topics, self._registry = topics, registry
         self.topic, self.schema, self.schema_id, self.offset = topic, schema, schema_id, offset
         self._order = self._versions()
-        # A derived topic changes its schema only when a plan is applied, which judges all its readers: what it had by now is accepted.
-        mine = topics.topic(topic)
-        derived = mine is not None and mine.origin.connector == DERIVED
-        self._accepted = max(self._order.values()) if derived else self._order[schema_id]
+        self._up_to = max(self._order.values()) if everything else self._order[schema_id]
+        self._accepted = set(accepted)
+        self._unused = set() if used is None else {f.id for f in schema.fields if f.name not in used}
+
+    def accept(self, schema_id: int) -> None:
+        """Go on over events of this version too."""
+        self._accepted.add(schema_id)
 
     def read(self, bytes_max: int) -> list[Batch]:
         """The next events, mapped to the accepted schema; empty at the end. Moves `offset` past them.
 
-        Raises Refused("schema_not_accepted") when the very next event has a later schema.
+        Raises NotAccepted, every time that it is asked, when the very next event has a version that is not accepted.
         """
         batches = self._topics.read(self.topic, self.offset, bytes_max=bytes_max)
         known = 0
@@ -55,27 +89,21 @@ class TopicReader:
         assert batch.schema_id is not None
         if batch.schema_id not in self._order:
             self._order = self._versions()
-        # A version that only says something else of the columns stops nobody.
-        return self._order[batch.schema_id] <= self._accepted or undescribed(batch.schema) == undescribed(self.schema)
+        if self._order[batch.schema_id] <= self._up_to or batch.schema_id in self._accepted:
+            return True
+        return undescribed(batch.schema) == undescribed(self.schema)  # a version that only says something else of the columns
 
-    def _not_accepted(self, batch: Batch) -> Refused:
+    def _not_accepted(self, batch: Batch) -> NotAccepted:
+        assert batch.offsets is not None and batch.schema_id is not None
         changes = "; ".join(map(str, operations(self.schema, batch.schema)))
-        assert batch.offsets is not None
-        version = self._order.get(batch.schema_id or 0)
-        return Refused(
-            f"schema version {version} was not accepted: {changes}",
-            code="schema_not_accepted",
-            where=f"{self.topic}@{batch.offsets[0]}",
-            cure="look at the change with `millstream plan`, edit what uses the field if need be, then `millstream apply` and run again: "
-            "not one event is lost or repeated. A change that the database made to old rows (a default, a converted type) is not "
-            "in its log: rows keep what they had here until they change again",
-        )
+        version = self._order[batch.schema_id]
+        return NotAccepted(self.topic, batch.schema, batch.schema_id, version, int(batch.offsets[0]), changes or "the same columns")
 
     def _mapped(self, batch: Batch) -> Batch:
         if batch.schema == self.schema:
             return batch
         try:
-            rows = [_image(batch, side, self.schema) for side in ("before", "after")]
+            rows = [self._image(batch, side) for side in ("before", "after")]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
             raise Irrecoverable(
                 f"events of an earlier schema do not fit the accepted one: {e}",
@@ -89,7 +117,13 @@ class TopicReader:
             batch, schema=self.schema, schema_id=self.schema_id, rows=pa.RecordBatch.from_arrays(list(arrays.values()), schema=wanted)
         )
 
-
-def _image(batch: Batch, side: str, schema: RowSchema) -> pa.StructArray:
-    """One side's images in another version of the schema: fields by id, an absent one as its fill says, types cast where Arrow can."""
-    return mapped(batch.column(side), Type("record", fields=batch.schema.fields), Type("record", fields=schema.fields))
+    def _image(self, batch: Batch, side: str) -> pa.StructArray:
+        """One side's images in the accepted schema: fields by id, an absent one as its fill says, types cast where Arrow can."""
+        array, fields, wanted = batch.column(side), batch.schema.fields, {f.id: f.type for f in self.schema.fields}
+        strange = {f.id for f in fields if f.id in self._unused and f.type != wanted[f.id]}
+        if strange:
+            nothing = [pa.nulls(len(array), wanted[f.id].arrow) if f.id in strange else array.field(i) for i, f in enumerate(fields)]
+            fields = tuple(replace(f, type=wanted[f.id]) if f.id in strange else f for f in fields)
+            mask = array.is_null() if array.null_count else None
+            array = pa.StructArray.from_arrays(nothing, fields=[pa.field(f.name, f.type.arrow) for f in fields], mask=mask)
+        return mapped(array, Type("record", fields=fields), Type("record", fields=self.schema.fields))

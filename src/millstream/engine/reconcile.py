@@ -93,7 +93,7 @@ class Scratch:
         self._sql = Sql()
         self.graph = Graph(self._plan, self._sql, state)
         self._build = Build(self._plan, self.graph, state, tick, [o.node for o in plan.outputs])
-        self._readers = {i.topic: TopicReader(topics, registry, i.topic, i.schema, i.schema_id, 0) for i in plan.inputs}
+        self._readers = {i.topic: TopicReader(topics, registry, i.topic, i.schema, i.schema_id, 0, everything=True) for i in plan.inputs}
 
     def build(self, sampled: str | None = None) -> None:
         """Everything; but for the stateful node `sampled`, which is only made ready to be evaluated."""
@@ -149,7 +149,7 @@ class Scratch:
 
     def _published(self, output: Output) -> Iterator[list[Batch]]:
         version = self._registry.versions(f"{output.topic}-value")[-1]
-        reader = TopicReader(self._topics, self._registry, output.topic, self._schemas[output.node], version.id, 0)
+        reader = TopicReader(self._topics, self._registry, output.topic, self._schemas[output.node], version.id, 0, everything=True)
         end = self._at.ends.get(output.topic, 0)
         while reader.offset < end:
             self._tick(f"comparing {output.topic}", reader.offset, end)

@@ -84,6 +84,9 @@ class Remote:
     def create_indexes(self) -> None:
         """Those of the source serve."""
 
+    def grow(self) -> None:
+        """Nothing is kept."""
+
     def load(self, name: str, batches: Sequence[Batch]) -> None:
         """Every unit of a root will be evaluated; what the other inputs hold is asked for then."""
         for root in self._step.roots:

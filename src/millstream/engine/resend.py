@@ -111,6 +111,12 @@ class Resends:
         self._place = Place.of(state.get("resend"))
         self._request, self._looked_at, self.idle = None, 0.0, self._requests is None
 
+    def follow(self, plan: Plan) -> None:
+        """The pipeline has its next plan: rows are said again as that has them, from the place that was reached."""
+        state = self.state()
+        self._plan, self._nodes = plan, {n.name: n for n in plan.nodes}
+        self.restore(state)
+
     def let_go(self) -> None:
         """The file beside the state is not needed any more."""
         self._page = None

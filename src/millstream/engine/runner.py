@@ -16,9 +16,11 @@ from typing import Any, Literal
 import duckdb
 
 from millstream.capture.connector import Connector
+from millstream.engine.completeness import writer_of
+from millstream.engine.gate import Paused
 from millstream.engine.handover import Handover
 from millstream.engine.matches import Matches
-from millstream.engine.pipeline import Pipeline, writer_of
+from millstream.engine.pipeline import Pipeline
 from millstream.engine.rebuild import Stopped
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Irrecoverable, MillstreamError, Retryable
@@ -27,7 +29,7 @@ from millstream.topics.contract import Topics
 
 log = logging.getLogger("millstream.runner")
 
-PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "stopped", "failed"]
+PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "paused", "stopped", "failed"]
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 10.0
 IDLE_WAIT_S = 0.5
 TELL_EVERY_S = 1.0
@@ -72,7 +74,7 @@ class _Part:
 
     @property
     def over(self) -> bool:
-        return self.status.state in ("stopped", "failed")
+        return self.status.state in ("paused", "stopped", "failed")
 
 
 class Runner:
@@ -204,6 +206,8 @@ class Runner:
             self._state(part, "stopped" if not part.over else part.status.state)
         except Stopped:
             self._state(part, "stopped")
+        except Paused as e:  # its positions stand: it goes on there when a person has resumed it
+            self._state(part, "paused", e)
         except MillstreamError as e:
             self._state(part, "failed", e)
         except Exception as e:  # a defect of ours or a driver's: the part stops, the others run on, nothing is committed

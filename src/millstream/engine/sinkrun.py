@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from millstream.engine.figures import Freshness
-from millstream.engine.reader import TopicReader
+from millstream.engine.gate import SinkJudge, StrictSink, paused, stopped_by
+from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import READ, Batch
 from millstream.events.types import RowSchema
@@ -40,11 +41,12 @@ class SinkRun:
         registry: Registry,
         linger_s: float,
         clock: Callable[[], float] = time.time,
+        judge: SinkJudge | None = None,
     ) -> None:
         self.plan, self.name = plan, f"sink.{plan.name}"
         self._schema, self._schema_id = schema, schema_id
         self._sink, self._topics, self._registry, self._clock = sink, topics, registry, clock
-        self._linger_s = linger_s
+        self._linger_s, self._judge = linger_s, judge or StrictSink()
         self.reads = (plan.topic,)
         self._gathered: list[Batch] = []
         self._flushed_at = 0.0
@@ -54,31 +56,40 @@ class SinkRun:
         self._freshness = Freshness()
 
     def open(self) -> None:
-        """Raise the fence, take the target over, resume where it says."""
+        """Raise the fence, take the target over, resume where it says. Raises Paused where the target refuses the rows' schema."""
         reached("sink.before_fence")
         fence = self._topics.open_producer(self.name).record.fence
         reached("sink.after_fence")
         self._sink.open(fence)
-        self._sink.accept(self._schema)
+        try:
+            self._sink.accept(self._schema)
+        except Refused as e:
+            raise stopped_by(self.plan.topic, e) from e
         self._resume()
         self.is_open = True
 
     def _resume(self) -> None:
         self._written = dict(self._sink.resume_after())
         self._gathered = []
-        offset = self._written.get(self.plan.topic, 0)
-        self._reader = TopicReader(self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset)
+        self._read_from(self._written.get(self.plan.topic, 0))
         self._topics.join(self.name, self.seen)
+
+    def _read_from(self, offset: int) -> None:
+        accepted = self._judge.accepted()
+        self._reader = TopicReader(self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset, accepted=accepted)
 
     def step(self) -> bool:
         """Gather what the topic has, and write it when it is enough, or `linger_s` after the write before: a change that comes alone
-        is written at once, and a stream of them in a few large commits. True if anything moved."""
+        is written at once, and a stream of them in a few large commits. True if anything moved.
+
+        Raises Paused where a version of the topic is not taken: all that lies before it is written (invariant 6)."""
         place = self.seen
         try:
             batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
-        except Refused:  # invariant 6: it stops before the change, with all that lies before it written
+        except NotAccepted as met:
             self.flush()
-            raise
+            self._pass(met)
+            return True
         if batches and self._topics.lost(self.name, place):
             raise Irrecoverable(
                 "the topic was compacted further than this sink had read: changes that it has not seen are gone, deletes among them",
@@ -92,6 +103,26 @@ class SinkRun:
             self.flush()
             return True
         return bool(batches)
+
+    def _pass(self, met: NotAccepted) -> None:
+        """Do what is ruled of a version. What is accepted is kept before the target is changed: one that has changed is never asked
+        for less, and a process that ends in between changes it at its next opening."""
+        verdict = self._judge.rule(self._schema, met)
+        self._judge.keep(met, verdict)
+        match verdict.kind:
+            case "ignore":
+                self._reader.accept(met.schema_id)
+            case "pause":
+                raise paused(met, verdict.reasons)
+            case "propagate":
+                reached("sink.after_verdict")
+                self._schema, self._schema_id = met.schema, met.schema_id
+                try:
+                    self._sink.accept(met.schema)
+                except Refused as e:
+                    raise stopped_by(f"{met.topic}@{met.offset}", e) from e
+                reached("sink.after_accept")
+                self._read_from(self._reader.offset)
 
     def flush(self) -> None:
         """Write what is gathered, with the position after it in the same commit."""

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from millstream.engine.sql import literal, quoted
 from millstream.errors import Irrecoverable, Refused
-from millstream.events.types import Field, Type
+from millstream.events.fills import fill_value
+from millstream.events.types import Constant, Field, Type
 
 GIVEN = "__ms_given"
 _KEY = "__ms_k"  # a table may have a column of any other name
@@ -57,6 +58,14 @@ def duckdb_type(type_: Type) -> str:
         case Type("record"):
             return f"STRUCT({', '.join(f'{quoted(f.name)} {duckdb_type(f.type)}' for f in type_.fields)})"
     return _DUCKDB.get(type_.kind, "VARCHAR")
+
+
+def _constant(field: Field, text: str) -> str:
+    """A fill as SQL."""
+    value = fill_value(field.type, text)
+    said = value.as_py()
+    written = "".join(f"\\x{b:02X}" for b in said) if isinstance(said, bytes) else value.cast(pa.string()).as_py()
+    return f"CAST({literal(written)} AS {duckdb_type(field.type)})"
 
 
 def _together(columns: Sequence[str]) -> str:
@@ -132,6 +141,19 @@ class Store:
         self._types[table], self._indexed[table] = types, set()
         if len(key) > 1:
             self.index(table, key)
+
+    def grow(self, table: str, fields: Sequence[Field]) -> None:
+        """The columns that the table has not yet: its rows have in them what the fills say. Part of the caller's transaction."""
+        for f in fields:
+            if f.name in self._types[table]:
+                continue
+            type_ = duckdb_type(f.type)
+            # By a default, not an update: see `_moves`. Which then goes: a row that comes later says itself what it has.
+            filled = f" DEFAULT {_constant(f, f.fill.text)}" if isinstance(f.fill, Constant) else ""
+            self._con.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(f.name)} {type_}{filled}")
+            if filled:
+                self._con.execute(f"ALTER TABLE {quoted(table)} ALTER COLUMN {quoted(f.name)} DROP DEFAULT")
+            self._types[table] = {**self._types[table], f.name: type_}
 
     def index(self, table: str, columns: Sequence[str]) -> None:
         """Make lookups by these columns fast. Later than the load: an index is built faster than it grows."""

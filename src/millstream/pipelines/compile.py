@@ -39,9 +39,12 @@ def compile_pipeline(
     return _Compile(definition, known, history or {}, published, broken=()).plan()
 
 
-def compile_all(project: Project, known: Mapping[str, Input], history: History | None = None) -> list[Plan]:
+def compile_all(
+    project: Project, known: Mapping[str, Input], history: History | None = None, accepted: Mapping[str, Mapping[str, Input]] | None = None
+) -> list[Plan]:
     """The plans of all pipelines, each after those it reads. `known` holds the source topics, and the pipelines' own as far as
     they are registered: a topic that is not yet, or whose schema changes, is read with schema id 0, which `apply` replaces.
+    `accepted`: of a pipeline, the topics that it reads in another version than `known` has.
 
     Raises InvalidProject with every mistake of every pipeline.
     """
@@ -57,7 +60,9 @@ def compile_all(project: Project, known: Mapping[str, Input], history: History |
     plans: list[Plan] = []
     broken = set(by_name) - set(order)
     for name in order:
-        compiling = _Compile(by_name[name], topics, history or {}, published[name], broken, [p.name for p in project.products])
+        compiling = _Compile(
+            by_name[name], reading(topics, accepted, name), history or {}, published[name], broken, [p.name for p in project.products]
+        )
         try:
             plan = compiling.plan()
         except InvalidProject as e:
@@ -80,6 +85,12 @@ def _misdescribed(project: Project, topics: Mapping[str, Input], history: Histor
                 versions = [topics[topic].schema, *history.get(topic, ())]
                 found += descriptions.mistakes(source.described[table], source.places, f"sources.{source.name}.tables[{i}]", versions)
     return found
+
+
+def reading(topics: Mapping[str, Input], accepted: Mapping[str, Mapping[str, Input]] | None, name: str) -> dict[str, Input]:
+    """The topics as the pipeline of this name reads them."""
+    own = (accepted or {}).get(name, {})
+    return {t: replace(own[t], askable=i.askable) if t in own else i for t, i in topics.items()}
 
 
 def of_sources(project: Project, known: Mapping[str, Input]) -> dict[str, Input]:

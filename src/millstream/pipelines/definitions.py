@@ -12,6 +12,9 @@ from millstream.pipelines.diagnostics import Diagnostic, Place
 from millstream.pipelines.yaml import Node, Section
 from millstream.schemas.rules import Mode, Rule
 
+Evolve = Literal["pinned", "follow"]
+"""What a consumer does where a schema that it reads changes: it stays with what it has accepted, or takes what is new."""
+
 Places = Mapping[str, Place]
 """Definition path ("pipelines.rated.steps[0].sql") → where it stands."""
 
@@ -155,6 +158,7 @@ class PipelineDefinition:
     compatibility: Mode | None = field(compare=False, default=None)
     domain: str = field(compare=False, default="")
     description: Description = field(repr=False, compare=False, default_factory=Description)
+    evolve: Evolve = field(compare=False, default="pinned")
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""
@@ -243,6 +247,7 @@ class ProductDefinition:
     compatibility: Mode | None = field(compare=False, default=None)
     domain: str = field(compare=False, default="")
     description: Description = field(repr=False, compare=False, default_factory=Description)
+    evolve: Evolve = field(compare=False, default="pinned")
 
     @property
     def path(self) -> str:

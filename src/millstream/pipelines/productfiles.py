@@ -41,10 +41,10 @@ class ProductReading(ProductSinks):
         name = self._name(section, "product", "products.?")
         path = f"products.{name or '?'}"
         self._enter(section, path)
-        known = ("product", "owner", "read", "compatibility", "root", "nest", "sink", "sinks", "examples", *DESCRIBES)
+        known = ("product", "owner", "read", "evolve", "compatibility", "root", "nest", "sink", "sinks", "examples", *DESCRIBES)
         self._keys(section, path, known)
         owner = self._text(section, "owner", path)
-        read = self._read_from(section, path)
+        read, evolve = self._read_from(section, path), self._evolve(section, path)
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         before = len(self._mistakes)
         root = self._document(section, name, path)
@@ -54,10 +54,10 @@ class ProductReading(ProductSinks):
             return None
         self._aliases(root, {})
         key = self._names(cast(Section, section.entries["root"]), "key", f"{path}.root") if "key" in _entries(section, "root") else None
-        built = {k: v for k, v in _data(section).items() if k not in ("examples", "compatibility", *DESCRIBES)}
+        built = {k: v for k, v in _data(section).items() if k not in ("examples", "evolve", "compatibility", *DESCRIBES)}
         text = yaml.safe_dump(built, sort_keys=False, allow_unicode=True, width=1000)
         examples, places = section.entries.get("examples"), self._part(path)
-        return ProductDefinition(name, owner, read, key, root, sinks, text, places, examples, mode, domain, description)
+        return ProductDefinition(name, owner, read, key, root, sinks, text, places, examples, mode, domain, description, evolve)
 
     # ---- the tree ---------------------------------------------------------------------------------------------------
     def _document(self, section: Section, name: str, path: str) -> Nest | None:

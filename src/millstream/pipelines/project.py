@@ -204,10 +204,10 @@ class _Load(ProductReading, SearchReading):
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        keys = ("pipeline", "owner", "read", "portable", "compatibility", "steps", "sinks", "examples", *_PART_DESCRIBES)
+        keys = ("pipeline", "owner", "read", "portable", "evolve", "compatibility", "steps", "sinks", "examples", *_PART_DESCRIBES)
         self._keys(section, path, keys)
         owner = self._text(section, "owner", path)
-        read, portable = self._read_from(section, path), self._portable(section, path)
+        read, portable, evolve = self._read_from(section, path), self._portable(section, path), self._evolve(section, path)
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         description = self._description(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
@@ -224,7 +224,7 @@ class _Load(ProductReading, SearchReading):
         if not name:
             return None
         examples, places = section.entries.get("examples"), self._part(path)
-        return PipelineDefinition(name, owner, steps, sinks, places, examples, read, portable, mode, domain, description)
+        return PipelineDefinition(name, owner, steps, sinks, places, examples, read, portable, mode, domain, description, evolve)
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from millstream.components import Component, find
 from millstream.errors import without_secrets
-from millstream.pipelines.definitions import Options
+from millstream.pipelines.definitions import Evolve, Options
 from millstream.pipelines.diagnostics import Diagnostic, Place
 from millstream.pipelines.sql.mistakes import nearest, suggestion
 from millstream.pipelines.yaml import Items, Node, Scalar, Section
@@ -146,6 +146,14 @@ class Reading:
     def _domain(self, section: Section, path: str) -> str:
         """What `domain:` says; "", where it says nothing."""
         return self._name(section, "domain", path) if "domain" in section.entries else ""
+
+    def _evolve(self, section: Section, path: str) -> Evolve:
+        """What `evolve:` says; pinned, where it says nothing."""
+        evolve = self._text(section, "evolve", path, required=False)
+        if evolve not in ("", "pinned", "follow"):
+            cure = "write evolve: pinned (stay with the schema that was accepted) or evolve: follow (take new columns and wider types)"
+            self._note(place_of(section, "evolve"), f"{path}.evolve", "bad_value", f"evolve cannot be {evolve}", cure)
+        return "follow" if evolve == "follow" else "pinned"
 
     def _portable(self, section: Section, path: str) -> bool:
         """What `portable:` says; true, where it says nothing."""

@@ -1,0 +1,225 @@
+"""The judges of the running mesh: they compile the definition over the new version, ask the rules, and keep what was ruled.
+
+The catalogue's row of a pipeline says which plan is in force: what it accepts changes there first, in one step, and the pipeline's state
+follows. A process that ends in between finds at its next start a state of an earlier plan, and carries it over then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from millstream.catalogue.store import AppliedPipeline, Catalogue
+from millstream.catalogue.verdicts import Kept, Ruled
+from millstream.engine.gate import Ruling
+from millstream.engine.publisher import outputs_of
+from millstream.engine.reader import NotAccepted
+from millstream.errors import Refused
+from millstream.events import envelope
+from millstream.events.types import RowSchema
+from millstream.pipelines import reads
+from millstream.pipelines.compile import compile_pipeline
+from millstream.pipelines.definitions import Evolve, PipelineDefinition, ProductDefinition, Project
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.explain import explain
+from millstream.pipelines.generations import compile_product
+from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.policy import Policy
+from millstream.pipelines.rollout import generation_of
+from millstream.pipelines.verdicts import Compiles, Rule, Verdict, judge, of_sink, together, uses
+from millstream.schemas.registry import Registry
+from millstream.schemas.rules import Violation
+from millstream.topics.contract import Topics
+
+Definition = PipelineDefinition | ProductDefinition
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The schema versions of topics, as the registry has them now."""
+
+    topics: Topics
+    registry: Registry
+
+    def of(self, topic: str) -> dict[int, RowSchema]:
+        """By id, oldest first."""
+        there = self.topics.topic(topic)
+        key = there.key if there is not None else ()
+        return {v.id: envelope.row_schema(v.text, key) for v in self.registry.versions(f"{topic}-value")}
+
+    def order(self, topic: str) -> dict[int, int]:
+        """Id → version."""
+        return {v.id: v.version for v in self.registry.versions(f"{topic}-value")}
+
+
+def definition_of(project: Project, catalogue: Catalogue, pipeline: str) -> Definition:
+    """What a pipeline, or a generation of a product, was made from. Raises StopIteration or KeyError where it is none of the project's."""
+    of = generation_of(pipeline)
+    if of is None:
+        return next(p for p in project.pipelines if p.name == pipeline)
+    name, generation = of
+    text = catalogue.products()[name].generations[generation]
+    mine = next((p for p in project.products if p.name == name and p.text == text), None)
+    return mine or project.reread(text, f"generation {generation} of product {name}")
+
+
+def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], versions: Versions, products: Collection[str]) -> Compiles:
+    """Compiles the definition that `plan` was made from. `others` are the topics that only its sinks read."""
+
+    def compiles(inputs: Mapping[str, Input]) -> Plan:
+        history = {o.topic: list(versions.of(o.topic).values()) for o in plan.outputs}
+        known = {**others, **inputs}
+        if isinstance(definition, ProductDefinition):
+            of = generation_of(plan.pipeline)
+            assert of is not None
+            return compile_product(definition, of[1], known, history, products)
+        return compile_pipeline(definition, known, history, {o.node for o in plan.outputs})
+
+    return compiles
+
+
+class PipelineJudge:
+    """Judges for one pipeline. `compiles` is its definition, `evolve` what that says."""
+
+    def __init__(
+        self, pipeline: str, compiles: Compiles, evolve: Evolve, catalogue: Catalogue, versions: Versions, rules: Sequence[Rule] = ()
+    ) -> None:
+        self._consumer = f"pipeline.{pipeline}"
+        self._compiles, self._evolve, self._catalogue, self._versions, self._rules = compiles, evolve, catalogue, versions, rules
+
+    def accepted(self, topic: str) -> Collection[int]:
+        return self._catalogue.verdicts.passed(self._consumer, topic)
+
+    def rule(self, plan: Plan, met: NotAccepted) -> Ruling:
+        inputs = {i.topic: i for i in plan.inputs}
+        given = inputs[met.topic]
+        mine = [u for u in uses(plan, self._compiles) if u.topic == met.topic]
+        verdict = together(judge(u, given.schema, met.schema, self._evolve, self._rules) for u in mine)
+        if verdict.kind != "propagate":
+            return Ruling(verdict)
+        try:
+            following = self._compiles({**inputs, met.topic: replace(given, schema=met.schema, schema_id=met.schema_id)})
+        except InvalidProject as e:
+            return Ruling(Verdict("pause", tuple(_mistake(d, met.topic, plan.pipeline) for d in e.diagnostics)))
+        if moved := [topic for topic, schema in outputs_of(following).items() if _key(schema) != _key(outputs_of(plan)[topic])]:
+            why = f"the key of {moved[0]} would change, which is pinned for the life of a topic"
+            cure = "give the step another name, which makes a new topic, then `millstream apply`"
+            return Ruling(Verdict("pause", (Violation("the key changes", moved[0], why, cure),)))
+        return Ruling(verdict, following)
+
+    def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
+        if ruling.plan is not None:
+            self._put_in_force(plan, met, ruling.plan)
+        kind: Ruled = ruling.verdict.kind
+        kept = Kept(self._consumer, met.topic, met.schema_id, met.version, kind, ruling.verdict.reasons, how)
+        self._catalogue.verdicts.note(kept)
+
+    def _put_in_force(self, plan: Plan, met: NotAccepted, following: Plan) -> None:
+        applied = self._catalogue.pipelines().get(plan.pipeline)
+        now = reads.fingerprint(following)
+        if applied is not None and applied.fingerprint == now and applied.inputs.get(met.topic) == met.schema_id:
+            return
+        outputs = {
+            topic: self._versions.registry.register(f"{topic}-value", envelope.value_schema(topic, schema)).id
+            for topic, schema in outputs_of(following).items()
+        }
+        if applied is None or applied.fingerprint != reads.fingerprint(plan) or not self._moved(applied, now, following, met, outputs):
+            raise Refused(
+                "another plan of this pipeline was applied while it ran",
+                code="applied_anew",
+                where=f"pipeline.{plan.pipeline}",
+                cure=f"`millstream resume {plan.pipeline}`, or start `millstream run` again",
+            )
+
+    def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, met: NotAccepted, outputs: Mapping[str, int]) -> bool:
+        inputs = {**was.inputs, met.topic: met.schema_id}
+        now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs)
+        return self._catalogue.move_pipeline(was, now)
+
+    def plan_at(self, plan: Plan, accepted: Mapping[str, int]) -> Plan | None:
+        inputs = {}
+        for given in plan.inputs:
+            schema = self._versions.of(given.topic).get(accepted.get(given.topic, 0))
+            if schema is None:
+                return None
+            inputs[given.topic] = replace(given, schema=schema, schema_id=accepted[given.topic])
+        try:
+            return self._compiles(inputs)
+        except InvalidProject:
+            return None
+
+
+class SinkJudge:
+    """Judges for one sink. `follows`: the topic is its own pipeline's, which changes only as that wants it, or that follows."""
+
+    def __init__(self, pipeline: Plan, sink: SinkPlan, follows: bool, catalogue: Catalogue, rules: Sequence[Rule] = ()) -> None:
+        self._pipeline, self._sink, self._catalogue, self._rules = pipeline, sink, catalogue, rules
+        self._evolve: Evolve = "follow" if follows else "pinned"
+        self._consumer = f"sink.{sink.name}"
+
+    def accepted(self) -> Collection[int]:
+        return self._catalogue.verdicts.passed(self._consumer, self._sink.topic)
+
+    def rule(self, schema: RowSchema, met: NotAccepted) -> Verdict:
+        use = of_sink(self._pipeline.pipeline, self._pipeline.owner, self._sink.name, met.topic, schema.key)
+        return judge(use, schema, met.schema, self._evolve, self._rules)
+
+    def keep(self, met: NotAccepted, verdict: Verdict) -> None:
+        if verdict.kind == "propagate":
+            self._catalogue.verdicts.accept(self._sink.name, met.topic, met.schema_id)
+        self._catalogue.verdicts.note(Kept(self._consumer, met.topic, met.schema_id, met.version, verdict.kind, verdict.reasons))
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges of a project's pipelines and sinks."""
+
+    project: Project
+    catalogue: Catalogue
+    versions: Versions
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The project's own, and its modes."""
+        return (Policy(self.project, lambda topic: list(self.versions.of(topic).values())),)
+
+    def of_pipeline(self, plan: Plan) -> PipelineJudge:
+        definition = definition_of(self.project, self.catalogue, plan.pipeline)
+        others = {s.topic: self._input(plan, s) for s in plan.sinks if s.topic not in outputs_of(plan)}
+        compiles = compiling(definition, plan, others, self.versions, [p.name for p in self.project.products])
+        return PipelineJudge(plan.pipeline, compiles, definition.evolve, self.catalogue, self.versions, self.rules)
+
+    def of_sink(self, plan: Plan, sink: SinkPlan) -> SinkJudge:
+        evolve = definition_of(self.project, self.catalogue, plan.pipeline).evolve
+        own = sink.topic in outputs_of(plan)
+        return SinkJudge(plan, sink, own or evolve == "follow", self.catalogue, self.rules)
+
+    def version(self, plan: Plan, sink: SinkPlan) -> tuple[RowSchema, int]:
+        """What a sink reads its topic in, and its id: what it has said itself, or what was applied since. From now on it has said so."""
+        applied = self.catalogue.pipelines()[plan.pipeline]
+        topic, own = self.catalogue.verdicts.accepted().get(sink.name, ("", 0))
+        given = {**applied.inputs, **applied.outputs}[sink.topic]
+        order = self.versions.order(sink.topic)
+        applied_since = sink.topic in applied.inputs and order[given] > order.get(own, 0)
+        reads_in = given if topic != sink.topic or applied_since else own
+        if (topic, own) != (sink.topic, reads_in):
+            self.catalogue.verdicts.accept(sink.name, sink.topic, reads_in)
+        return self.versions.of(sink.topic)[reads_in], reads_in
+
+    def _input(self, plan: Plan, sink: SinkPlan) -> Input:
+        schema, schema_id = self.version(plan, sink)
+        there = self.versions.topics.topic(sink.topic)
+        assert there is not None
+        return Input(sink.topic, schema, schema_id, there.grade)
+
+
+def _key(schema: RowSchema) -> list[tuple[str, str]]:
+    return [(f.name, str(f.type)) for f in schema.key_fields]
+
+
+def _mistake(found: Diagnostic, topic: str, pipeline: str) -> Violation:
+    """A mistake that the definition has over the new version."""
+    what = f"{found.message} [{found.code}]"
+    cure = f"{found.cure}, then `millstream resume {pipeline}`" if found.cure else f"edit {found.path}, then `millstream resume {pipeline}`"
+    return Violation(what, f"{found.file}:{found.line}", f"{found.path} does not hold over the new {topic}", cure)

@@ -1,0 +1,125 @@
+"""A schema that changes under pipelines of one running process: who is not concerned goes on, who follows takes it, who cannot is paused,
+and goes on after its owner's edit without an event lost or repeated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from millstream.events.types import Constant, Field, RowSchema, Type
+from millstream.testing.scripted_source import Change
+
+TABLE = "public.orders"
+ORDERS = RowSchema((Field("id", Type("int64"), 1), Field("amount", Type("int32"), 2), Field("note", Type("text"), 3)), ("id",))
+SHADE = Field("shade", Type("text"), 4, fill=Constant("grey"))
+NAMED = """\
+pipeline: named
+owner: team-named
+steps:
+  - name: noted
+    sql: SELECT id, note FROM shop.public.orders
+sinks:
+  - {from: noted, jsonl: {file: named.jsonl}}
+"""
+APART = """\
+pipeline: apart
+owner: team-apart
+steps:
+  - name: sums
+    sql: SELECT id, amount FROM shop.public.orders
+sinks:
+  - {from: sums, jsonl: {file: apart.jsonl}}
+"""
+FOLLOWS = """\
+pipeline: follows
+owner: team-follows
+evolve: follow
+steps:
+  - name: every
+    sql: SELECT * FROM shop.public.orders WHERE amount >= 0
+sinks:
+  - {from: every, jsonl: {file: follows.jsonl}}
+"""
+
+
+@pytest.fixture
+def mesh(shop):
+    """The shop with three pipelines over its one table, all caught up."""
+    (shop.folder / "pipelines/large.yaml").unlink()
+    for name, text in (("named", NAMED), ("apart", APART), ("follows", FOLLOWS)):
+        shop.write(f"pipelines/{name}.yaml", text)
+    assert shop("apply").code == 0
+    assert shop("run", "--until-caught-up").code == 0
+    return shop
+
+
+def now(schema: RowSchema, shop) -> RowSchema:
+    shop.database.tables[TABLE] = schema
+    return schema
+
+
+def add(shop, number: int, **values: object) -> None:
+    shop.database.commit(Change(TABLE, None, {"id": number, **values}))
+
+
+def events(shop, file: str) -> list[dict]:
+    """What was written after the initial load's own reads."""
+    lines = [json.loads(line) for line in (shop.folder / file).read_text().splitlines()]
+    return [line["after"] for line in lines if line["op"] != "r"]
+
+
+def states(shop) -> dict[str, dict]:
+    return {p["part"]: p for p in shop("--json", "status").json["parts"]}
+
+
+def test_an_added_column_is_passed_over_by_who_is_pinned_and_taken_by_who_follows(mesh) -> None:
+    now(RowSchema((*ORDERS.fields, SHADE), ORDERS.key), mesh)
+    add(mesh, 4, amount=40, note="d", shade="red")
+    assert mesh("run", "--until-caught-up").code == 0
+    assert events(mesh, "named.jsonl")[-1] == {"id": 4, "note": "d"}
+    assert events(mesh, "apart.jsonl")[-1] == {"id": 4, "amount": 40}
+    assert events(mesh, "follows.jsonl")[-1] == {"id": 4, "amount": 40, "note": "d", "shade": "red"}
+    versions = mesh("--json", "schemas", "show", "follows.every-value").json
+    assert versions["version"] == 2
+    with mesh.catalogue() as catalogue:
+        ruled = {(k.consumer, k.verdict) for k in catalogue.verdicts.on("shop.public.orders")}
+        assert ruled == {("pipeline.named", "ignore"), ("pipeline.apart", "ignore"), ("pipeline.follows", "propagate")}
+    # what was ruled holds at the next start, and nothing is left to apply for who follows
+    add(mesh, 5, amount=50, note="e", shade="blue")
+    assert mesh("run", "--until-caught-up").code == 0
+    assert [e["id"] for e in events(mesh, "follows.jsonl")] == [1, 2, 3, 4, 5]
+    assert [e["id"] for e in events(mesh, "named.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_dropped_column_pauses_who_names_it_and_nobody_else(mesh) -> None:
+    now(RowSchema(tuple(f for f in ORDERS.fields if f.name != "note"), ORDERS.key), mesh)
+    add(mesh, 4, amount=40)
+    run = mesh("run", "--until-caught-up")
+    assert run.code == 4
+    assert events(mesh, "apart.jsonl")[-1] == {"id": 4, "amount": 40}
+    assert events(mesh, "follows.jsonl")[-1] == {"id": 4, "amount": 40}
+    assert [e["id"] for e in events(mesh, "named.jsonl")] == [1, 2, 3]
+    told = states(mesh)
+    assert told["pipeline.named"]["state"] == "paused"
+    assert "step noted uses it" in told["pipeline.named"]["reason"] and "shop.public.orders.note" in told["pipeline.named"]["reason"]
+    assert "millstream resume named" in told["pipeline.named"]["cure"]
+    assert {p["state"] for name, p in told.items() if name != "pipeline.named"} <= {"stopped", "caught_up"}
+
+
+def test_several_changes_that_wait_are_ruled_one_by_one(mesh) -> None:
+    renamed = tuple(replace(f, name="remark") if f.name == "note" else f for f in ORDERS.fields)
+    now(RowSchema((*renamed, SHADE), ORDERS.key), mesh)
+    add(mesh, 4, amount=40, remark="d", shade="red")
+    assert mesh("run", "--until-caught-up").code == 0
+    now(RowSchema(renamed, ORDERS.key), mesh)
+    add(mesh, 5, amount=50, remark="e")
+    now(RowSchema(tuple(replace(f, type=Type("int64")) if f.name == "amount" else f for f in renamed), ORDERS.key), mesh)
+    add(mesh, 6, amount=1 << 40, remark="f")
+    run = mesh("run", "--until-caught-up")
+    assert run.code == 4
+    assert [e["note"] for e in events(mesh, "named.jsonl")][3:] == ["d", "e", "f"]  # by id, under its own name
+    assert events(mesh, "follows.jsonl")[-1] == {"id": 6, "amount": 1 << 40, "remark": "f"}
+    assert states(mesh)["pipeline.apart"]["state"] == "paused"
+    assert "int32 is now int64" in states(mesh)["pipeline.apart"]["reason"]
