@@ -237,3 +237,26 @@ def test_searches_see_the_whole_old_or_the_whole_new_while_rows_change(studio) -
     assert watcher.seen == [(COUNT, ("first",)), (COUNT - 100, ("second",)), (COUNT, ("first",))]
     documents = {h.document["id"]: (h.document["amount"], h.document["buyer"]) for h in search(studio.home, "order", "*", 10_000).hits}
     assert documents == {r["id"]: (r["amount"], f"buyer {r['buyer']}") for r in rows.values()}
+
+
+def test_a_product_that_only_says_more_of_itself_is_built_no_second_time(studio) -> None:
+    assert studio("apply").code == studio("run", "--until-caught-up").code == 0
+    said = "doc: one order\ntags: [core]\ndomain: sales\nfields: {buyer: {doc: who pays, tags: [pii]}}\n"
+    studio.write("products/order.yaml", PRODUCT + said)
+    assert [(s["kind"], s["subject"]) for s in studio("plan", "--json").json["steps"]] == [("describe_topic", "order@1.order")]
+    assert studio("apply").code == 0
+    ran = studio("run", "--until-caught-up")
+    assert ran.code == 0, ran.out + ran.err
+    shown = studio("topics", "show", "order@1.order", "--json").json
+    assert (shown["doc"], shown["domain"], [c["tags"] for c in shown["columns"] if c["name"] == "buyer"]) == (
+        "one order",
+        "sales",
+        [["pii"]],
+    )
+    assert studio("--json", "products", "show", "order").json["live"] == 1
+    studio.write("products/order.yaml", (PRODUCT + said).replace("first", "second"))
+    assert studio("apply").code == studio("run", "--until-caught-up").code == 0
+    assert studio("topics", "show", "order@2.order", "--json").json["columns"][2]["tags"] == ["pii"]
+    assert studio("plan", "--json").json["steps"] == []
+    studio.write("products/order.yaml", (PRODUCT + said).replace("first", "second").replace("buyer: {doc", "byuer: {doc"))
+    assert "did you mean buyer?" in studio("validate").err + studio("plan").err
