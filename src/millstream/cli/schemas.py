@@ -9,6 +9,7 @@ from cyclopts import App
 
 from millstream.cli import columns
 from millstream.cli.exits import OK
+from millstream.cli.schemacheck import check_file
 from millstream.cli.schemadiff import diff
 from millstream.cli.schemahistory import history
 from millstream.cli.session import Here
@@ -22,6 +23,7 @@ from millstream.schemas.registry import SchemaVersion
 app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show TOPIC`, `schemas history TOPIC`.")
 app.command(diff)
 app.command(history)
+app.command(check_file, name="check")
 
 
 @app.command(name="list")

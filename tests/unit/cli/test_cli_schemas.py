@@ -1,6 +1,8 @@
-"""`schemas diff`: what turns one version of a topic's schema into another, for people and for programs."""
+"""`schemas diff` and `schemas check`: what turns one version into another, and what stands against a next one."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
@@ -8,7 +10,7 @@ from millstream.events.envelope import value_schema
 from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 
-from .conftest import ORDERS
+from .conftest import ORDERS, SOURCE
 
 TOPIC = "shop.public.orders"
 SECOND = RowSchema((*ORDERS.fields, Field("kind", Type("text"), 4, fill=Constant("plain"))), ("id",))
@@ -61,5 +63,85 @@ def test_any_two_versions_may_be_compared(applied) -> None:
 )
 def test_what_is_not_there_is_refused_with_a_way_out(applied, arguments: tuple[str, ...], says: str) -> None:
     answer = applied("schemas", "diff", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err
+
+
+# ---- check
+
+LONGER = [{"name": "id", "type": "long"}, {"name": "amount", "type": ["null", "long"]}, {"name": "note", "type": ["null", "string"]}]
+RULE = """from millstream.schemas.rules import rule, Violation
+
+@rule(scope="source:shop")
+def no_widening(change):
+    for o in change.operations:
+        if o.kind == "widen":
+            yield Violation(str(o), f"{change.topic}.{o.column}", "ledgers count in 32 bits", "split the amount")
+"""
+
+
+def file(shop, columns: list[dict]) -> str:
+    path = shop.folder / "orders.avsc"
+    path.write_text(json.dumps({"type": "record", "name": "Orders", "fields": columns}))
+    return str(path)
+
+
+def test_a_schema_that_nothing_stands_against(shop) -> None:
+    assert shop("apply").code == 0
+    answer = shop("schemas", "check", TOPIC, file(shop, [*LONGER, {"name": "kind", "type": ["null", "string"]}]), "--mode", "BACKWARD")
+    assert answer.code == 0, answer.out + answer.err
+    assert "nothing stands against it" in answer.out and "added kind (text)" in answer.out
+    assert [v["version"] for v in shop("schemas", "list", "--json").json if v["subject"] == f"{TOPIC}-value"] == [
+        1
+    ]  # nothing is registered
+
+
+def test_a_mode_of_the_files_and_a_rule_each_say_what_where_why_and_the_cure(shop) -> None:
+    shop.write("rules/own.py", RULE)
+    shop.write("sources/shop.yaml", SOURCE + "compatibility: FULL\n")
+    assert shop("apply").code == 0
+    answer = shop("schemas", "check", TOPIC, file(shop, LONGER), "--json")
+    assert answer.code == 1
+    mode, own = answer.json["violations"]
+    assert (mode["what"], mode["where"]) == ("not FULL: the writer's long is none of the union of null, int", f"{TOPIC}.amount")
+    assert mode["why"] == "the new schema cannot be read by version 1" and mode["cure"]
+    assert own == {
+        "what": "widened amount (int32 is now int64)", "where": f"{TOPIC}.amount", "why": "ledgers count in 32 bits",
+        "cure": "split the amount", "rule": "no_widening",
+    }  # fmt: skip
+    said = shop("schemas", "check", TOPIC, file(shop, LONGER)).out
+    assert "cure: split the amount" in said and "2 violations" in said
+    assert shop("schemas", "check", TOPIC, file(shop, LONGER), "--mode", "NONE", "--json").json["violations"] == [own]
+
+
+def test_a_subject_that_is_no_topics_is_held_to_avro_alone(shop) -> None:
+    assert shop("apply").code == 0
+    subject = f"{TOPIC}-key"
+    key = shop("schemas", "show", subject, "--json").json["schema"]
+    path = shop.folder / "key.avsc"
+    path.write_text(json.dumps(key))
+    assert shop("schemas", "check", subject, str(path)).code == 0
+    key["fields"].append({"name": "year", "type": "int"})
+    path.write_text(json.dumps(key))
+    answer = shop("schemas", "check", subject, str(path), "--json")
+    assert (answer.code, answer.json["mode"], len(answer.json["violations"])) == (1, "BACKWARD", 1)
+    assert answer.json["violations"][0]["where"] == f"{subject}.year"
+    assert shop("schemas", "check", subject, str(path), "--mode", "FORWARD").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("shop.public.order", "orders.avsc"), "did you mean shop.public.orders?"),
+        ((TOPIC, "nowhere.avsc"), "the file cannot be read"),
+        ((TOPIC, "mesh.yaml"), "not the schema of rows"),
+        ((TOPIC, "orders.avsc", "--mode", "backward"), "there is no mode backward"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(shop, monkeypatch, arguments: tuple[str, ...], says: str) -> None:
+    assert shop("apply").code == 0
+    file(shop, LONGER)
+    monkeypatch.chdir(shop.folder)
+    answer = shop("schemas", "check", *arguments)
     assert (answer.code, answer.out) == (2, "")
     assert says in answer.err
