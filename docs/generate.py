@@ -41,7 +41,7 @@ from millstream.queries.values import FAMILIES
 from millstream.schemas.kinds import REGISTRY
 from millstream.schemas.rest.endpoints import ROUTES
 from millstream.schemas.rest.faults import CODES, status
-from millstream.schemas.rest.server import ANSWERED_WITHIN_S, AT_ONCE, BODY_BYTES_MAX, BODY_WITHIN_S, CONTENT_TYPE
+from millstream.schemas.rest.server import ANSWERED_WITHIN_S, AT_ONCE, BODY_BYTES_MAX, BODY_WITHIN_S, CONTENT_TYPE, HEAD_WITHIN_S
 from millstream.schemas.rest.settings import LEVELS, MODES
 from millstream.schemas.rules import TABLE as VERDICTS
 from millstream.sinks.kinds import KINDS as SINKS
@@ -124,7 +124,8 @@ A refusal is `{{"error_code": …, "message": …}}`.
 | | |
 | --- | --- |
 | a request's body | {BODY_BYTES_MAX >> 20} MiB |
-| a body has come within | {BODY_WITHIN_S:.0f} s |
+| a request's head has come within | {HEAD_WITHIN_S:.0f} s |
+| its body has come within | {BODY_WITHIN_S:.0f} s |
 | a request is answered within | {ANSWERED_WITHIN_S:.0f} s |
 | connections at once | {AT_ONCE} |
 """

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from millstream.schemas.avrocompat import check
 from millstream.schemas.rest.endpoints import Api
 from millstream.schemas.rest.server import app, served
@@ -18,12 +20,18 @@ OWNED = "shop.public.orders-value"
 
 @contextmanager
 def our_registry(folder: Path, token: str | None = None) -> Iterator[tuple[str, SqlRegistry]]:
-    """Its address, and the registry that pipelines use beside it."""
+    """Its address, and the registry that pipelines use beside it; in a file in that folder."""
     engine = sqlite_engine(folder / "mesh.db")
-    registry = SqlRegistry(engine)
-    api = Api(Subjects(registry.database, check, lambda subject: subject == OWNED), Settings(registry.database))
     try:
-        with served(app(api, token), "127.0.0.1:0") as address:
-            yield address, registry
+        with served_over(engine, token) as served_now:
+            yield served_now
     finally:
         engine.dispose()
+
+
+@contextmanager
+def served_over(engine: sa.Engine, token: str | None = None) -> Iterator[tuple[str, SqlRegistry]]:
+    registry = SqlRegistry(engine)
+    api = Api(Subjects(registry.database, check, lambda subject: subject == OWNED), Settings(registry.database))
+    with served(app(api, token), "127.0.0.1:0") as address:
+        yield address, registry

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from registry_served import OWNED, our_registry
 
 from millstream.errors import Refused, Retryable
+from millstream.schemas.rest import server
 from millstream.schemas.rest.server import BODY_BYTES_MAX, app, served
 from millstream.schemas.sql import SqlRegistry
 
@@ -341,6 +343,44 @@ def test_a_request_that_is_too_large(rest: Rest) -> None:
 def test_a_schema_that_is_nested_beyond_reason(rest: Rest) -> None:
     deep = '{"type":"array","items":' * 20_000 + '"int"' + "}" * 20_000
     assert rest.code("POST", "/subjects/s/versions", {"schema": deep}) == 42201
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /subjects HTTP/1.1\r\nhost:", b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /"])
+def test_who_says_half_a_request_is_not_waited_for(rest: Rest, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.2)
+    host, port = rest.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(said)
+        heard = b""
+        while piece := slow.recv(1000):  # until it is closed
+            heard += piece
+    assert heard.startswith(b"HTTP/1.1 200") if b"\r\n\r\n" in said else heard == b""
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "BODY_WITHIN_S", 0.2)
+    monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.2)
+    host, port = rest.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(b"POST /subjects/s HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        heard = b""
+        while piece := slow.recv(1000):
+            heard += piece
+    assert heard.startswith(b"HTTP/1.1 500")
+    assert b'"error_code": 50002' in heard
+
+
+def test_a_head_without_end_is_cut_off(rest: Rest) -> None:
+    host, port = rest.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as endless:
+        heard = b""
+        endless.sendall(b"GET / HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            for _ in range(200):
+                endless.sendall(b"x-much: " + b"x" * 10_000 + b"\r\n")
+        with suppress(ConnectionError):
+            heard = endless.recv(1000)
+    assert heard == b"" or heard.startswith(b"HTTP/1.1 400")
 
 
 class Failing:

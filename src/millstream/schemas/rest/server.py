@@ -25,6 +25,7 @@ log = logging.getLogger("millstream.registry")
 
 CONTENT_TYPE = b"application/vnd.schemaregistry.v1+json"
 BODY_BYTES_MAX = 4 << 20
+HEAD_WITHIN_S = 10.0
 BODY_WITHIN_S = 30.0
 ANSWERED_WITHIN_S = 30.0
 AT_ONCE = 64
@@ -112,6 +113,8 @@ def served(application: App, listen: str) -> Iterator[str]:
     """
     import uvicorn
 
+    from millstream.schemas.rest.connections import Connection
+
     bound = _bound(listen)
     config = uvicorn.Config(
         application,
@@ -120,7 +123,7 @@ def served(application: App, listen: str) -> Iterator[str]:
         server_header=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=Connection,
         loop="asyncio",
         limit_concurrency=AT_ONCE,
         timeout_keep_alive=_IDLE_S,
