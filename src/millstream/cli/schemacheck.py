@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from millstream.cli import columns
 from millstream.cli.exits import FAILED, OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import counted
@@ -85,18 +86,17 @@ def _text(file: Path) -> str:
 
 def _of_topic(mesh: Mesh, there: Subject, new: RowSchema, mode: Mode) -> Iterator[Violation]:
     """What stands against it whoever reads the topic."""
-    policy = Policy(mesh.project)
-    writer = policy.part_of_mesh(there.topic)
+    said = columns.said(mesh.project, there.topic)
     yield from judge_change(
         Change(
             consumer="",
-            owner=writer.owner if writer else "",
+            owner=said.owner,
             topic=there.topic,
-            source=writer.name if writer else "",
+            source=there.topic.partition(".")[0].partition("@")[0],
             old=there.history[-1],
             new=new,
             columns_used=frozenset(),
-            topic_domain=writer.domain if writer else "",
+            topic_domain=said.domain,
             earlier=there.history,
         ),
         mesh.project.rules,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from typing import Protocol
 
 from millstream.events.types import RowSchema
-from millstream.pipelines.definitions import PipelineDefinition, ProductDefinition, Project, SourceDefinition
+from millstream.pipelines.definitions import Description, PipelineDefinition, ProductDefinition, Project, SourceDefinition
+from millstream.pipelines.descriptions import of_topic, of_topics
 from millstream.schemas.rules import Change, Mode, Violation, judge_change
 
 
@@ -50,7 +52,7 @@ class Policy:
         return judge_change(self.change(reader, old, new), self.project.rules, self.mode(reader.pipeline, reader.topic))
 
     def change(self, reader: Reader, old: RowSchema, new: RowSchema) -> Change:
-        consumer, writer = self.part_of_mesh(reader.pipeline), self.part_of_mesh(reader.topic)
+        consumer = self.part_of_mesh(reader.pipeline)
         return Change(
             consumer=f"{reader.pipeline.partition('@')[0]}.{reader.part}",
             owner=reader.owner,
@@ -59,10 +61,15 @@ class Policy:
             old=old,
             new=new,
             columns_used=frozenset(old.names) if reader.star else reader.columns_used,
+            star=reader.star,
             domain=consumer.domain if consumer else "",
-            topic_domain=writer.domain if writer else "",
+            topic_domain=of_topic(reader.topic, self._topics).domain,
             earlier=tuple(takewhile(lambda schema: schema != new, self.versions(reader.topic))),
         )
+
+    @cached_property
+    def _topics(self) -> Mapping[str, Description]:
+        return of_topics(self.project)
 
     def mode(self, pipeline: str, topic: str) -> Mode:
         """What the consumer's definition says, else that of who writes the topic, else mesh.yaml."""

@@ -142,7 +142,8 @@ class Change:
 
     `consumer` is "pipeline.step", or "pipeline.sink …" of a sink; `source` is the source, pipeline or product that writes `topic`.
     `domain` is the consumer's and `topic_domain` the topic's, "" where the files name none. `columns_used` are those of `old` that
-    the consumer uses. `earlier`: every version before `new`, oldest first; none given, it is `old` alone.
+    the consumer uses; `star`: it reads columns that it does not name, so a new one too. `earlier`: every version before `new`,
+    oldest first; none given, it is `old` alone.
     """
 
     consumer: str
@@ -152,6 +153,7 @@ class Change:
     old: RowSchema
     new: RowSchema
     columns_used: frozenset[str]
+    star: bool = False
     domain: str = ""
     topic_domain: str = ""
     earlier: tuple[RowSchema, ...] = ()

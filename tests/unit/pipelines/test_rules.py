@@ -24,7 +24,15 @@ from .conftest import SINKS, SOURCES
 MOVIE = RowSchema((Field("id", Type("int64"), 1), Field("title", Type("text"), 2), Field("year", Type("int32"), 3)), ("id",))
 WITHOUT_YEAR = RowSchema(MOVIE.fields[:2], ("id",))
 CHANGE = Change(
-    "rated.recent", "team", "studio.public.movie", "studio", MOVIE, WITHOUT_YEAR, frozenset({"id", "title"}), "films", "studios"
+    "rated.recent",
+    "team",
+    "studio.public.movie",
+    "studio",
+    MOVIE,
+    WITHOUT_YEAR,
+    frozenset({"id", "title"}),
+    domain="films",
+    topic_domain="studios",
 )
 NO_DROPS = """from millstream.schemas.rules import Change, Violation, rule
 
@@ -265,17 +273,19 @@ def test_the_nearest_mode_holds(project, mesh: str, source: str, pipeline: str, 
     def says(mode: str) -> str:
         return f"compatibility: {mode}\n" if mode else ""
 
+    table = "[{public.movie: {domain: features}}]" if mesh else "[public.movie]"
     root = project(
         {
             "mesh.yaml": "mesh: demo\n" + says(mesh),
-            "sources/a.yaml": SOURCE + says(source) + "domain: studios\n",
+            "sources/a.yaml": SOURCE.replace("[public.movie]", table) + says(source) + "domain: studios\n",
             "pipelines/b.yaml": PIPELINE + says(pipeline) + "domain: films\n",
         }
     )
     policy = Policy(load(root, {}, SOURCES, SINKS))
     assert policy.mode("rated", "studio.public.movie") == mode
     change = policy.change(Reading(), MOVIE, WITHOUT_YEAR)
-    assert (change.consumer, change.source, change.domain, change.topic_domain) == ("rated.recent", "studio", "films", "studios")
+    domain = "features" if mesh else "studios"  # a topic's own, or its source's
+    assert (change.consumer, change.source, change.domain, change.topic_domain) == ("rated.recent", "studio", "films", domain)
     assert change.columns_used == {"id"}
     assert policy.change(Reading(star=True), MOVIE, WITHOUT_YEAR).columns_used == {"id", "title", "year"}
 
@@ -291,14 +301,15 @@ def test_a_rule_of_the_project_stops_its_step_and_no_other(project) -> None:
 def test_the_rule_of_the_guide_stops_one_pipeline_and_nobody_else(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[3] / "docs/how-to/write-a-rule.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
-    assert len(text.partition("def ")[2].splitlines()) <= 11
+    assert len(text.partition("@rule")[2].splitlines()) == 11
     rules, mistakes = load_rules(files(tmp_path, personal=text))
     assert mistakes == []
-    tagged = RowSchema((*MOVIE.fields, Field("email", Type("text"), 4, tags=("pii",))), ("id",))
-    change = replace(CHANGE, consumer="catalogue.page", new=tagged)
+    with_email = RowSchema((*MOVIE.fields, Field("maker_email", Type("text"), 4)), ("id",))
+    change = replace(CHANGE, consumer="catalogue.page", new=with_email, star=True)
     (found,) = judge_change(change, rules, "consumer")
-    assert (found.what, found.where) == ("email holds personal data", "studio.public.movie.email")
+    assert (found.what, found.where) == ("maker_email may hold personal data", "studio.public.movie.maker_email")
     assert judge_change(replace(change, consumer="rated.recent"), rules, "consumer") == []
+    assert judge_change(replace(change, star=False), rules, "consumer") == []
     assert judge_change(replace(change, new=WITHOUT_YEAR), rules, "consumer") == []
 
 
