@@ -18,21 +18,17 @@ from millstream.engine.reader import NotAccepted
 from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.types import RowSchema
-from millstream.pipelines import reads
-from millstream.pipelines.compile import compile_pipeline
-from millstream.pipelines.definitions import Evolve, PipelineDefinition, ProductDefinition, Project
-from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines import impact, reads
+from millstream.pipelines.definitions import Evolve, Project
+from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.explain import explain
-from millstream.pipelines.generations import compile_product
+from millstream.pipelines.impact import Definition
 from millstream.pipelines.plan import Input, Plan, SinkPlan
 from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import generation_of
-from millstream.pipelines.verdicts import Compiles, Rule, Verdict, judge, of_sink, together, uses
+from millstream.pipelines.verdicts import Compiles, Rule, Verdict
 from millstream.schemas.registry import Registry
-from millstream.schemas.rules import Violation
 from millstream.topics.contract import Topics
-
-Definition = PipelineDefinition | ProductDefinition
 
 
 @dataclass(frozen=True)
@@ -54,29 +50,18 @@ class Versions:
 
 
 def definition_of(project: Project, catalogue: Catalogue, pipeline: str) -> Definition:
-    """What a pipeline, or a generation of a product, was made from. Raises StopIteration or KeyError where it is none of the project's."""
+    """What a pipeline, or a generation of a product, was made from; of one that is not applied yet, what the files say.
+
+    Raises StopIteration where it is none of the project's.
+    """
     of = generation_of(pipeline)
     if of is None:
         return next(p for p in project.pipelines if p.name == pipeline)
     name, generation = of
-    text = catalogue.products()[name].generations[generation]
-    mine = next((p for p in project.products if p.name == name and p.text == text), None)
-    return mine or project.reread(text, f"generation {generation} of product {name}")
-
-
-def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], versions: Versions, products: Collection[str]) -> Compiles:
-    """Compiles the definition that `plan` was made from. `others` are the topics that only its sinks read."""
-
-    def compiles(inputs: Mapping[str, Input]) -> Plan:
-        history = {o.topic: list(versions.of(o.topic).values()) for o in plan.outputs}
-        known = {**others, **inputs}
-        if isinstance(definition, ProductDefinition):
-            of = generation_of(plan.pipeline)
-            assert of is not None
-            return compile_product(definition, of[1], known, history, products)
-        return compile_pipeline(definition, known, history, {o.node for o in plan.outputs})
-
-    return compiles
+    applied = catalogue.products().get(name)
+    text = applied.generations.get(generation) if applied else None
+    mine = next((p for p in project.products if p.name == name and text in (None, p.text)), None)
+    return mine or project.reread(text or "", f"generation {generation} of product {name}")
 
 
 class PipelineJudge:
@@ -92,21 +77,8 @@ class PipelineJudge:
         return self._catalogue.verdicts.passed(self._consumer, topic)
 
     def rule(self, plan: Plan, met: NotAccepted) -> Ruling:
-        inputs = {i.topic: i for i in plan.inputs}
-        given = inputs[met.topic]
-        mine = [u for u in uses(plan, self._compiles) if u.topic == met.topic]
-        verdict = together(judge(u, given.schema, met.schema, self._evolve, self._rules) for u in mine)
-        if verdict.kind != "propagate":
-            return Ruling(verdict)
-        try:
-            following = self._compiles({**inputs, met.topic: replace(given, schema=met.schema, schema_id=met.schema_id)})
-        except InvalidProject as e:
-            return Ruling(Verdict("pause", tuple(_mistake(d, met.topic, plan.pipeline) for d in e.diagnostics)))
-        if moved := [topic for topic, schema in outputs_of(following).items() if _key(schema) != _key(outputs_of(plan)[topic])]:
-            why = f"the key of {moved[0]} would change, which is pinned for the life of a topic"
-            cure = "give the step another name, which makes a new topic, then `millstream apply`"
-            return Ruling(Verdict("pause", (Violation("the key changes", moved[0], why, cure),)))
-        return Ruling(verdict, following)
+        ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolve, self._rules)
+        return Ruling(ruled.verdict, ruled.following)
 
     def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
         if ruling.plan is not None:
@@ -162,8 +134,7 @@ class SinkJudge:
         return self._catalogue.verdicts.passed(self._consumer, self._sink.topic)
 
     def rule(self, schema: RowSchema, met: NotAccepted) -> Verdict:
-        use = of_sink(self._pipeline.pipeline, self._pipeline.owner, self._sink.name, met.topic, schema.key)
-        return judge(use, schema, met.schema, self._evolve, self._rules)
+        return impact.rule_of_sink(self._pipeline, self._sink, schema, met.schema, self._evolve, self._rules)
 
     def keep(self, met: NotAccepted, verdict: Verdict) -> None:
         if verdict.kind == "propagate":
@@ -187,7 +158,8 @@ class Judges:
     def of_pipeline(self, plan: Plan) -> PipelineJudge:
         definition = definition_of(self.project, self.catalogue, plan.pipeline)
         others = {s.topic: self._input(plan, s) for s in plan.sinks if s.topic not in outputs_of(plan)}
-        compiles = compiling(definition, plan, others, self.versions, [p.name for p in self.project.products])
+        products = [p.name for p in self.project.products]
+        compiles = impact.compiling(definition, plan, others, lambda t: list(self.versions.of(t).values()), products)
         return PipelineJudge(plan.pipeline, compiles, definition.evolve, self.catalogue, self.versions, self.rules)
 
     def of_sink(self, plan: Plan, sink: SinkPlan) -> SinkJudge:
@@ -212,14 +184,3 @@ class Judges:
         there = self.versions.topics.topic(sink.topic)
         assert there is not None
         return Input(sink.topic, schema, schema_id, there.grade)
-
-
-def _key(schema: RowSchema) -> list[tuple[str, str]]:
-    return [(f.name, str(f.type)) for f in schema.key_fields]
-
-
-def _mistake(found: Diagnostic, topic: str, pipeline: str) -> Violation:
-    """A mistake that the definition has over the new version."""
-    what = f"{found.message} [{found.code}]"
-    cure = f"{found.cure}, then `millstream resume {pipeline}`" if found.cure else f"edit {found.path}, then `millstream resume {pipeline}`"
-    return Violation(what, f"{found.file}:{found.line}", f"{found.path} does not hold over the new {topic}", cure)

@@ -9,6 +9,7 @@ from cyclopts import App
 
 from millstream.cli import columns
 from millstream.cli.exits import OK
+from millstream.cli.impact import impact
 from millstream.cli.schemacheck import check_file
 from millstream.cli.schemadiff import diff
 from millstream.cli.schemahistory import history
@@ -20,10 +21,15 @@ from millstream.pipelines.definitions import Description
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import SchemaVersion
 
-app = App(name="schemas", help="Look at the registered schemas: `schemas list`, `schemas show TOPIC`, `schemas history TOPIC`.")
+app = App(
+    name="schemas",
+    help="Look at the registered schemas: `schemas list`, `schemas show TOPIC`, `schemas history TOPIC`; before a change is made, ask "
+    "what it would do: `schemas impact TOPIC CHANGE`.",
+)
 app.command(diff)
 app.command(history)
 app.command(check_file, name="check")
+app.command(impact)
 
 
 @app.command(name="list")

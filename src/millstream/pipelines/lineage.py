@@ -203,6 +203,15 @@ class _Graph:
             ref = {alias: names.get(i) or published.get(i, i) for alias, i in inputs.items()}
             self._edges(name, node.schema, found, ref)
 
+        self._idle([name for name in names.values() if INNER in name])
+
+    def _idle(self, inner: Sequence[str]) -> None:
+        """What a step inside a step makes and nobody reads has no effect, but the step names what it is made of: as it does in a text."""
+        read = {source for sources in self.into.values() for source in sources}
+        for ref in [r for r in self.into if r.holder in inner and r not in read and self.into[r]]:
+            step = Ref(ref.holder.partition(INNER)[0])
+            self.into[step] = {**self.into[step], ref: "filter"}
+
     def _edges(self, name: str, schema: RowSchema, found: Origins, holders: Mapping[str, str]) -> None:
         def refs(of: Mapping[At, Kind]) -> dict[Ref, Kind]:
             made: dict[Ref, Kind] = {}

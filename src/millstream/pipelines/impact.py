@@ -1,0 +1,193 @@
+"""What a change of a topic's schema would do, hop by hop to the end: asked ahead of time of the functions that decide when it comes.
+
+Pure. A consumer that takes the change over gives its own topics their next schemas, and what reads those is asked in turn. One
+that would pause gives nothing more: what lies behind it waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from millstream.events.types import RowSchema
+from millstream.pipelines.compile import compile_pipeline
+from millstream.pipelines.definitions import Evolve, PipelineDefinition, ProductDefinition
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
+from millstream.pipelines.generations import compile_product
+from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.rollout import generation_of
+from millstream.pipelines.verdicts import Compiles, Rule, Use, Verdict, judge, of_sink, together, uses
+from millstream.schemas.operations import Operation, operations
+from millstream.schemas.rules import Violation
+
+Definition = PipelineDefinition | ProductDefinition
+History = Callable[[str], Sequence[RowSchema]]
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A pipeline, or a generation of a product. `plan` is in force, `compiles` its definition, `evolve` what that says; `sunk` are
+    the topics of others that only its sinks read, in the schemas in which they do."""
+
+    plan: Plan
+    compiles: Compiles
+    evolve: Evolve
+    sunk: Mapping[str, RowSchema] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Affected:
+    """A step, or a sink, that reads a topic whose schema would change, and what would become of it. `operations` are what the change
+    is to it: from the version that it reads in."""
+
+    pipeline: str
+    owner: str
+    part: str
+    topic: str
+    operations: tuple[Operation, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Impact:
+    """`topics`: what would happen to each topic's schema, the changed table's first. `affected` in the order in which the change
+    travels. `waiting`: pipelines that read what a paused one would no longer write, and the paused one's name."""
+
+    topics: Mapping[str, tuple[Operation, ...]]
+    affected: tuple[Affected, ...]
+    waiting: Mapping[str, str]
+
+    @property
+    def pauses(self) -> bool:
+        return any(a.verdict.kind == "pause" for a in self.affected)
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What becomes of a pipeline: each of its steps that reads the topic, all together, and the plan to take where that is propagate."""
+
+    steps: tuple[tuple[Use, Verdict], ...]
+    verdict: Verdict
+    following: Plan | None = None
+
+
+def impact(consumers: Sequence[Consumer], topic: str, now: RowSchema, new: RowSchema, rules: Sequence[Rule] = ()) -> Impact:
+    """Of the topic's schema becoming `new`, which is `now` so far. `consumers` stand after those that they read."""
+    changed: dict[str, RowSchema] = {topic: new}
+    said = {topic: operations(now, new)}
+    affected: list[Affected] = []
+    stopped: dict[str, str] = {}  # topic → the pipeline that would no longer write it
+    waiting: dict[str, str] = {}
+    for consumer in consumers:
+        plan, paused = consumer.plan, False
+        for i in consumer.plan.inputs:
+            if i.topic in stopped:
+                waiting.setdefault(plan.pipeline, stopped[i.topic])
+            if i.topic not in changed or i.schema == changed[i.topic]:
+                continue
+            ruling = rule(plan, consumer.compiles, i.topic, changed[i.topic], 0, consumer.evolve, rules)
+            found = operations(i.schema, changed[i.topic])
+            affected += [Affected(plan.pipeline, plan.owner, u.part, i.topic, found, v) for u, v in _told(ruling)]
+            plan, paused = ruling.following or plan, paused or ruling.verdict.kind == "pause"
+        if paused or plan.pipeline in waiting:
+            stopped |= {o.topic: waiting.get(plan.pipeline, plan.pipeline) for o in plan.outputs}
+        if not paused:
+            for name, (was, schema) in _moved(consumer.plan, plan).items():
+                changed[name], said[name] = schema, operations(was, schema)
+        affected += _sinks(consumer, changed, rules)
+    return Impact(said, tuple(affected), waiting)
+
+
+def rule(
+    plan: Plan, compiles: Compiles, topic: str, schema: RowSchema, schema_id: int, evolve: Evolve, rules: Sequence[Rule] = ()
+) -> Ruling:
+    """What becomes of a pipeline whose plan in force is `plan` when this version of one of its topics comes."""
+    inputs = {i.topic: i for i in plan.inputs}
+    given = inputs[topic]
+    steps = tuple((u, judge(u, given.schema, schema, evolve, rules)) for u in uses(plan, compiles) if u.topic == topic)
+    verdict = together(v for _, v in steps)
+    if verdict.kind != "propagate":
+        return Ruling(steps, verdict)
+    try:
+        following = compiles({**inputs, topic: replace(given, schema=schema, schema_id=schema_id)})
+    except InvalidProject as e:
+        return Ruling(steps, Verdict("pause", tuple(_mistake(d, topic, plan.pipeline) for d in e.diagnostics)))
+    for name, (was, now) in _moved(plan, following).items():
+        if _key(was) != _key(now):
+            why = f"the key of {name} would change, which is pinned for the life of a topic"
+            cure = "give the step another name, which makes a new topic, then `millstream apply`"
+            return Ruling(steps, Verdict("pause", (Violation("the key changes", name, why, cure),)))
+    return Ruling(steps, verdict, following)
+
+
+def consumer(plan: Plan, definition: Definition, known: Mapping[str, Input], history: History, products: Collection[str]) -> Consumer:
+    """Of the definition that `plan` was made from. `known` are the topics as sinks read them; for the rest see `compiling`."""
+    others = {s.topic: known[s.topic] for s in plan.sinks if s.topic not in outputs_of(plan) and s.topic in known}
+    compiles = compiling(definition, plan, others, history, products)
+    return Consumer(plan, compiles, definition.evolve, {topic: i.schema for topic, i in others.items()})
+
+
+def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], history: History, products: Collection[str]) -> Compiles:
+    """Compiles the definition that `plan` was made from. `others` are the topics that only its sinks read, `products` the names of all.
+
+    `history` gives every version of a topic's schema so far; before the first apply the plan's own columns are all that there is.
+    """
+
+    def compiles(inputs: Mapping[str, Input]) -> Plan:
+        past = {topic: history(topic) or [schema] for topic, schema in outputs_of(plan).items()}
+        over = {**others, **inputs}
+        if isinstance(definition, PipelineDefinition):
+            return compile_pipeline(definition, over, past, {o.node for o in plan.outputs})
+        of = generation_of(plan.pipeline)
+        return compile_product(definition, of[1] if of else 1, over, past, products)
+
+    return compiles
+
+
+def outputs_of(plan: Plan) -> dict[str, RowSchema]:
+    """The topics that it writes."""
+    schemas = {n.name: n.schema for n in plan.nodes}
+    return {o.topic: schemas[o.node] for o in plan.outputs}
+
+
+def _moved(was: Plan, now: Plan) -> dict[str, tuple[RowSchema, RowSchema]]:
+    """The topics whose schemas differ."""
+    before = outputs_of(was)
+    return {t: (before[t], schema) for t, schema in outputs_of(now).items() if t in before and before[t] != schema}
+
+
+def _told(ruling: Ruling) -> list[tuple[Use, Verdict]]:
+    """Each step's verdict; where the steps would go on and the whole does not compile, that of the whole."""
+    if ruling.verdict.kind == "pause" and all(v.kind != "pause" for _, v in ruling.steps):
+        return [(u, ruling.verdict if v.kind == "propagate" else v) for u, v in ruling.steps]
+    return list(ruling.steps)
+
+
+def _sinks(consumer: Consumer, changed: Mapping[str, RowSchema], rules: Sequence[Rule]) -> list[Affected]:
+    plan, own = consumer.plan, outputs_of(consumer.plan)
+    found = []
+    for sink in plan.sinks:
+        was = own.get(sink.topic) or consumer.sunk.get(sink.topic)
+        if was is None or was == changed.get(sink.topic, was):
+            continue
+        now = changed[sink.topic]
+        verdict = rule_of_sink(plan, sink, was, now, consumer.evolve, rules)
+        found.append(Affected(plan.pipeline, plan.owner, f"sink {sink.name}", sink.topic, operations(was, now), verdict))
+    return found
+
+
+def rule_of_sink(plan: Plan, sink: SinkPlan, was: RowSchema, now: RowSchema, evolve: Evolve, rules: Sequence[Rule] = ()) -> Verdict:
+    """What becomes of a sink. That of its own pipeline's topic follows: the topic changes only as the pipeline wants it."""
+    use = of_sink(plan.pipeline, plan.owner, sink.name, sink.topic, was.key)
+    return judge(use, was, now, "follow" if sink.topic in outputs_of(plan) else evolve, rules)
+
+
+def _key(schema: RowSchema) -> list[tuple[str, str]]:
+    return [(f.name, str(f.type)) for f in schema.key_fields]
+
+
+def _mistake(found: Diagnostic, topic: str, pipeline: str) -> Violation:
+    """A mistake that the definition has over the new version."""
+    what = f"{found.message} [{found.code}]"
+    cure = f"{found.cure}, then `millstream resume {pipeline}`" if found.cure else f"edit {found.path}, then `millstream resume {pipeline}`"
+    return Violation(what, f"{found.file}:{found.line}", f"{found.path} does not hold over the new {topic}", cure)
