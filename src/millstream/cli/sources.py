@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cyclopts import App
@@ -76,7 +77,7 @@ def show(source: str, /, *, session: Here) -> int:
         document: dict[str, Any] = {
             "source": source,
             "connector": definition.connector,
-            "owner": definition.owner,
+            **columns.about(replace(definition.description, owner=definition.owner, domain=definition.domain)),
             "options": options,
             "position": state.get("position"),
             "head": head,
@@ -84,6 +85,8 @@ def show(source: str, /, *, session: Here) -> int:
             "tables": [_table(mesh, definition, name, tables, state.get("backfills", {})) for name in definition.tables],
         }
     out.say(f"{source} ({definition.connector}, {definition.owner})", "bold")
+    if told := columns.sentence(replace(definition.description, owner="", domain=definition.domain)):
+        out.say(f"  {told}")
     for name, value in options.items():
         out.say(f"  {name}: {value}")
     out.say(f"  read up to: {_place(document['position'])}")

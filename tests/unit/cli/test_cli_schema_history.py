@@ -80,7 +80,10 @@ def test_topics_and_sources_say_it_too(described) -> None:
     assert "did you mean shop.public.orders?" in described("topics", "show", "shop.public.order").err
     (listed,) = described("sources", "list", "--json").json
     assert (listed["domain"], listed["doc"]) == ("sales", "the shop's own")
-    (table,) = described("sources", "show", "shop", "--json").json["tables"]
+    shown = described("sources", "show", "shop", "--json").json
+    assert (shown["owner"], shown["domain"], shown["doc"]) == ("team-shop", "sales", "the shop's own")
+    assert "the shop's own. domain: sales" in described("sources", "show", "shop").out
+    (table,) = shown["tables"]
     assert (table["owner"], [c["doc"] for c in table["columns"]]) == ("team-orders", ["", "in cents", ""])
 
 
