@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from millstream.catalogue.verdicts import Kept
 from millstream.cli.exits import OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here
@@ -17,11 +18,14 @@ from millstream.pipelines.descriptions import undescribed
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import SchemaVersion
 
+_SAID_WITHIN_S = 10.0
+
 
 def history(topic: str, /, *, session: Here) -> int:
-    """Show how a topic's schema came to be: every version with its time, its cause and its operations.
+    """Show how a topic's schema came to be: every version with its time, its cause, what changed, and what was ruled of it.
 
-    The cause of a version is what a source met in its database's log, with the place and the commit's time there; or `millstream apply`.
+    The cause of a version is what a source met in its database's log, with the place and the commit's time there; the version of
+    another topic that its pipeline followed; or `millstream apply`. Below it stand the verdicts of its readers, and who resumed.
 
     Example: `millstream schemas history shop.public.orders`
 
@@ -40,20 +44,24 @@ def history(topic: str, /, *, session: Here) -> int:
         out.say(f"version {d['version']}, id {d['id']}, {d['registered_at'] or 'no time is kept'}: {d['cause']['text']}", "bold")
         for operation in d["operations"]:
             out.say(f"  {operation}")
+        for verdict in d["verdicts"]:
+            out.say(f"    {_sentence(verdict)}", "yellow" if verdict["verdict"] == "pause" else "")
     out.document({"topic": subject.topic, "versions": documents})
     return OK
 
 
 def _versions(mesh: Mesh, subject: Subject) -> list[dict[str, Any]]:
     """Oldest first."""
-    met = _met(mesh, subject.topic)
-    found = []
+    met, ruled = _met(mesh, subject.topic), mesh.catalogue.verdicts.on(subject.topic)
+    found: list[dict[str, Any]] = []
     before: RowSchema | None = None
     for version in subject.versions:
         schema = subject.rows(version)
         said = [] if before is None else [str(o) for o in operations(before, schema)]
         cause = _cause(mesh, subject.topic, version, before, schema, met.get(version.id, ()))
-        found.append({"version": version.version, "id": version.id, "registered_at": when(version.at), "cause": cause, "operations": said})
+        verdicts = [_verdict(k) for k in ruled if k.schema_id == version.id]
+        told = {"version": version.version, "id": version.id, "registered_at": when(version.at)}
+        found.append({**told, "cause": cause, "operations": said, "verdicts": verdicts})
         before = schema
     return found
 
@@ -82,4 +90,28 @@ def _cause(
         return {"kind": "source", "places": places, "text": text}
     if before is None:
         return {"kind": "apply", "text": "the topic was made"}
+    if followed := _followed(mesh, topic, version):
+        named = f"{followed.topic}, version {followed.version}"
+        return {"kind": "followed", "topic": followed.topic, "version": followed.version, "text": f"its pipeline followed {named}"}
     return {"kind": "apply", "text": "millstream apply"}
+
+
+def _followed(mesh: Mesh, topic: str, version: SchemaVersion) -> Kept | None:
+    """The verdict by which the topic's pipeline made this version: it registers its outputs, and then says so."""
+    there = mesh.topics.topic(topic)
+    if there is None or there.origin.connector != DERIVED or version.at is None:
+        return None
+    ruled = mesh.catalogue.verdicts.of(f"pipeline.{there.origin.name}")
+    return next((k for k in ruled if k.verdict == "propagate" and version.at <= k.at <= version.at + _SAID_WITHIN_S), None)
+
+
+def _verdict(kept: Kept) -> dict[str, Any]:
+    reasons = [vars(r) for r in kept.reasons]
+    return {"consumer": kept.consumer, "verdict": kept.verdict, "reasons": reasons, "how": kept.how, "by": kept.by, "at": when(kept.at)}
+
+
+def _sentence(verdict: dict[str, Any]) -> str:
+    said = {"accept": f"accepted by `{verdict['by']}`"}.get(verdict["verdict"], verdict["verdict"])
+    reasons = "; ".join(f"{r['what']} ({r['where']})" for r in verdict["reasons"])
+    more = ": ".join(part for part in (reasons, verdict["how"]) if part)
+    return f"{verdict['at']} {verdict['consumer']}: {said}{f': {more}' if more else ''}"
