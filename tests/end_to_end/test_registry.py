@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,16 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from pydantic import BaseModel
 
 import millstream
+from millstream.catalogue.store import Catalogue
 from millstream.cli.app import call
 from millstream.cli.output import Secrets
 from millstream.components import Component
 from millstream.events.types import Field, RowSchema, Type
+from millstream.schemas.avrocompat import check
+from millstream.schemas.rest.endpoints import Api
+from millstream.schemas.rest.server import app, served
+from millstream.schemas.rest.settings import Settings
+from millstream.schemas.rest.subjects import Subjects
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks import kinds as sink_kinds
 from millstream.testing.scripted_source import Change, ScriptedDatabase, ScriptedSource
@@ -86,20 +93,28 @@ def listen() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def until(true: Callable[[], bool]) -> None:
+    give_up, pause = time.monotonic() + 60, threading.Event()
+    while not true():
+        assert time.monotonic() < give_up
+        pause.wait(0.02)
+
+
+def answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def when_it_answers(url: str, act: Callable[[], None]) -> threading.Thread:
     """Do something as soon as a registry answers there; then stop this process's command by SIGTERM."""
 
     def work() -> None:
         try:
             host, port = url.removeprefix("http://").split(":")
-            give_up, pause = time.monotonic() + 60, threading.Event()
-            while True:
-                try:
-                    socket.create_connection((host, int(port))).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < give_up
-                    pause.wait(0.02)
+            until(lambda: answers(host, int(port)))
             act()
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -182,26 +197,37 @@ def test_what_mesh_yaml_may_not_say(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "hunter2" not in said
 
 
+class Others:
+    """Another's registry, which is one of ours; it can go and come again."""
+
+    def __init__(self, folder: Path, listen: str) -> None:
+        self._listen, self.address = listen, f"http://{listen}"
+        self._engine = sqlite_engine(folder / "others.db")
+        registry = SqlRegistry(self._engine)
+        registry.register("something", OTHERS)  # so that its ids are not those that a registry of our own would give
+        self._api = Api(Subjects(registry.database, check, lambda subject: False), Settings(registry.database))
+        self._serving = ExitStack()
+
+    def come(self) -> None:
+        self._serving.enter_context(served(app(self._api, None), self._listen))
+
+    def go(self) -> None:
+        self._serving.close()
+
+    def close(self) -> None:
+        self.go()
+        self._engine.dispose()
+
+
 @pytest.fixture
-def others(tmp_path: Path, capsys: pytest.CaptureFixture[str], listen: str) -> Iterator[tuple[str, Path]]:
-    """Another's registry, which is one of ours: its address and folder."""
-    from millstream.schemas.avrocompat import check
-    from millstream.schemas.rest.endpoints import Api
-    from millstream.schemas.rest.server import app, served
-    from millstream.schemas.rest.settings import Settings
-    from millstream.schemas.rest.subjects import Subjects
-
-    engine = sqlite_engine(tmp_path / "others.db")
-    registry = SqlRegistry(engine)
-    registry.register("something", OTHERS)  # so that its ids are not those that a registry of our own would give
-    api = Api(Subjects(registry.database, check, lambda subject: False), Settings(registry.database))
-    with served(app(api, None), listen) as address:
-        yield address, tmp_path / "others.db"
-    engine.dispose()
+def others(tmp_path: Path, listen: str) -> Iterator[Others]:
+    with closing(Others(tmp_path, listen)) as made:
+        made.come()
+        yield made
 
 
-def test_a_mesh_with_anothers_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str], others: tuple[str, Path]) -> None:
-    address, _ = others
+def test_a_mesh_with_anothers_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str], others: Others) -> None:
+    address = others.address
     said_of_it = f"{{url: '{address}', user: mill, password: '${{SECRET}}'}}"
     project = Project(tmp_path / "mesh", capsys, said_of_it, {"SECRET": "hunter2-and-more"})
     assert project("apply").code == 0
@@ -220,7 +246,7 @@ def test_a_mesh_with_anothers_registry(tmp_path: Path, capsys: pytest.CaptureFix
     assert served.code == 2
     assert "registry_elsewhere" in served.err
     shown = project("schemas", "list")
-    assert SUBJECT in shown.out
+    assert "shop.public.orders" in shown.out
     for said in (answer, served, shown):
         assert "hunter2-and-more" not in said.out + said.err
     os.environ["SECRET"] = "hunter2-and-more"
@@ -228,3 +254,56 @@ def test_a_mesh_with_anothers_registry(tmp_path: Path, capsys: pytest.CaptureFix
         assert millstream.read("shop.public.orders", tmp_path / "mesh").to_arrow().num_rows == 2
     finally:
         del os.environ["SECRET"]
+
+
+def test_while_anothers_registry_is_away(tmp_path: Path, capsys: pytest.CaptureFixture[str], others: Others) -> None:
+    """What is known goes on; a new schema waits until it is back, and nothing is lost or twice."""
+    project = Project(tmp_path / "mesh", capsys, f"{{url: '{others.address}', timeout_s: 5}}")
+    project("apply")
+    file = tmp_path / "mesh/large.jsonl"
+    seen: dict[str, Any] = {}
+
+    def ids() -> list[int]:
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [row["after"]["id"] for row in rows]
+
+    def commit(number: int, **more: Any) -> None:
+        project.database.commit(Change("public.orders", None, {"id": number, "amount": 200, **more}))
+
+    def play() -> None:
+        try:
+            until(lambda: 2 in ids())
+            others.go()
+            commit(3)
+            until(lambda: 3 in ids())
+            project.database.tables["public.orders"] = RowSchema((*ORDERS.fields, Field("note", Type("text"), 3)), ("id",))
+            commit(4, note="new")
+            until(lambda: "registry_down" in str(parts(tmp_path / "mesh")))
+            seen["while away"] = ids()
+            others.come()
+            until(lambda: others_versions(others.address) == [1, 2])
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    answer = project("run")
+    thread.join()
+    assert answer.code == 0, answer.out + answer.err
+    assert 4 not in seen["while away"]
+    events = millstream.read("shop.public.orders", tmp_path / "mesh", events=True).to_arrow().to_pylist()
+    assert [e["after"]["id"] for e in events if e["op"] == "c"][-2:] == [3, 4]
+    assert events[-1]["after"] == {"id": 4, "amount": 200, "note": "new"}
+
+
+def parts(mesh: Path) -> list[Any]:
+    """What the parts last said of themselves."""
+    engine = sqlite_engine(mesh / ".millstream/mesh.db")
+    found = Catalogue(engine).states()
+    engine.dispose()
+    return list(found.values())
+
+
+def others_versions(address: str) -> list[int]:
+    found: list[int] = httpx2.get(f"{address}/subjects/{SUBJECT}/versions").json()
+    return found

@@ -48,8 +48,13 @@ Fresh = Callable[[], SchemaRegistryClient]
 @pytest.fixture
 def fresh(address: str) -> Iterator[Fresh]:
     """A client that has cached nothing yet."""
-    with ExitStack() as stack:
-        yield lambda: stack.enter_context(SchemaRegistryClient({"url": address, "max.retries": 0}))
+    with SchemaRegistryClient({"url": address, "max.retries": 0}) as made:
+
+        def emptied() -> SchemaRegistryClient:
+            made.clear_caches()
+            return made
+
+        yield emptied
 
 
 @pytest.fixture

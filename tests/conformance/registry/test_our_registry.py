@@ -34,7 +34,7 @@ class Rest:
 
     def __init__(self, address: str, registry: SqlRegistry) -> None:
         self.address, self.registry = address, registry
-        self.http = httpx2.Client(base_url=address)
+        self.http = httpx2.Client(base_url=address, headers={"content-type": "application/json"})
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """The answer of a success."""
@@ -334,6 +334,20 @@ def test_what_is_no_request(rest: Rest) -> None:
         assert rest.code("POST", "/subjects/s/versions", {"schema": A, "version": number}) == 42202
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_what_a_web_page_can_send_unasked(rest: Rest, kind: str) -> None:
+    assert rest.code("POST", "/subjects/s/versions", {"schema": A}, **{"content-type": kind}) == 415
+    assert rest("GET", "/subjects") == []
+
+
+def test_names_that_are_not_this_machines(rest: Rest, guarded: Rest) -> None:
+    for host in ("pages.example", "pages.example:8081", "127.0.0.1.pages.example", "10.0.0.1:80"):
+        assert rest.code("GET", "/subjects", host=host) == 403
+        assert guarded("GET", "/subjects", host=host) == []
+    for host in ("localhost", "localhost:8081", "127.0.0.1", "[::1]", "[::1]:8081"):
+        assert rest("GET", "/subjects", host=host) == []
+
+
 def test_a_request_that_is_too_large(rest: Rest) -> None:
     answer = rest.http.post("/subjects/s/versions", content=b" " * (BODY_BYTES_MAX + 1))
     assert (answer.status_code, answer.json()["error_code"]) == (422, 42209)
@@ -345,7 +359,7 @@ def test_a_schema_that_is_nested_beyond_reason(rest: Rest) -> None:
     assert rest.code("POST", "/subjects/s/versions", {"schema": deep}) == 42201
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /subjects HTTP/1.1\r\nhost:", b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /"])
+@pytest.mark.parametrize("said", [b"", b"GET /subjects HTTP/1.1\r\nhost:", b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\nGET /"])
 def test_who_says_half_a_request_is_not_waited_for(rest: Rest, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
     monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.2)
     host, port = rest.address.removeprefix("http://").split(":")
@@ -362,7 +376,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(rest: Rest, monkeypatch: py
     monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.2)
     host, port = rest.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as slow:
-        slow.sendall(b"POST /subjects/s HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        slow.sendall(b"POST /subjects/s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
         heard = b""
         while piece := slow.recv(1000):
             heard += piece

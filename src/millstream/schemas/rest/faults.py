@@ -10,8 +10,10 @@ from millstream.errors import Refused
 CODES: dict[str, str] = {
     "400": "the request is not HTTP and JSON as this API has them",
     "40101": "this takes the registry's token, and the request has none or another",
+    "403": "without a token only this machine's own names are answered: what comes by another one is a web page's doing, or a proxy's",
     "404": "there is no such path",
     "405": "the path does not take this method",
+    "415": "the body's content type is none of JSON",
     "40401": "the subject is not there",
     "40402": "the version is not there",
     "40403": "the schema is not there",

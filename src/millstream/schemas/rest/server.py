@@ -11,6 +11,7 @@ import binascii
 import hmac
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -18,12 +19,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from millstream.errors import MillstreamError, Refused, without_secrets
+from millstream.schemas.options import is_loopback
 from millstream.schemas.rest.endpoints import Api
 from millstream.schemas.rest.faults import CODES, fault, status
 
 log = logging.getLogger("millstream.registry")
 
 CONTENT_TYPE = b"application/vnd.schemaregistry.v1+json"
+CONTENT_TYPES = (CONTENT_TYPE, b"application/vnd.schemaregistry+json", b"application/json", b"application/octet-stream")
 BODY_BYTES_MAX = 4 << 20
 HEAD_WITHIN_S = 10.0
 BODY_WITHIN_S = 30.0
@@ -64,13 +67,25 @@ def app(api: Api, token: str | None) -> App:
 
 
 async def _answered(api: Api, token: str | None, scope: Mapping[str, Any], receive: Receive) -> Any:
+    headers = dict(scope["headers"])
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    _not_from_a_page(headers, token, has_body=method in ("POST", "PUT"))
     body = await asyncio.wait_for(_body(receive), BODY_WITHIN_S)
-    trusted = token is None or _shows(token, dict(scope["headers"]).get(b"authorization", b""))
+    trusted = token is None or _shows(token, headers.get(b"authorization", b""))
     path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
     query = scope["query_string"].decode("latin-1")
-    method = "GET" if scope["method"] == "HEAD" else scope["method"]
     work = asyncio.to_thread(api.answer, method, path.removeprefix(scope.get("root_path", "")), query, body, trusted=trusted)
     return await asyncio.wait_for(work, ANSWERED_WITHIN_S)
+
+
+def _not_from_a_page(headers: Mapping[bytes, bytes], token: str | None, *, has_body: bool) -> None:
+    """A page in a browser on this machine can send what it likes to a loopback address, but not with a body of JSON without asking
+    first, and not under the address's own name."""
+    if has_body and headers.get(b"content-type", b"").partition(b";")[0].strip().lower() not in CONTENT_TYPES:
+        raise fault("415", "HTTP 415 Unsupported Media Type", f"send the content type {CONTENT_TYPE.decode()}, or application/json")
+    host = headers.get(b"host", b"").decode("latin-1")
+    if token is None and host and not is_loopback(host if re.search(r":\d+$", host) else f"{host}:80"):
+        raise fault("403", "this registry has no token, and answers to this machine's own names only", "set `token` in mesh.yaml")
 
 
 async def _body(receive: Receive) -> bytes:
