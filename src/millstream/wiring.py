@@ -118,30 +118,25 @@ def build_mesh(
         catalogue = Catalogue(engine)
         switches = Switches(catalogue, project.reread, partial(generations.switch, place.home))
 
-        def runner(change: Change, report: Report, figures: Figures) -> Runner:
-            inputs, memory_mib = change.known.inputs, project.mesh.state_memory_mib
-            judges = Judges(project, catalogue, Versions(topics, registry))
-            pipelines = [
-                Pipeline(
-                    p,
-                    topics,
-                    registry,
-                    place.state(p.pipeline),
-                    memory_mib,
-                    guard=guards.of,
-                    requests=catalogue,
-                    judge=judges.of_pipeline(p),
-                )
-                for p in change.plans
-                if p.nodes
-            ]
+        def parts(given: Project, plans: Sequence[Plan]) -> tuple[list[Pipeline], list[SinkRun]]:
+            judges, said = Judges(given, catalogue, Versions(topics, registry)), descriptions.of_topics(given)
+            state_mib = given.mesh.state_memory_mib
 
-            def sink_run(p: Plan, s: SinkPlan) -> SinkRun:
+            def pipeline(p: Plan) -> Pipeline:
+                judge = judges.of_pipeline(p)
+                path = place.state(p.pipeline)
+                return Pipeline(p, topics, registry, path, state_mib, guard=guards.of, requests=catalogue, judge=judge)
+
+            def sink(p: Plan, s: SinkPlan) -> SinkRun:
                 schema, schema_id = judges.version(p, s)
-                said = describe(s.topic, schema)
-                return SinkRun(s, said, schema_id, open_sink(s), topics, registry, linger_s(s.kind), judge=judges.of_sink(p, s))
+                schema = descriptions.described(schema, descriptions.of_topic(s.topic, said))
+                return SinkRun(s, schema, schema_id, open_sink(s), topics, registry, linger_s(s.kind), judge=judges.of_sink(p, s))
 
-            sinks = [sink_run(p, s) for p in change.plans for s in p.sinks]
+            return [pipeline(p) for p in plans if p.nodes], [sink(p, s) for p in plans for s in p.sinks]
+
+        def runner(change: Change, report: Report, figures: Figures) -> Runner:
+            versions, memory_mib = Versions(topics, registry), project.mesh.state_memory_mib
+            pipelines, sinks = parts(project, change.plans)
 
             def handover(product: str, generation: int) -> Handover:
                 pipeline = next(p for p in pipelines if p.plan.pipeline == generation_name(product, generation))
@@ -155,8 +150,12 @@ def build_mesh(
             def served(product: str) -> Served | None:
                 row = catalogue.products().get(product)
                 plan = plans.get(generation_name(product, row.live)) if row and row.live else None
-                given = inputs.get(plan.outputs[-1].topic) if plan else None
-                return Served(given.topic, given.schema, given.schema_id, treatments(plan)) if plan and given else None
+                applied = catalogue.pipelines().get(plan.pipeline) if plan else None
+                if plan is None or applied is None:
+                    return None
+                topic = plan.outputs[-1].topic
+                schema_id = applied.outputs[topic]  # as it is published now: it may have followed what it reads
+                return Served(topic, versions.of(topic)[schema_id], schema_id, treatments(plan))
 
             def matches(product: str) -> Matches:
                 topic = matches_topic(product)
@@ -184,6 +183,7 @@ def build_mesh(
             topics=topics,
             source=open_source,
             runner=runner,
+            parts=parts,
             switches=switches,
             sweep=lambda: sweep(
                 catalogue,

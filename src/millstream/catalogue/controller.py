@@ -70,6 +70,11 @@ def change(project: Project, known: Known, catalogue: Catalogue, *, stay: Callab
     return Change(project, known, plans, wanted, rollout.rollout(wanted, actual))
 
 
+def concerns(step: Step, pipeline: str) -> bool:
+    """Whether a step is about this pipeline, or a topic or sink of it."""
+    return step.subject == pipeline or step.subject.startswith(f"{pipeline}.")
+
+
 def source_fingerprint(source: SourceDefinition) -> str:
     """Differs where the definition does, as written: a new password behind ${NAME} is not a change."""
     return rollout.fingerprint(f"{source.connector} {source.options!r} {source.tables!r}")

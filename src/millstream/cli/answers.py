@@ -23,6 +23,7 @@ from millstream.errors import Refused
 from millstream.pipelines.plan import Plan
 
 VERSION = 1
+REPLACED_S = 300.0  # what stops ends its commit first
 DIGESTS_S = 600.0  # a state is read whole, at some 20 M rows a second
 LISTING = pa.schema([("table", pa.string()), ("column", pa.string()), ("type", pa.string())])
 
@@ -106,11 +107,25 @@ def digests(mesh: Mesh, plan: Plan) -> dict[str, Any]:
         return dict(json.loads(next(answer.batches()).column("text")[0].as_py()))
 
 
-def handler(mesh: Mesh, plans: Sequence[Plan], states: Callable[[], Mapping[str, Connect]]) -> Handler:
-    """What the running process answers with: `states` gives what its pipelines have open now."""
+def replaced(mesh: Mesh, pipeline: str) -> str:
+    """Let the running process put a pipeline and its sinks in place anew, as it is applied now; what it says. Raises Retryable where it
+    does not listen."""
+    with closing(client.ask(socket_path(mesh.place.home), {"version": VERSION, "resume": pipeline}, REPLACED_S)) as answer:
+        answer.begin()
+        return str(next(answer.batches()).column("text")[0].as_py())
+
+
+def handler(
+    mesh: Mesh,
+    plans: Callable[[], Sequence[Plan]],
+    states: Callable[[], Mapping[str, Connect]],
+    resume: Callable[[str], str],
+) -> Handler:
+    """What the running process answers with: `plans` and `states` give what its pipelines are and have open now, `resume` puts one in
+    place anew."""
 
     def digested(pipeline: str) -> str:
-        connect, plan = states().get(pipeline), next((p for p in plans if p.pipeline == pipeline), None)
+        connect, plan = states().get(pipeline), next((p for p in plans() if p.pipeline == pipeline), None)
         if connect is None or plan is None:
             cure = "`millstream status` says what the pipeline is doing"
             raise Refused("the running process has not opened this state", code="state_not_open", where=pipeline, cure=cure)
@@ -119,6 +134,8 @@ def handler(mesh: Mesh, plans: Sequence[Plan], states: Callable[[], Mapping[str,
     def handle(request: Mapping[str, Any]) -> Answer:
         if request.get("version") == VERSION and isinstance(pipeline := request.get("digests"), str):
             return Said(lambda: digested(pipeline))
+        if request.get("version") == VERSION and isinstance(name := request.get("resume"), str):
+            return Said(lambda: resume(name))
         if request.get("version") != VERSION or not isinstance(given := request.get("query"), dict):
             raise Refused("the running process does not know this request", code="request_unknown", cure="run one version of millstream")
         return _answered(mesh, Request(**given), states())

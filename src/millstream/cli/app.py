@@ -21,6 +21,7 @@ from millstream.cli.plan import plan
 from millstream.cli.preview import preview
 from millstream.cli.query import query
 from millstream.cli.reconcile import reconcile
+from millstream.cli.resume import resume
 from millstream.cli.run import run
 from millstream.cli.search import search, suggest
 from millstream.cli.session import Session, Wiring
@@ -39,7 +40,7 @@ The way through: `init` a project, describe sources and pipelines in its files, 
 EXIT_CODES = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
 COMMANDS: tuple[Callable[..., int], ...] = (
-    *(init, validate, test, preview, plan, apply, run, status),
+    *(init, validate, test, preview, plan, apply, run, resume, status),
     *(query, lineage, reconcile, search, suggest),
 )
 GROUPS = (sources.app, topics.app, schemas.app, registry.app, products.app, searches.app, resend.app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,13 @@ from pathlib import Path
 from millstream.catalogue.controller import Change
 from millstream.catalogue.generations import Switches
 from millstream.catalogue.store import Catalogue
+from millstream.engine.pipeline import Pipeline
 from millstream.engine.runner import Figures, Report, Runner
+from millstream.engine.sinkrun import SinkRun
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import Project
+from millstream.pipelines.plan import Plan
 from millstream.schemas.registry import Registry
 from millstream.sinks.search.query import Ask
 from millstream.sources.contract import Source
@@ -50,10 +53,10 @@ class Place:
 @dataclass(frozen=True)
 class Mesh:
     """One opened mesh. `source` opens a source of the project by name; the caller closes it. `runner` builds the
-    connectors, pipelines and sinks of what is applied. `ask` asks a search index, `suggest` completes what begins so (index,
-    field, prefix, limit, exact → values and their numbers of documents). `switches` leads searches from one generation of a
-    product to another; `sweep` removes what dropped generations have left on disk, where nothing runs. `registry_served` answers the
-    registry's REST API at host:port while it lasts, and gives the address."""
+    connectors, pipelines and sinks of what is applied, `parts` the pipelines and sinks of some plans of a project. `ask` asks a
+    search index, `suggest` completes what begins so (index, field, prefix, limit, exact → values and their numbers of documents).
+    `switches` leads searches from one generation of a product to another; `sweep` removes what dropped generations have left on disk,
+    where nothing runs. `registry_served` answers the registry's REST API at host:port while it lasts, and gives the address."""
 
     project: Project
     place: Place
@@ -62,6 +65,7 @@ class Mesh:
     topics: Topics
     source: Callable[[str], Source]
     runner: Callable[[Change, Report, Figures], Runner]
+    parts: Callable[[Project, Sequence[Plan]], tuple[list[Pipeline], list[SinkRun]]]
     ask: Ask
     suggest: Callable[[str, str, str, int, bool], list[tuple[str, int]]]
     switches: Switches

@@ -19,8 +19,9 @@ from millstream.pipelines.rollout import generation_name
 from millstream.pipelines.sql.mistakes import suggestion
 
 
-def applied(mesh: Mesh, name: str) -> AppliedPipeline:
-    """The pipeline of this name, as applied; of a product the generation that is searched, or the one on its way."""
+def applied(mesh: Mesh, name: str, *, publishes: bool = True) -> AppliedPipeline:
+    """The pipeline of this name, as applied; of a product the generation that is searched, or the one on its way. `publishes`: one that
+    has steps is asked for."""
     pipelines, product = mesh.catalogue.pipelines(), mesh.catalogue.products().get(name)
     if product is not None:
         name = generation_name(name, product.live or product.next)
@@ -29,7 +30,7 @@ def applied(mesh: Mesh, name: str) -> AppliedPipeline:
     if name not in pipelines:
         cure = suggestion(name, [*pipelines, *mesh.catalogue.products()], "pipelines")
         raise Refused(f"there is no pipeline {name}", code="pipeline_unknown", cure=cure)
-    if not pipelines[name].outputs:
+    if publishes and not pipelines[name].outputs:
         raise Refused(f"pipeline {name} has no step", code="no_step", cure="name one that publishes something")
     return pipelines[name]
 

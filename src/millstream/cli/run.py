@@ -6,14 +6,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from millstream.catalogue.controller import Change, change
+from millstream.catalogue.controller import Change, change, concerns
 from millstream.cli import answers, discover, live, running
 from millstream.cli.exits import FAILED, INTERRUPTED, OK, PAUSED
 from millstream.cli.mesh import Mesh
@@ -22,6 +22,8 @@ from millstream.control import server
 from millstream.control.protocol import socket_path
 from millstream.engine.runner import PartStatus, Runner
 from millstream.errors import MillstreamError, Refused
+from millstream.pipelines.definitions import Project
+from millstream.pipelines.rollout import Step
 
 log = logging.getLogger("millstream.run")
 
@@ -56,7 +58,12 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
         todo = as_applied(mesh)
         runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh, session))
         view = live.view(session.output)
-        with running.held(mesh.place.running), _listening(mesh, todo, runner), _registry(mesh), _signals(session) as caught, view.shown():
+        with (
+            running.held(mesh.place.running),
+            _serving(mesh, session, runner),
+            _signals(session) as caught,
+            view.shown(),
+        ):
 
             def watch(parts: list[PartStatus]) -> None:
                 if caught:
@@ -71,13 +78,26 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
 
 
 @contextmanager
-def _listening(mesh: Mesh, todo: Change, runner: Runner) -> Iterator[None]:
-    """Answer queries while this lasts. A socket that cannot be made is no reason not to run."""
+def _listening(mesh: Mesh, session: Session, runner: Runner) -> Iterator[None]:
+    """Answer queries, and put pipelines in place that were resumed or applied, while this lasts. A socket that cannot be made is no
+    reason not to run."""
+
+    def resume(pipeline: str) -> str:
+        project = session.wiring.load(session.folder)
+        session.output.secrets.add(project.secrets)
+        return put_in_place(mesh, project, runner, pipeline)
+
     with ExitStack() as stack:
         try:
-            stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, todo.plans, runner.states)))
+            stack.enter_context(server.served(socket_path(mesh.place.home), answers.handler(mesh, runner.plans, runner.states, resume)))
         except (OSError, MillstreamError) as error:
             log.warning("no query about states can be answered while this runs: %s", error)
+        yield
+
+
+@contextmanager
+def _serving(mesh: Mesh, session: Session, runner: Runner) -> Iterator[None]:
+    with _listening(mesh, session, runner), _registry(mesh):
         yield
 
 
@@ -100,13 +120,27 @@ def as_applied(mesh: Mesh) -> Change:
     if missing:
         raise not_applied(f"{', '.join(missing)}: in the files, but not applied")
     todo = change(mesh.project, there, mesh.catalogue, stay=lambda pipeline: True)
-    if todo.steps:
+    _nothing_left(todo.steps)
+    return todo
+
+
+def _nothing_left(steps: Sequence[Step]) -> None:
+    if steps:
         raise Refused(
-            "the files differ from what was applied: " + "; ".join(map(str, todo.steps)),
+            "the files differ from what was applied: " + "; ".join(map(str, steps)),
             code="differs_from_applied",
             cure="`millstream plan` shows the difference; `millstream apply` it, or put the files back",
         )
-    return todo
+
+
+def put_in_place(mesh: Mesh, project: Project, runner: Runner, name: str) -> str:
+    """Let the runner have one pipeline and its sinks as they are applied now, in the place of those that it has; everything else runs
+    on. `project`: its files as they are now. Raises Refused where these say other than what was applied of it."""
+    todo = change(project, discover.applied(mesh), mesh.catalogue, stay=lambda pipeline: True)
+    _nothing_left([s for s in todo.steps if concerns(s, name)])
+    pipelines, sinks = mesh.parts(project, [p for p in todo.plans if p.pipeline == name])
+    runner.replace(lambda part: part == f"pipeline.{name}" or part.startswith(f"sink.{name}."), pipelines, sinks)
+    return f"the running process has put {name} in place"
 
 
 def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], None]:

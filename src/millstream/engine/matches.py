@@ -24,7 +24,7 @@ from millstream.engine.build import READ_BYTES
 from millstream.engine.images import last_per_key
 from millstream.engine.matchstate import MATCHED, WANTED, MatchTables, present
 from millstream.engine.publisher import Commit, Publisher
-from millstream.engine.reader import TopicReader
+from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.engine.state import Meta, State
 from millstream.engine.store import Store
 from millstream.errors import Irrecoverable, Refused
@@ -198,7 +198,13 @@ class Matches:
             return self._build()
         assert self._reader is not None
         start = self._reader.offset
-        batches = [b for b in self._reader.read(READ_BYTES) if len(b)]
+        try:
+            batches = [b for b in self._reader.read(READ_BYTES) if len(b)]
+        except NotAccepted:  # the documents have followed what they are made of
+            if self._served_now() == self._served:
+                raise
+            self._built = False
+            return True
         if batches and self._topics.lost(self.name, {self._reader.topic: start}):
             self._kept = {**self._kept, "searches": {}}  # what it missed it finds by comparing all anew
             self._built = False

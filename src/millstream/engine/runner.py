@@ -25,6 +25,7 @@ from millstream.engine.rebuild import Stopped
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Irrecoverable, MillstreamError, Retryable
 from millstream.faultpoints import reached
+from millstream.pipelines.plan import Plan
 from millstream.topics.contract import Topics
 
 log = logging.getLogger("millstream.runner")
@@ -71,6 +72,7 @@ class _Part:
         self.told_at = 0.0
         self.figures: Mapping[str, Any] = {}  # as last told, and when
         self.figures_at = 0.0
+        self.stopping = threading.Event()  # it alone is to stop
 
     @property
     def over(self) -> bool:
@@ -96,25 +98,32 @@ class Runner:
         self._pipelines = [_Part(p) for p in pipelines]
         self._matches = [_Part(m) for m in matches]
         self._sinks = [_Part(s) for s in sinks]
-        self._parts = self._connectors + self._pipelines + self._matches + self._sinks
         self._stop = threading.Event()
-        for part in self._matches:
-            assert isinstance(part.work, Matches)
+        self._changing = threading.Lock()
+        self._running = False
+        for part in self._parts:
+            self._prepare(part)
+
+    @property
+    def _parts(self) -> list[_Part]:
+        return self._connectors + self._pipelines + self._matches + self._sinks
+
+    def _prepare(self, part: _Part) -> None:
+        if isinstance(part.work, Pipeline | Matches):
             part.work.tick = self._ticker(part)
-        for part in self._pipelines:
-            assert isinstance(part.work, Pipeline)
-            part.work.tick = self._ticker(part)
-            part.work.waits = lambda why, part=part: self._state(part, "retrying" if why else "running", why)  # type: ignore[misc]
+        if isinstance(part.work, Pipeline):
+            part.work.waits = lambda why: self._state(part, "retrying" if why else "running", why)
 
     def run(self, *, until_caught_up: bool = False, watch: Callable[[list[PartStatus]], None] = lambda parts: None) -> list[PartStatus]:
         """Blocks until `stop`, until every part is over, or (if asked) until all that was committed when it began is
         through every pipeline and sink. Calls `watch` a few times a second. Returns how each part ended."""
-        for part in self._parts:
-            part.thread = threading.Thread(target=self._drive, args=(part,), name=part.work.name, daemon=True)
-            part.thread.start()
+        with self._changing:
+            self._running = True
+            for part in self._parts:
+                self._start(part)
         upkeep = threading.Thread(target=self._upkeep, name="compaction", daemon=True)
         upkeep.start()
-        caught = _CaughtUp(self._topics, self._connectors, self._pipelines, [*self._matches, *self._sinks])
+        caught = _CaughtUp(self._topics, lambda: (self._connectors, self._pipelines, [*self._matches, *self._sinks]))
         try:
             while not self._stop.is_set() and not all(p.over for p in self._parts):
                 watch(self.statuses())
@@ -124,13 +133,38 @@ class Runner:
                 self._stop.wait(0.05 if until_caught_up else 0.25)
         finally:
             self.stop()
-            for part in self._parts:
-                if part.thread is not None:
-                    part.thread.join()
+            with self._changing:  # what is being put in place is there, and stops too
+                for part in self._parts:
+                    if part.thread is not None:
+                        part.thread.join()
             upkeep.join()
         final = self.statuses()
         watch(final)
         return final
+
+    def _start(self, part: _Part) -> None:
+        part.thread = threading.Thread(target=self._drive, args=(part,), name=part.work.name, daemon=True)
+        part.thread.start()
+
+    def replace(self, gone: Callable[[str], bool], pipelines: Sequence[Pipeline], sinks: Sequence[SinkRun]) -> None:
+        """Put these in the place of the pipelines and sinks whose names are `gone`, which end their commit and stop first; everything
+        else runs on. From any thread. Raises Retryable("stopping") where all is being stopped."""
+        with self._changing:
+            if self._stop.is_set() or not self._running:
+                raise Retryable("the process is starting or stopping", code="stopping", cure="try again, or start `millstream run` again")
+            old = [p for p in (*self._pipelines, *self._sinks) if gone(p.work.name)]
+            for part in old:
+                part.stopping.set()
+            for part in old:
+                if part.thread is not None:
+                    part.thread.join()
+            new_pipelines, new_sinks = [_Part(p) for p in pipelines], [_Part(s) for s in sinks]
+            for part in (*new_pipelines, *new_sinks):
+                self._prepare(part)
+            self._pipelines = [p for p in self._pipelines if p not in old] + new_pipelines
+            self._sinks = [p for p in self._sinks if p not in old] + new_sinks
+            for part in (*new_pipelines, *new_sinks):
+                self._start(part)
 
     def _hand_over(self) -> bool:
         """Whether every generation that is on its way has taken over, or cannot."""
@@ -147,6 +181,10 @@ class Runner:
         """Pipeline → connections to read its state by, of those that have one open."""
         running = [p.work for p in self._pipelines if p.opened.is_set() and not p.over and isinstance(p.work, Pipeline)]
         return {w.plan.pipeline: w.connect for w in running if w.connect is not None}
+
+    def plans(self) -> list[Plan]:
+        """The plans of the pipelines, as they now are."""
+        return [p.work.plan for p in self._pipelines if isinstance(p.work, Pipeline)]
 
     def statuses(self) -> list[PartStatus]:
         return [self._status(p) for p in self._parts]
@@ -180,7 +218,7 @@ class Runner:
         backoff = RETRY_FIRST_S
         is_open = unsettled = False
         try:
-            while not self._stop.is_set():
+            while not (self._stop.is_set() or part.stopping.is_set()):
                 try:
                     if not is_open:
                         part.work.open()
@@ -276,7 +314,7 @@ class Runner:
             part.doing = (what, done, total)
             if part.status.state == "waiting":
                 self._state(part, "running")
-            if self._stop.is_set():
+            if self._stop.is_set() or part.stopping.is_set():
                 raise Stopped
 
         return tick
@@ -285,18 +323,17 @@ class Runner:
 class _CaughtUp:
     """Whether what was committed at the sources when this began is through everything. Targets are fixed, level by level."""
 
-    def __init__(self, topics: Topics, connectors: list[_Part], pipelines: list[_Part], sinks: list[_Part]) -> None:
-        self._topics = topics
-        self._connectors, self._pipelines, self._sinks = connectors, pipelines, sinks
-        self._writers = {p.work.name: p for p in (*connectors, *pipelines)}
+    def __init__(self, topics: Topics, parts: Callable[[], tuple[list[_Part], list[_Part], list[_Part]]]) -> None:
+        """`parts`: the connectors, pipelines and sinks that there are now."""
+        self._topics, self._parts = topics, parts
         self._ends: dict[str, dict[str, int]] = {}
 
     def check(self) -> bool:
         """True when caught up; parts that are over count as done. Each level's target is taken when the one before is done."""
+        connectors, pipelines, sinks = self._parts()
+        self._writers = {p.work.name: p for p in (*connectors, *pipelines)}
         return (
-            all(self._connector(p) for p in self._connectors)
-            and all(self._reader(p) for p in self._pipelines)
-            and all(self._reader(p) for p in self._sinks)
+            all(self._connector(p) for p in connectors) and all(self._reader(p) for p in pipelines) and all(self._reader(p) for p in sinks)
         )
 
     def _connector(self, part: _Part) -> bool:

@@ -4,6 +4,8 @@ and goes on after its owner's edit without an event lost or repeated."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -62,6 +64,7 @@ def now(schema: RowSchema, shop) -> RowSchema:
 
 def add(shop, number: int, **values: object) -> None:
     shop.database.commit(Change(TABLE, None, {"id": number, **values}))
+    shop.database.log.append(f"after {number}")  # what comes when it is idle comes after a mark
 
 
 def events(shop, file: str) -> list[dict]:
@@ -123,3 +126,81 @@ def test_several_changes_that_wait_are_ruled_one_by_one(mesh) -> None:
     assert events(mesh, "follows.jsonl")[-1] == {"id": 6, "amount": 1 << 40, "remark": "f"}
     assert states(mesh)["pipeline.apart"]["state"] == "paused"
     assert "int32 is now int64" in states(mesh)["pipeline.apart"]["reason"]
+
+
+def test_resumed_in_the_running_process_it_goes_on_where_it_stopped_and_nobody_else_is_touched(mesh) -> None:
+    seen: dict[str, object] = {}
+
+    def drop_note() -> None:
+        now(RowSchema(tuple(f for f in ORDERS.fields if f.name != "note"), ORDERS.key), mesh)
+        add(mesh, 4, amount=40)
+        mesh.when_idle = edit_and_resume
+
+    def edit_and_resume() -> None:
+        with mesh.catalogue() as catalogue:
+            told = catalogue.states()
+        if told.get("pipeline.named") is None or told["pipeline.named"].state != "paused":
+            mesh.when_idle = edit_and_resume  # looked at again when the source is idle the next time
+            return
+        seen["without an edit"] = mesh("resume", "named").code
+        mesh.write("pipelines/named.yaml", NAMED.replace("id, note", "id, amount"))
+        seen["resume"] = mesh("resume", "named").code
+        with mesh.catalogue() as catalogue:
+            seen["verdicts"] = [k.verdict for k in catalogue.verdicts.of("pipeline.named")]
+        add(mesh, 5, amount=50)
+        mesh.when_idle = stop
+
+    def stop() -> None:
+        if [e["id"] for e in events(mesh, "named.jsonl")][-1:] != [5]:
+            mesh.when_idle = stop
+            return
+        with mesh.catalogue() as catalogue:
+            seen["told"] = {name: s.state for name, s in catalogue.states().items()}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    mesh.when_idle = drop_note
+    answer = mesh("run")
+    assert answer.code == 0
+    assert (seen["without an edit"], seen["resume"], seen["verdicts"]) == (2, 0, ["pause", "accept"])
+    assert [e["id"] for e in events(mesh, "apart.jsonl")] == [1, 2, 3, 4, 5]
+    named = events(mesh, "named.jsonl")
+    assert {e["id"]: e.get("amount") for e in named} == {1: 50, 2: 150, 3: 250, 4: 40, 5: 50}
+    assert {s["subject"] for s in mesh("--json", "plan").json["steps"]} <= {"apart"}  # which has only passed the version over
+    assert mesh("run", "--until-caught-up").code == 0
+    assert events(mesh, "named.jsonl") == named
+
+
+def test_resumed_without_a_running_process_the_next_run_takes_it_up(mesh) -> None:
+    widened = tuple(replace(f, type=Type("int64")) if f.name == "amount" else f for f in ORDERS.fields)
+    now(RowSchema(widened, ORDERS.key), mesh)
+    add(mesh, 4, amount=1 << 40, note="d")
+    assert mesh("run", "--until-caught-up").code == 4
+    assert [e["id"] for e in events(mesh, "apart.jsonl")] == [1, 2, 3]
+    assert mesh("run", "--until-caught-up").code == 4  # asked again it says the same, and no event comes twice
+    said = mesh("resume", "apart")
+    assert said.code == 0 and "widened amount (int32 is now int64)" in said.out
+    assert mesh("run", "--until-caught-up").code == 0
+    assert [(e["id"], e["amount"]) for e in events(mesh, "apart.jsonl")] == [(1, 50), (2, 150), (3, 250), (4, 1 << 40)]
+    assert [e["id"] for e in events(mesh, "named.jsonl")] == [1, 2, 3, 4]
+
+
+def test_apply_hands_a_changed_pipeline_to_the_running_process(mesh) -> None:
+    seen: dict[str, object] = {}
+
+    def edit_and_apply() -> None:
+        mesh.write("pipelines/apart.yaml", APART.replace("id, amount", "id, amount * 2 AS amount"))
+        mesh.write("pipelines/more.yaml", APART.replace("apart", "more"))
+        seen["apply"] = mesh("apply").code
+        mesh.when_idle = stop
+
+    def stop() -> None:
+        doubled = {e["id"]: e["amount"] for e in events(mesh, "apart.jsonl")}
+        more = (mesh.folder / "more.jsonl").exists() and {e["id"]: e["amount"] for e in events(mesh, "more.jsonl")}
+        if doubled != {1: 100, 2: 300, 3: 500} or more != {1: 50, 2: 150, 3: 250}:
+            mesh.when_idle = stop
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    mesh.when_idle = edit_and_apply
+    assert mesh("run").code == 0
+    assert seen == {"apply": 0}

@@ -1,0 +1,102 @@
+"""`millstream resume`: a pipeline that is paused before a change of schema goes on, as its owner has edited it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from millstream.catalogue.controller import Change, Controller, change, concerns
+from millstream.catalogue.judge import Versions
+from millstream.catalogue.store import AppliedPipeline
+from millstream.catalogue.verdicts import Kept
+from millstream.cli import answers, discover, requests, running
+from millstream.cli.exits import OK
+from millstream.cli.mesh import Mesh
+from millstream.cli.output import Output
+from millstream.cli.session import Here
+from millstream.errors import Retryable
+from millstream.pipelines.rollout import Step, generation_of
+from millstream.schemas.operations import operations
+
+
+def resume(pipeline: str, /, *, session: Here) -> int:
+    """Let a paused pipeline go on: compile its files over the schemas as they are now, accept these, and put it in place anew.
+
+    Shows what is accepted first. A running `millstream run` replaces this pipeline and its sinks and nothing else; without one, the
+    next run takes it up. Not one event is lost or repeated: the pipeline goes on where it stopped. Where the files do not hold over the
+    new schemas, nothing is done and every mistake is told. Steps of other pipelines are left for `millstream apply`.
+
+    Example: `millstream resume rated_movies`
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline's name, or a product's.
+    """
+    out = session.output
+    with session.mesh() as mesh:
+        before = requests.applied(mesh, pipeline, publishes=False)
+        todo = change(session.project, discover.registered(mesh), mesh.catalogue, stay=lambda name: name != before.name)
+        mine = tuple(s for s in todo.steps if concerns(s, before.name))
+        accepted = _accepting(mesh, before, out)
+        controller = Controller(replace(todo, steps=mine), mesh.topics, mesh.registry, mesh.catalogue, mesh.opened)
+        done = []
+        for step in controller.carry_out():
+            out.say(f"done   {step}", "green")
+            done.append({**vars(step), "text": str(step)})
+        _keep(mesh, before.name)
+        left = [s for s in todo.steps if s not in mine]
+        placed = put_in_place(mesh, before.name, out)
+    _tell_left(todo, left, before.name, out)
+    out.document({"pipeline": before.name, "accepted": accepted, "done": done, "in_place": placed})
+    return OK
+
+
+def put_in_place(mesh: Mesh, pipeline: str, out: Output) -> bool:
+    """Let the process that runs the mesh take up what was accepted. False where none does, or it does not listen: the next does."""
+    if not running.is_held(mesh.place.running):
+        out.say(f"{pipeline} goes on with the next `millstream run`")
+        return False
+    try:
+        out.say(answers.replaced(mesh, pipeline), "green")
+    except Retryable as e:
+        out.warn(f"{pipeline} is accepted, but the process that runs this mesh has not taken it up: {e}")
+        return False
+    return True
+
+
+def _accepting(mesh: Mesh, before: AppliedPipeline, out: Output) -> list[dict[str, str]]:
+    """Say, of each topic, what is accepted."""
+    versions, told = Versions(mesh.topics, mesh.registry), []
+    for topic, was in before.inputs.items():
+        there = versions.of(topic)
+        now = next(reversed(there))
+        if now != was and was in there:
+            changes = "; ".join(map(str, operations(there[was], there[now]))) or "nothing that differs"
+            out.say(f"accepts {topic}, version {versions.order(topic)[now]}: {changes}")
+            told.append({"topic": topic, "schema_id": str(now), "changes": changes})
+    return told
+
+
+def _keep(mesh: Mesh, pipeline: str) -> None:
+    """What was accepted is in the history; the pipeline's sinks that are paused take the newest version of what they read, too."""
+    versions, now = Versions(mesh.topics, mesh.registry), mesh.catalogue.pipelines()[pipeline]
+    states = mesh.catalogue.states()
+    for topic, schema_id in now.inputs.items():
+        note(mesh, versions, f"pipeline.{pipeline}", topic, schema_id)
+    for name, sink in now.sinks.items():
+        if (said := states.get(f"sink.{name}")) is not None and said.state == "paused":
+            schema_id = next(reversed(versions.of(sink.topic)))
+            mesh.catalogue.verdicts.accept(name, sink.topic, schema_id)
+            note(mesh, versions, f"sink.{name}", sink.topic, schema_id)
+
+
+def note(mesh: Mesh, versions: Versions, consumer: str, topic: str, schema_id: int, by: str = "resume") -> None:
+    mesh.catalogue.verdicts.note(Kept(consumer, topic, schema_id, versions.order(topic)[schema_id], "accept", by=by))
+
+
+def _tell_left(todo: Change, left: list[Step], name: str, out: Output) -> None:
+    if left:
+        out.warn(f"not done, as it is not about {name}: {'; '.join(map(str, left))}; `millstream apply` does it")
+    of = generation_of(name)
+    if of is not None and todo.wanted.products[of[0]].applied != of[1]:
+        out.warn(f"{of[0]} is defined otherwise now: `millstream apply` builds its next generation beside {name}")
