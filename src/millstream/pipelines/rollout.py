@@ -133,7 +133,7 @@ def _topics(wanted: Wanted, actual: Actual) -> Iterator[Step]:
         elif name in wanted.descriptions:
             said = operations(now.schema, wanted.descriptions[name])
             yield Step("describe_topic", name, "; ".join(str(o) for o in said if o.leaf.kind in ("doc", "tags")))
-        if any(c.kind == "rekey" or c.changes_type for c in changes):
+        if any(c.kind == "rekey" or c.uncovered for c in changes):
             # Design §3: a key or a type that no reader schema covers starts the order afresh.
             yield Step("raise_incarnation", name, "; ".join(map(str, changes)) + "; its readers fill it again")
 

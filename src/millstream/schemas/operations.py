@@ -62,6 +62,11 @@ class Operation:
         """Whether the column's values are of another type now: it is wider, narrower or another, or a member came, went or changed."""
         return self.kind in TYPE_CHANGES or (self.kind == "nested" and self.leaf.kind not in ATTRIBUTES)
 
+    @property
+    def uncovered(self) -> bool:
+        """Whether the new type cannot hold what was written in the old one: it is narrower or another, or that of a member is."""
+        return self.leaf.kind in ("narrow", "retype")
+
     def __str__(self) -> str:
         return _said(self.leaf, ".".join(self.path))
 

@@ -145,3 +145,51 @@ def test_what_cannot_be_checked_is_refused(shop, monkeypatch, arguments: tuple[s
     answer = shop("schemas", "check", *arguments)
     assert (answer.code, answer.out) == (2, "")
     assert says in answer.err
+
+
+# ---- a wider type
+
+
+SUMS = """\
+pipeline: sums
+owner: team
+steps:
+  - name: all
+    sql: "SELECT id, {amount} AS amount, {record} AS said FROM shop.public.orders"
+sinks:
+  - {{from: all, jsonl: {{file: sums.jsonl}}}}
+---
+pipeline: down
+owner: team
+steps:
+  - name: got
+    sql: SELECT id, amount, said FROM sums.all
+sinks:
+  - {{from: got, jsonl: {{file: down.jsonl}}}}
+"""
+
+
+def test_a_wider_type_and_a_new_member_reach_every_reader_without_a_topic_begun_anew(shop) -> None:
+    def lines(name: str) -> list[dict]:
+        return [json.loads(line) for line in (shop.folder / f"{name}.jsonl").read_text().splitlines()]
+
+    (shop.folder / "pipelines/large.yaml").unlink()
+    shop.write("pipelines/sums.yaml", SUMS.format(amount="amount", record="{a: note}"))
+    assert shop("apply").code == 0
+    assert shop("run", "--until-caught-up").code == 0
+    before = {name: len(lines(name)) for name in ("sums", "down")}
+
+    shop.write("pipelines/sums.yaml", SUMS.format(amount="CAST(amount AS BIGINT) * 10000000", record="{a: note, b: amount}"))
+    planned = [s["kind"] for s in shop("plan", "--json").json["steps"]]
+    assert "register_schema" in planned and "raise_incarnation" not in planned
+    assert shop("apply").code == 0
+    shop.order(4, 400, "tea")
+    assert shop("run", "--until-caught-up").code == 0
+    for name in ("sums", "down"):
+        fresh = lines(name)[before[name] :]
+        assert sorted((e["op"], e["after"]["id"], e["after"]["amount"], e["after"]["said"]["b"]) for e in fresh) == [
+            ("c", 4, 4_000_000_000, 400),
+            ("u", 1, 500_000_000, 50),
+            ("u", 2, 1_500_000_000, 150),
+            ("u", 3, 2_500_000_000, 250),
+        ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.events.types import Field, RowSchema, Type, record_of
 from millstream.pipelines.rollout import Actual, Pipeline, Product, Step, Topic, Wanted, rollout
 
 from .conftest import schema
@@ -113,6 +114,21 @@ def test_a_changed_type_begins_the_topic_anew_and_rebuilds_its_readers() -> None
     assert "text is now int32" in str(steps[0])
     steps = rollout(Wanted({"s.a": Topic(REKEYED)}, {}), running)
     assert [s.kind for s in steps] == ["register_schema", "raise_incarnation", "stop_pipeline"]
+
+
+def test_a_wider_type_and_a_new_member_begin_nothing_anew() -> None:
+    """What was written in the old type is read in the new one."""
+
+    def row(number: str, *members: tuple[str, Type]) -> RowSchema:
+        return RowSchema((Field("id", Type("int64"), 1), Field("n", Type(number), 2), Field("r", record_of(*members), 3)), ("id",))  # type: ignore[arg-type]
+
+    a, b = ("a", Type("text")), ("b", Type("text"))
+    running = Actual({"p.a": Topic(row("int32", a, b), 1)})
+    covered = [row("int64", a, b), row("int32", a), row("int32", a, b, ("c", Type("date")))]
+    uncovered = [row("int32", a, ("b", Type("date"))), row("text", a, b)]
+    for wanted in (*covered, *uncovered):
+        kinds = [s.kind for s in rollout(Wanted({"p.a": Topic(wanted)}, {}), running)]
+        assert kinds == ["register_schema", *["raise_incarnation"] * (wanted in uncovered)]
 
 
 def test_an_added_column_is_registered_and_accepted_without_a_rebuild() -> None:
