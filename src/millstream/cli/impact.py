@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from millstream.catalogue.controller import change as change_of
@@ -17,12 +18,14 @@ from millstream.cli.schemadiff import operation_document
 from millstream.cli.session import Here, Session
 from millstream.errors import Refused
 from millstream.events.types import RowSchema
-from millstream.pipelines.impact import Affected, Impact, consumer, outputs_of
+from millstream.pipelines.definitions import Project
+from millstream.pipelines.impact import Affected, Consumer, Impact, consumer, outputs_of
 from millstream.pipelines.impact import impact as impact_of
 from millstream.pipelines.plan import Plan
 from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.sql.mistakes import suggestion
+from millstream.schemas.rules import Mode
 
 
 def impact(topic: str, change: str, /, *, session: Here) -> int:
@@ -45,22 +48,45 @@ def impact(topic: str, change: str, /, *, session: Here) -> int:
         what `millstream schemas diff --json` gave.
     """
     with session.mesh() as mesh:
-        there = _known(mesh)
-        todo = change_of(session.project, there, mesh.catalogue)
-        definitions = {p.pipeline: definition_of(session.project, mesh.catalogue, p.pipeline) for p in todo.plans}
-    products = [p.name for p in session.project.products]
-
-    def history(name: str) -> Sequence[RowSchema]:
-        return there.history.get(name, ())
-
-    consumers = [consumer(p, definitions[p.pipeline], there.inputs, history, products) for p in todo.plans]
-    now = _now(there, todo.plans, topic)
-    new = asked(change, topic, now, history(topic), session.folder)
-    rules = (Policy(session.project, history),)
-    found = impact_of(consumers, topic, now, new, rules)
+        asking = Asking.of(mesh)
+    now = asking.now(topic)
+    new = asked(change, topic, now, asking.history(topic), session.folder)
+    found = asking.impact(topic, now, new)
     _say(session, topic, found)
     session.output.document(_document(topic, found))
     return PAUSED if found.pauses else OK
+
+
+@dataclass(frozen=True)
+class Asking:
+    """The topics as they are, and all that reads them."""
+
+    project: Project
+    there: Known
+    plans: Sequence[Plan]
+    consumers: Sequence[Consumer]
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> Asking:
+        project, there = mesh.project, _known(mesh)
+        plans = change_of(project, there, mesh.catalogue).plans
+        products = [p.name for p in project.products]
+
+        def made(plan: Plan) -> Consumer:
+            definition = definition_of(project, mesh.catalogue, plan.pipeline)
+            return consumer(plan, definition, there.inputs, lambda topic: there.history.get(topic, ()), products)
+
+        return cls(project, there, plans, [made(p) for p in plans])
+
+    def history(self, topic: str) -> Sequence[RowSchema]:
+        return self.there.history.get(topic, ())
+
+    def now(self, topic: str) -> RowSchema:
+        return _now(self.there, self.plans, topic)
+
+    def impact(self, topic: str, now: RowSchema, new: RowSchema, mode: Mode | None = None) -> Impact:
+        """`mode`: what is asked for in place of those that the files name."""
+        return impact_of(self.consumers, topic, now, new, (Policy(self.project, self.history, mode),))
 
 
 def _known(mesh: Mesh) -> Known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from millstream.cli import columns
 from millstream.cli.exits import FAILED, OK
+from millstream.cli.impact import Asking
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import counted
 from millstream.cli.schemadiff import operation_document
@@ -27,6 +28,15 @@ from millstream.schemas.rules import MODES, Change, Mode, Violation, judge_chang
 REGISTRIES_DEFAULT: AvroMode = "BACKWARD"
 
 
+@dataclass(frozen=True)
+class Found:
+    """A violation; `consumer` and `owner`: of whom, "" where it stands whoever reads the topic."""
+
+    violation: Violation
+    consumer: str = ""
+    owner: str = ""
+
+
 def check_file(
     subject: str,
     file: Path,
@@ -35,7 +45,7 @@ def check_file(
     mode: Annotated[str | None, Parameter(show_default=False)] = None,
     session: Here,
 ) -> int:
-    """Judge a schema in a file as the next version of a subject: by its mode and by the project's rules.
+    """Judge a schema in a file as the next version of a subject: by its mode, by what each consumer uses, by the project's rules.
 
     Nothing is registered. The exit code is 1 where it must not be: what, where, why and the cure are said.
 
@@ -60,12 +70,21 @@ def check_file(
             new = given_schema(text, there.history[-1], str(file))
             said = operations(there.history[-1], new)
             held = wanted or Policy(mesh.project).mode("", there.topic)
-            violations = list(dict.fromkeys(_of_topic(mesh, there, new, held)))
+            against = [*_of_topic(mesh, there, new, held), *_of_consumers(mesh, there, new, wanted)]
         else:
             said, held = (), wanted or REGISTRIES_DEFAULT
-            violations = list(_of_texts(there, text, held))
+            against = [Found(v) for v in _of_texts(there, text, held)]
+    violations = _once(against)
     _show(session, there, held, said, violations)
     return FAILED if violations else OK
+
+
+def _once(against: Iterable[Found]) -> list[Found]:
+    """Each reason once, as it was found first: a mode says the same of the topic and of every reader."""
+    first: dict[tuple[str, str, str], Found] = {}
+    for one in against:
+        first.setdefault((one.violation.what, one.violation.where, one.violation.why), one)
+    return list(first.values())
 
 
 def _mode(given: str | None) -> Mode | None:
@@ -84,10 +103,10 @@ def _text(file: Path) -> str:
         raise Refused(f"the file cannot be read: {e}", code="schema_file", where=str(file), cure="name a file with an Avro schema") from e
 
 
-def _of_topic(mesh: Mesh, there: Subject, new: RowSchema, mode: Mode) -> Iterator[Violation]:
+def _of_topic(mesh: Mesh, there: Subject, new: RowSchema, mode: Mode) -> Iterator[Found]:
     """What stands against it whoever reads the topic."""
     said = columns.said(mesh.project, there.topic)
-    yield from judge_change(
+    for violation in judge_change(
         Change(
             consumer="",
             owner=said.owner,
@@ -101,7 +120,15 @@ def _of_topic(mesh: Mesh, there: Subject, new: RowSchema, mode: Mode) -> Iterato
         ),
         mesh.project.rules,
         mode,
-    )
+    ):
+        yield Found(violation)
+
+
+def _of_consumers(mesh: Mesh, there: Subject, new: RowSchema, mode: Mode | None) -> Iterator[Found]:
+    """What would pause those who read the topic, and those who read what they write."""
+    for a in Asking.of(mesh).impact(there.topic, there.history[-1], new, mode).affected:
+        for violation in a.verdict.reasons:
+            yield Found(violation, f"{a.pipeline}.{a.part}", a.owner)
 
 
 def _of_texts(there: Subject, text: str, mode: Mode) -> Iterator[Violation]:
@@ -116,16 +143,18 @@ def _of_texts(there: Subject, text: str, mode: Mode) -> Iterator[Violation]:
                 )
 
 
-def _show(session: Here, there: Subject, mode: Mode, said: Iterable[Operation], violations: list[Violation]) -> None:
+def _show(session: Here, there: Subject, mode: Mode, said: Iterable[Operation], violations: list[Found]) -> None:
     out = session.output
     name = there.topic or there.name
     out.say(f"{name}, after version {there.versions[-1].version}, under {mode}", "bold")
     for operation in said:
         out.say(f"  {operation}")
-    for v in violations:
+    for one in violations:
+        v = one.violation
         out.say(f"{v.where}: {v.what}{f' [{v.rule}]' if v.rule else ''}", "red")
-        out.say(f"  {v.why}")
+        out.say(f"  {v.why}" + (f": {one.consumer}, of {one.owner}" if one.consumer else ""))
         out.say(f"  cure: {v.cure}")
     out.say(counted(len(violations), "violation") if violations else "nothing stands against it", "red" if violations else "green")
-    document = {"subject": there.name, "version": there.versions[-1].version, "mode": mode, "violations": [asdict(v) for v in violations]}
+    told = [{**asdict(f.violation), "consumer": f.consumer, "owner": f.owner} for f in violations]
+    document = {"subject": there.name, "version": there.versions[-1].version, "mode": mode, "violations": told}
     out.document({**document, "operations": [operation_document(o) for o in said]})

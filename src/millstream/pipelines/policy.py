@@ -42,11 +42,13 @@ def _nothing_earlier(topic: str) -> Sequence[RowSchema]:
 class Policy:
     """Called with a consumer and a change, it says what the project's rules and modes find wrong with that.
 
-    `versions` gives every version of a topic's schema, oldest first, for the modes that look at all of them.
+    `versions` gives every version of a topic's schema, oldest first, for the modes that look at all of them. `only` is a mode in
+    place of all that the files name.
     """
 
     project: Project
     versions: Callable[[str], Sequence[RowSchema]] = field(default=_nothing_earlier, repr=False)
+    only: Mode | None = None
 
     def __call__(self, reader: Reader, old: RowSchema, new: RowSchema) -> list[Violation]:
         return judge_change(self.change(reader, old, new), self.project.rules, self.mode(reader.pipeline, reader.topic))
@@ -73,6 +75,8 @@ class Policy:
 
     def mode(self, pipeline: str, topic: str) -> Mode:
         """What the consumer's definition says, else that of who writes the topic, else mesh.yaml."""
+        if self.only is not None:
+            return self.only
         for part in (self.part_of_mesh(pipeline), self.part_of_mesh(topic)):
             if part is not None and part.compatibility is not None:
                 return part.compatibility

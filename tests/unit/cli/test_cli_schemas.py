@@ -10,7 +10,7 @@ from millstream.events.envelope import value_schema
 from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 
-from .conftest import ORDERS, SOURCE
+from .conftest import ORDERS, PIPELINE, SOURCE
 
 TOPIC = "shop.public.orders"
 SECOND = RowSchema((*ORDERS.fields, Field("kind", Type("text"), 4, fill=Constant("plain"))), ("id",))
@@ -69,6 +69,7 @@ def test_what_is_not_there_is_refused_with_a_way_out(applied, arguments: tuple[s
 
 # ---- check
 
+SAME = [{"name": "id", "type": "long"}, {"name": "amount", "type": ["null", "int"]}, {"name": "note", "type": ["null", "string"]}]
 LONGER = [{"name": "id", "type": "long"}, {"name": "amount", "type": ["null", "long"]}, {"name": "note", "type": ["null", "string"]}]
 RULE = """from millstream.schemas.rules import rule, Violation
 
@@ -88,7 +89,7 @@ def file(shop, columns: list[dict]) -> str:
 
 def test_a_schema_that_nothing_stands_against(shop) -> None:
     assert shop("apply").code == 0
-    answer = shop("schemas", "check", TOPIC, file(shop, [*LONGER, {"name": "kind", "type": ["null", "string"]}]), "--mode", "BACKWARD")
+    answer = shop("schemas", "check", TOPIC, file(shop, [*SAME, {"name": "kind", "type": ["null", "string"]}]), "--mode", "FULL")
     assert answer.code == 0, answer.out + answer.err
     assert "nothing stands against it" in answer.out and "added kind (text)" in answer.out
     assert [v["version"] for v in shop("schemas", "list", "--json").json if v["subject"] == f"{TOPIC}-value"] == [
@@ -102,16 +103,36 @@ def test_a_mode_of_the_files_and_a_rule_each_say_what_where_why_and_the_cure(sho
     assert shop("apply").code == 0
     answer = shop("schemas", "check", TOPIC, file(shop, LONGER), "--json")
     assert answer.code == 1
-    mode, own = answer.json["violations"]
+    mode, own, used = answer.json["violations"]
     assert (mode["what"], mode["where"]) == ("not FULL: the writer's long is none of the union of null, int", f"{TOPIC}.amount")
     assert mode["why"] == "the new schema cannot be read by version 1" and mode["cure"]
     assert own == {
         "what": "widened amount (int32 is now int64)", "where": f"{TOPIC}.amount", "why": "ledgers count in 32 bits",
-        "cure": "split the amount", "rule": "no_widening",
+        "cure": "split the amount", "rule": "no_widening", "consumer": "", "owner": "",
     }  # fmt: skip
     said = shop("schemas", "check", TOPIC, file(shop, LONGER)).out
-    assert "cure: split the amount" in said and "2 violations" in said
-    assert shop("schemas", "check", TOPIC, file(shop, LONGER), "--mode", "NONE", "--json").json["violations"] == [own]
+    assert used["consumer"] == "large.large" and "pinned" in used["why"]
+    assert "cure: split the amount" in said and "3 violations" in said
+    assert shop("schemas", "check", TOPIC, file(shop, LONGER), "--mode", "NONE", "--json").json["violations"] == [own, used]
+
+
+def test_who_uses_what_goes_stands_against_it_wherever_he_reads(shop) -> None:
+    down = "pipeline: down\nowner: team-down\nsteps:\n  - {name: got, sql: SELECT * FROM large.large}\n"
+    shop.write("pipelines/down.yaml", down)
+    assert shop("apply").code == 0
+    answer = shop("schemas", "check", TOPIC, file(shop, [*LONGER[:1], {"name": "amount", "type": ["null", "int"]}]), "--json")
+    assert answer.code == 1
+    (found,) = answer.json["violations"]
+    assert (found["consumer"], found["owner"], found["where"], found["what"]) == (
+        "large.large", "team-shop", f"{TOPIC}.note", "dropped note",
+    )  # fmt: skip
+    assert "uses it" in found["why"] and "edit large" in found["cure"]
+    said = shop("schemas", "check", TOPIC, file(shop, LONGER[:2])).out
+    assert "large.large, of team-shop" in said
+    # Who follows takes the wider amount over, and who reads that, and is pinned, would not.
+    shop.write("pipelines/large.yaml", PIPELINE.replace("owner: team-shop", "owner: team-shop\nevolve: follow"))
+    (found,) = shop("schemas", "check", TOPIC, file(shop, LONGER), "--json").json["violations"]
+    assert (found["consumer"], found["where"]) == ("down.got", "large.large.amount")
 
 
 def test_a_subject_that_is_no_topics_is_held_to_avro_alone(shop) -> None:
