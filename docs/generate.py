@@ -106,7 +106,7 @@ A schema is sent as `{{"schema": text, "schemaType": "AVRO", "references": [{{"n
 - Versions count from 1 in their subject. What is deleted and registered again is a new version with the old id.
 - A registration is on disk when it is answered, whole or not at all, whatever is killed.
 - Subjects of Millstream's own topics (`TOPIC-value`, `TOPIC-key`) are shown, and can be checked against; only Millstream registers
-  there, whatever the level, and nobody deletes them.
+  there, whatever the level and the mode, and nobody deletes them.
 - Levels: {", ".join(f"`{level}`" for level in LEVELS)}.
   The registry's is `BACKWARD` until it is set.
 - Modes: {", ".join(f"`{mode}`" for mode in MODES)}. In `IMPORT` every registration says its id,

@@ -143,6 +143,7 @@ def test_a_running_mesh_serves_its_registry(tmp_path: Path, capsys: pytest.Captu
     assert answer.code == 0, answer.err
     assert {SUBJECT, "shop.public.orders-key", "large.large-value"} <= set(seen["subjects"])
     assert seen["fields"] == "before"
+    assert listen in answer.out
     assert seen["deleted"] == [40101, 42205]
     engine = sqlite_engine(tmp_path / ".millstream/mesh.db")
     assert SqlRegistry(engine).by_id(seen["id"]) == '{"type":"record","name":"Other","fields":[]}'

@@ -97,17 +97,17 @@ def _listening(mesh: Mesh, session: Session, runner: Runner) -> Iterator[None]:
 
 @contextmanager
 def _serving(mesh: Mesh, session: Session, runner: Runner) -> Iterator[None]:
-    with _listening(mesh, session, runner), _registry(mesh):
+    with _listening(mesh, session, runner), _registry(mesh, session):
         yield
 
 
 @contextmanager
-def _registry(mesh: Mesh) -> Iterator[None]:
+def _registry(mesh: Mesh, session: Session) -> Iterator[None]:
     """Serve the registry while this lasts, where mesh.yaml says so."""
     listen = mesh.project.mesh.registry.get("listen")
     with mesh.registry_served(str(listen)) if listen else nullcontext() as address:
         if address:
-            log.info("the schema registry answers at %s", address)
+            session.output.say(f"the schema registry answers at {address}")
         yield
 
 
