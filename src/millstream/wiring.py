@@ -166,7 +166,7 @@ def build_mesh(
 
             return Runner(
                 topics,
-                [Connector(open_source(s.name), topics, registry, describe=describe) for s in project.sources],
+                [Connector(open_source(s.name), topics, registry, describe=describe, folder=place.copies(s.name)) for s in project.sources],
                 pipelines,
                 sinks,
                 report,

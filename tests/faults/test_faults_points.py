@@ -28,7 +28,7 @@ FIRST_START = ("connector.window_open", "rebuild.before_publish")
 LOST_STATE = ("pipeline.after_rebuild",)
 ENDING = ("runner.part_over",)
 """Moments of a run that comes to its end by itself."""
-ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.")
+ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.", "copies.")
 """Moments that other files walk: two beside this one, and the conformance of topics and of sources."""
 
 

@@ -42,6 +42,10 @@ class Backfill:
     def cause(self) -> Literal["backfill", "schema"]:
         return "backfill" if self.is_initial else "schema"
 
+    def anew(self) -> Backfill:
+        """From the first row again: one was moved to where it may have been already."""
+        return replace(self, after=None, chunks=0)
+
     def chunk_done(self, last_key: list[Any] | None, rows: int, done: bool) -> Backfill:
         """After a chunk went in; an empty last chunk has no last key and leaves `after` as it is."""
         after = self.after if last_key is None else last_key

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pyarrow as pa
 from millstream.capture import emptying
 from millstream.capture.admission import LogAdmission
 from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
+from millstream.capture.keeping import complete
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
@@ -40,6 +43,7 @@ class Counts:
     events: int = 0
     commits: int = 0
     repeats: int = 0
+    orphans: int = 0  # deletes of rows that the topic did not have yet
 
 
 class Connector:
@@ -52,8 +56,11 @@ class Connector:
         registry: Registry,
         clock: Callable[[], float] = time.time,
         describe: Callable[[str, RowSchema], RowSchema] = lambda _, schema: schema,
+        folder: Path | None = None,
     ) -> None:
-        """`describe(topic, schema)` is the schema with what people say of its columns."""
+        """`describe(topic, schema)` is the schema with what people say of its columns. `folder`: where copies of rows are kept from
+        one opening to the next; None: nowhere."""
+        self._folder = folder
         self._source, self._topics, self._registry, self._clock = source, topics, registry, clock
         self._describe = describe
         self.name = f"source.{source.name}"
@@ -63,6 +70,7 @@ class Connector:
         self._window: Window | None = None
         self._emptying: Iterator[None] | None = None
         self._copies: dict[str, RowCopy] = {}
+        self._kept: set[str] = set()
         self._committed_at = 0.0
         # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
         self.head_wanted = False
@@ -83,7 +91,20 @@ class Connector:
         start = self._source.schema_backfill == "start"
         self._backfills: Backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
         self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}), self._describe)
+        for table in tables:
+            if table.kept:
+                self._keep(self._topic_of[table.name])
         self._reopen_stream()
+
+    def _keep(self, topic: Topic) -> None:
+        """Invariant 3: the copy is the topic's fold, so what a crash kept from it is read there; lost, it is made from there."""
+        path = None if self._folder is None else self._folder / f"{quote(topic.name, safe='')}.rows"
+        self._copies[topic.name] = RowCopy(path, topic, self._registry)
+        self._kept.add(topic.name)
+
+    def _follow(self, copy: RowCopy) -> None:
+        for _ in copy.follow(self._topics):
+            reached("copies.reading")
 
     def _written(self, stored: Mapping[str, int]) -> dict[str, int]:
         """Topic → the version that it was last written in: before the first event the one that it was made with."""
@@ -104,6 +125,10 @@ class Connector:
         self._admission = LogAdmission(at.major, at.minor)
         self._window = None  # its chunk was not appended: it is read again
         self._emptying = None  # the truncate comes again
+        for name, copy in self._copies.items():
+            copy.undo()
+            if name in self._kept:
+                self._follow(copy)
         self._stream = self._source.stream(position)
         reached("connector.after_open")
 
@@ -157,27 +182,31 @@ class Connector:
             return True
         delivery = next(self._stream)
         reached("connector.decoded")
-        live = [self._admitted(b) for b in delivery.batches]
-        for b in live:
+        backfills, live = self._backfills, []
+        for b in map(self._admitted, delivery.batches):
+            if b.topic in self._kept and len(b):
+                whole, backfills = self._completed(b, backfills)
+                live.append(whole)
+            else:
+                live.append(b)
             self._seen_by_window(b)
         out = [b for b in live if len(b)]
-        backfills = self._backfills
         if delivery.mark is not None and self._window is not None and delivery.mark == self._window.chunk.mark:
-            rows, backfills = self._chunk_in(delivery.position)
+            rows, backfills = self._chunk_in(delivery.position, backfills)
             out += [rows] if len(rows) else []
             self._window = None
         if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
-            self._emptying = self._emptied(delivery.truncate, delivery.position, out)
+            self._emptying = self._emptied(delivery.truncate, delivery.position, out, backfills)
             return True
         if out or backfills is not self._backfills or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills)
         self._open_window()
         return bool(out)
 
-    def _emptied(self, truncate: Truncate, at: Position, before: list[Batch]) -> Iterator[None]:
+    def _emptied(self, truncate: Truncate, at: Position, before: list[Batch], backfills: Backfills) -> Iterator[None]:
         """`before` and then the truncate, in as many commits as it takes; the position passes it with the last one."""
         just_before = replace(at, minor=at.minor - 1)
-        self._commit(before, just_before, self._backfills)
+        self._commit(before, just_before, backfills)
         for table in truncate.tables:
             topic = self._topic_of[table]
             if self._window is not None and self._window.topic == topic.name:
@@ -188,7 +217,7 @@ class Connector:
                 reached("truncate.reading")
                 yield
             while gone := emptying.first(rows, topic, truncate, at):
-                self._commit(gone, just_before, self._backfills)
+                self._commit(gone, just_before, self._backfills, told_again=True)
                 reached("truncate.slice")
                 yield
                 for _ in rows.follow(self._topics):  # which takes what is deleted now out of it
@@ -227,11 +256,35 @@ class Connector:
             fresh = replace(fresh, rows=fresh.rows.set_column(at, fresh.rows.schema.field(at), column))
         return replace(fresh, topic=topic.name)
 
+    def _completed(self, batch: Batch, backfills: Backfills) -> tuple[Batch, Backfills]:
+        """Of a kept table: the events with whole images, in the copy already; and the backfills, one of which may have to begin anew."""
+        batch = self._versions.registered(batch)
+        copy, window = self._copies[batch.topic], self._window
+        chunk = window.seen_by_key(batch) if window is not None and window.topic == batch.topic else None
+        found = complete(batch, copy, chunk)
+        self.counts.orphans += found.orphans
+        if found.left:
+            table = batch.topic.removeprefix(f"{self._source.name}.")
+            unfinished = [b for b in backfills.values() if b.table == table and b.wanted and not b.done]
+            if not unfinished:
+                raise Irrecoverable(
+                    f"{found.left} changed rows of {table} have a value that did not change, is stored out of line, and is not in the copy",
+                    code="toast_unavailable",
+                    where=f"{self.name} {table}",
+                    cure="where a schema backfill is offered, let it start (`schema_backfill: start`); else begin again under another name",
+                )
+            if found.again:
+                backfills = {**backfills, unfinished[0].slot: unfinished[0].anew()}
+                self._window = None if window is not None and window.slot == unfinished[0].slot else window
+        if len(found.batch):
+            copy.put(found.batch)
+        return found.batch, backfills
+
     def _seen_by_window(self, batch: Batch) -> None:
         if self._window is not None and batch.topic == self._window.topic:
             self._window = self._window.see(batch)
 
-    def _chunk_in(self, at: Position) -> tuple[Batch, Backfills]:
+    def _chunk_in(self, at: Position, backfills: Backfills) -> tuple[Batch, Backfills]:
         """The chunk's rows at its read point, and the backfills with this chunk done (not, if the window was spoiled)."""
         assert self._window is not None
         window, chunk = self._window, self._window.chunk
@@ -246,9 +299,12 @@ class Connector:
             now_us=int(self._clock() * 1e6),
         )
         if window.spoiled:
-            return rows.slice(0, 0), self._backfills
+            return rows.slice(0, 0), backfills
+        if topic.name in self._kept and len(rows):
+            rows = self._versions.registered(rows)
+            self._copies[topic.name].put(rows)
         done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done)
-        return rows, {**self._backfills, window.slot: done}
+        return rows, {**backfills, window.slot: done}
 
     def _rows_of(self, topic: Topic) -> RowCopy:
         """A copy of the topic's rows. Temporary, but kept while this is open: who truncates once does it again."""
@@ -270,10 +326,10 @@ class Connector:
         moved = self.position is None or position > self.position
         return moved and self._clock() - self._committed_at >= PROGRESS_EVERY_S
 
-    def _commit(self, out: list[Batch], position: Position, backfills: Backfills) -> None:
+    def _commit(self, out: list[Batch], position: Position, backfills: Backfills, *, told_again: bool = False) -> None:
         assert self._producer is not None
         reached("connector.before_register")
-        placed = self._versions.place(out)
+        placed = self._versions.place(out, told_again=told_again)
         out = placed.batches
         for topic, version in placed.unsaid.items():
             table = topic.removeprefix(f"{self._source.name}.")
@@ -284,6 +340,8 @@ class Connector:
         state = self._state(position, backfills, placed)
         self._producer.commit(blocks, state, sequence=self._producer.record.sequence + 1, tail=out)
         reached("connector.after_commit")
+        for topic in self._kept:
+            self._copies[topic].settle(self._producer.record.ends.get(topic, 0))
         self._backfills = backfills
         self._versions.committed(placed)
         self._admission.committed(position.major, position.minor)
@@ -307,5 +365,5 @@ class Connector:
         self._close_stream()
         for copy in self._copies.values():
             copy.close()
-        self._copies = {}
+        self._copies, self._kept = {}, set()
         self._source.close()

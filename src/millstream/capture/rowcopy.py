@@ -69,6 +69,25 @@ class RowCopy:
             self._connection.execute("INSERT INTO place VALUES (?, 0)", [self._topic.name])
         self.next = 0
 
+    # ---- beside its topic
+
+    def put(self, batch: Batch) -> None:
+        """Events that are about to be committed to the topic: seen by `of` at once, kept by `settle`, forgotten by `undo`."""
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+        self._put(batch)
+
+    def settle(self, end: int) -> None:
+        """The topic has what was put; it ends there. A crash before this leaves what `follow` makes good. Raises as `apply`."""
+        if self._connection.in_transaction:
+            self._move(end)
+            self._connection.execute("COMMIT")
+            self.next = end
+
+    def undo(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -98,12 +117,12 @@ class RowCopy:
         with self._transaction():
             for batch in batches:
                 self._put(batch)
-            moved = self._connection.execute("UPDATE place SET next = ? WHERE next = ?", [end, self.next]).rowcount
-            if moved != 1:
-                raise Irrecoverable(
-                    "another process keeps this copy", code="fenced", where=f"rows of {self._topic.name}", cure="stop this one"
-                )
+            self._move(end)
         self.next = end
+
+    def _move(self, end: int) -> None:
+        if self._connection.execute("UPDATE place SET next = ? WHERE next = ?", [end, self.next]).rowcount != 1:
+            raise Irrecoverable("another process keeps this copy", code="fenced", where=f"rows of {self._topic.name}", cure="stop this one")
 
     def _put(self, batch: Batch) -> None:
         keys = key_bytes(batch)

@@ -49,29 +49,31 @@ class Versions:
         self._latest: dict[str, RowSchema] = {}
         self._ids: dict[tuple[str, RowSchema], tuple[int, int]] = {}
 
-    def place(self, batches: Sequence[Batch]) -> Placed:
-        """Each batch in its registered version: invariant 5, registered before it is published; invariant 6, never refused here.
+    def registered(self, batch: Batch) -> Batch:
+        """The batch in its registered version: invariant 5, registered before it is published; invariant 6, never refused here.
 
-        One that has its version already (a row told again as it was) keeps it.
+        One that has its version keeps it.
         """
-        placed = []
+        if batch.schema_id is not None:
+            return batch
+        schema = self._schema(batch.topic, batch.schema)
+        return replace(batch, schema=schema).with_schema_id(self._version(batch.topic, schema)[0])
+
+    def place(self, batches: Sequence[Batch], *, told_again: bool = False) -> Placed:
+        """Each batch in its version, and what changes with it. Rows that are `told_again` as they were change nothing."""
+        placed = [self.registered(b) for b in batches]
         written, changes, unsaid = dict(self.written), dict(self.changes), {}
-        for batch in batches:
-            if batch.schema_id is not None:
-                placed.append(batch)
-                continue
-            schema = self._schema(batch.topic, batch.schema)
-            schema_id, number = self._registered(batch.topic, schema)
-            placed.append(replace(batch, schema=schema).with_schema_id(schema_id))
+        for batch in [] if told_again else placed:
+            assert batch.schema_id is not None
             before = written.get(batch.topic)
-            written[batch.topic] = schema_id
-            if before in (None, schema_id):
+            written[batch.topic] = batch.schema_id
+            if before is None or before == batch.schema_id:
                 continue
-            old = _fields(self._registry.by_id(before or 0))
-            change = _change(batch, schema_id, old, schema)
+            old = _fields(self._registry.by_id(before))
+            change = _change(batch, batch.schema_id, old, batch.schema)
             changes[batch.topic] = [*changes.get(batch.topic, ()), change][-CHANGES_MAX:]
-            if _leaves_unsaid(old, schema):
-                unsaid[batch.topic] = number
+            if _leaves_unsaid(old, batch.schema):
+                unsaid[batch.topic] = self._version(batch.topic, batch.schema)[1]
         return Placed(placed, written, changes, unsaid)
 
     def committed(self, placed: Placed) -> None:
@@ -94,7 +96,8 @@ class Versions:
         fields = (replace(f, fill=_fill(f, known.get(f.id)) if versions else None) for f in given.fields)
         return self._describe(topic, RowSchema(tuple(fields), given.key))
 
-    def _registered(self, topic: str, schema: RowSchema) -> tuple[int, int]:
+    def _version(self, topic: str, schema: RowSchema) -> tuple[int, int]:
+        """Its id, and its number in its subject."""
         known = self._ids.get((topic, schema))
         if known is None:
             version = self._registry.register(f"{topic}-value", envelope.value_schema(topic, schema))

@@ -7,9 +7,11 @@ that are left are appended, as reads with the read point as their version.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -62,6 +64,14 @@ class Window:
             return self
         holes = None if self.chunk.holes is None else self.chunk.holes.slice(0, 0)
         return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.slice(0, 0), holes=holes), keys=self.keys.slice(0, 0))
+
+    def seen_by_key(self, live: Batch) -> tuple[Mapping[bytes, int], pa.StructArray, npt.NDArray[np.bool_]] | None:
+        """The chunk's rows by their keys, and which events of `live` it did not see: of those it has what their rows were before the
+        first. None where the columns are others."""
+        if not same_columns(live.schema, self.chunk.schema):
+            return None
+        by_key = {key: i for i, key in enumerate(self.keys.to_pylist())}
+        return by_key, pa.StructArray.from_arrays(self.chunk.rows.columns, fields=list(self.chunk.schema.arrow)), self.chunk.newer(live)
 
     def rows(self, major: int, minor: int, *, backfill: Backfill, incarnation: int, position: str, now_us: int) -> Batch:
         """The rows that are left, as `r` events at the read point."""

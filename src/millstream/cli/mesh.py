@@ -46,6 +46,10 @@ class Place:
         """Locked by every process that runs the mesh."""
         return self.home / "running.lock"
 
+    def copies(self, source: str) -> Path:
+        """Copies of the rows of a source's tables, where it keeps them."""
+        return self.home / "state" / f"source.{source}"
+
     def state(self, pipeline: str) -> Path:
         return self.home / "state" / f"{pipeline}.duckdb"
 

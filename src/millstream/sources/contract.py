@@ -27,13 +27,18 @@ SchemaBackfill = Literal["start", "offer"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table as discovered: `name` is as written in the definition ("public.movie"), `rows` the server's estimate."""
+    """A table as discovered: `name` is as written in the definition ("public.movie"), `rows` the server's estimate.
+
+    `grade` is that of its topic. Of a `kept` one the connector makes whole what the stream gives: there a `u` has no before, or any,
+    a `d` has at least its key, and values that are not there are holes of `after`, "unavailable".
+    """
 
     name: str
     schema: RowSchema
     grade: Grade
     origin: Origin
     rows: int
+    kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ younger than that place does not exist for the server there.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Set
 
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.describe import Catalogue, Described
@@ -20,8 +21,9 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S"
 _BY_MEMBERSHIP = "EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(r.oid, 'USAGE'))"
 
 
-def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], publication: str, slot: str) -> None:
-    """Raises Refused with all faults; its code is the first one's. A second call changes nothing.
+def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], kept: Set[TableName], publication: str, slot: str) -> None:
+    """Raises Refused with all faults; its code is the first one's. A second call changes nothing. Of `kept` tables the log needs the
+    key alone.
 
     Makes the publication and the slot where they are not there, and adds tables to a publication that is ours to change.
     """
@@ -33,7 +35,7 @@ def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], 
     faults = [
         *_server_faults(session, slot),
         *_slot_faults(session, slot),
-        *(fault for name, table in tables for fault in _table_faults(session, catalogue, name, table)),
+        *(fault for name, table in tables for fault in _table_faults(session, catalogue, name, table, kept=name in kept)),
     ]
     present = [table for _, table in tables if table is not None]
     if present:
@@ -87,7 +89,7 @@ def _slot_faults(session: Session, name: str) -> list[Fault]:
     ]
 
 
-def _table_faults(session: Session, catalogue: Catalogue, name: TableName, table: Described | None) -> list[Fault]:
+def _table_faults(session: Session, catalogue: Catalogue, name: TableName, table: Described | None, *, kept: bool) -> list[Fault]:
     if table is None:
         near = difflib.get_close_matches(f"{name.schema}.{name.table}", catalogue.names(), 3, 0.4)
         cure = f"did you mean {' or '.join(near)}?" if near else "name a table of this database as schema.table"
@@ -97,7 +99,7 @@ def _table_faults(session: Session, catalogue: Catalogue, name: TableName, table
         return [
             Fault("table_kind", f"{name.written} is {kind}: its changes are not in the log", "leave it out, or make it an ordinary table")
         ]
-    return [*_key_faults(table), *_identity_faults(table), *_privilege_faults(session, table)]
+    return [*_key_faults(table), *_identity_faults(table, kept=kept), *_privilege_faults(session, table)]
 
 
 def _key_faults(table: Described) -> list[Fault]:
@@ -115,13 +117,19 @@ def _key_faults(table: Described) -> list[Fault]:
     return []
 
 
-def _identity_faults(table: Described) -> list[Fault]:
-    partial = [table.name.quoted] if table.identity != "f" else []
-    statements = "; ".join(f"ALTER TABLE {t} REPLICA IDENTITY FULL" for t in [*partial, *table.partial_partitions])
+def _identity_faults(table: Described, *, kept: bool) -> list[Fault]:
+    partial = [table.name.quoted] if table.identity not in ("fd" if kept else "f") else []
+    partitions = table.keyless_partitions if kept else table.partial_partitions
+    wanted = "DEFAULT" if kept else "FULL"
+    statements = "; ".join(f"ALTER TABLE {t} REPLICA IDENTITY {wanted}" for t in [*partial, *partitions])
     if not statements:
         return []
     whose = f"REPLICA IDENTITY of {table.name.written}" + ("" if partial else "'s partitions")
-    return [Fault("replica_identity", f"{whose} is not FULL: the log lacks what rows were before a change", statements)]
+    said = f"{whose} is neither DEFAULT nor FULL: the log lacks the key of old rows"
+    if not kept:
+        said = f"{whose} is not FULL: the log lacks what rows were before a change"
+        statements += "; or give the source `before: keep`, and Millstream keeps a copy of its rows"
+    return [Fault("replica_identity", said, statements)]
 
 
 def _privilege_faults(session: Session, table: Described) -> list[Fault]:

@@ -170,7 +170,7 @@ class Images:
     """The rows of one table, column by column. `before` is null for inserts, `after` for deletes.
 
     `op` is each row's message letter. `unavailable` (row, column) pairs are values that neither image holds;
-    `partial` rows came without a whole old image.
+    `partial` rows came without a whole old image (of `images_by_key`: without any).
     """
 
     op: npt.NDArray[np.uint8]
@@ -214,6 +214,41 @@ def images(messages: Messages, rows: Index, columns: int) -> Images:
         before.append(_cells(old, inserted))
         after.append(_cells(now, deleted))
     return Images(op, before, after, unavailable, np.empty(0, np.int64))
+
+
+def images_by_key(messages: Messages, rows: Index, columns: int) -> Images:
+    """The same of a relation whose old rows may come as their key alone, or, where the key did not change, not at all.
+
+    `before` is null then, or has the key; `unavailable` are the values of new rows that are not there. Raises BadFrame.
+    """
+    octets = messages.octets
+    op: npt.NDArray[np.uint8] = messages.kinds[rows]
+    at = messages.at[rows] + 5
+    inserted, deleted = op == m.INSERT, op == m.DELETE
+    mark = octets.u8[at]
+    olds = np.isin(mark, (_OLD, _KEY))
+    if not (olds | (mark == _NEW)).all() or olds[inserted].any() or not olds[deleted].all():
+        raise m.BadFrame("a row does not begin with a tuple")
+    first, end = _tuples(octets, at + 1, columns)
+    two = olds & ~deleted
+    at_second = end[two]
+    if (octets.u8[at_second] != _NEW).any():
+        raise m.BadFrame("an update has no new row")
+    second, _ = _tuples(octets, at_second + 1, columns)
+    before: list[Cells] = []
+    after: list[Cells] = []
+    unavailable: list[tuple[int, int]] = []
+    for old, new in zip(first, second, strict=True):
+        now = _Value(old.at.copy(), old.length.copy(), old.kind.copy())
+        # A whole old row has what did not change; of a key alone the other columns are null, which says nothing.
+        same = (new.kind == _UNCHANGED) & (mark[two] == _OLD)
+        now.at[two] = np.where(same, old.at[two], new.at)
+        now.length[two] = np.where(same, old.length[two], new.length)
+        now.kind[two] = np.where(same, old.kind[two], new.kind)
+        unavailable += [(int(row), len(before)) for row in np.flatnonzero((now.kind == _UNCHANGED) & ~deleted)]
+        before.append(_cells(old, ~olds))
+        after.append(_cells(now, deleted))
+    return Images(op, before, after, unavailable, np.flatnonzero(~olds))
 
 
 class _Value(NamedTuple):

@@ -43,7 +43,8 @@ class Attribute:
 class Described:
     """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
 
-    `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full. `files` names
+    `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full,
+    `keyless_partitions` those that do not even have the default one. `files` names
     what holds the rows on the server's disk: others after a rewrite or a truncate, and `never_rewritten` before the first.
     """
 
@@ -60,6 +61,7 @@ class Described:
     partial_partitions: tuple[str, ...] = ()
     files: str = ""
     never_rewritten: bool = False
+    keyless_partitions: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Attribute, ...]:
@@ -121,6 +123,8 @@ class Catalogue:
                 (SELECT sum(greatest(p.reltuples, 0))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
                 (SELECT sum(pg_table_size(p.oid))::bigint FROM pg_class p WHERE p.oid IN ({_LEAVES})),
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p WHERE p.oid IN ({_LEAVES}) AND p.relreplident <> 'f'),
+                (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p
+                    WHERE p.oid IN ({_LEAVES}) AND p.relreplident NOT IN ('f', 'd')),
                 i.key, i.deferrable
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable
@@ -130,7 +134,7 @@ class Catalogue:
         )
         if not found:
             return None
-        oid, kind, persistence, identity, rows, size, partial, key, deferrable = found[0]
+        oid, kind, persistence, identity, rows, size, partial, keyless, key, deferrable = found[0]
         attributes, files, never_rewritten = self._attributes(oid)
         return Described(
             name=name,
@@ -144,6 +148,7 @@ class Catalogue:
             rows=rows or 0,
             row_bytes=max(1, (size or 0) // rows) if rows else 0,
             partial_partitions=tuple(partial or ()) if kind == "p" else (),
+            keyless_partitions=tuple(keyless or ()) if kind == "p" else (),
             files=files,
             never_rewritten=never_rewritten,
         )

@@ -6,9 +6,11 @@ import re
 import zlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from millstream.sources.postgres.names import TableName
+
+Before = Literal["log", "keep"]
 
 
 class Options(BaseModel):
@@ -33,6 +35,11 @@ class Options(BaseModel):
     batch_messages: int = Field(default=20_000, ge=1, description="Most messages of the stream in one batch.")
     batch_bytes: int = Field(default=8 << 20, ge=1, description="Most bytes of the stream in one batch.")
     chunk_bytes: int = Field(default=16 << 20, ge=1, description="About how many bytes a backfill reads at once.")
+    before: Before | dict[str, Before] = Field(
+        default="log",
+        description="Where the old row of a change is from: `log` (REPLICA IDENTITY FULL), or `keep`: a copy of the rows beside the "
+        "topic, so that the key alone need be in the log. For all tables, or by table.",
+    )
     schema_backfill: Literal["start", "offer"] = Field(
         default="start",
         description="What follows where an added or converted column has values in old rows that the log does not say: "
@@ -58,6 +65,16 @@ class Options(BaseModel):
             if place in places[:i]:
                 raise ValueError(f"table {tables[i]} is named twice")
         return tables
+
+    @model_validator(mode="after")
+    def _tables_of_before_are_there(self) -> Options:
+        if isinstance(self.before, dict) and (strange := sorted(set(self.before) - set(self.tables))):
+            raise ValueError(f"before names {', '.join(strange)}, which is not among the tables")
+        return self
+
+    def keeps(self, table: str) -> bool:
+        """Whether the connector keeps a copy of this table's rows."""
+        return (self.before if isinstance(self.before, str) else self.before.get(table, "log")) == "keep"
 
     def names(self) -> tuple[TableName, ...]:
         return tuple(TableName.parse(t) for t in self.tables)

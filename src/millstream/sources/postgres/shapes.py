@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from millstream.errors import Irrecoverable
 from millstream.sources.postgres.describe import Catalogue, Described, schema_of
@@ -15,8 +15,8 @@ from millstream.sources.postgres.translate import Shape, identity_lost
 class Shapes:
     """One stream's. A table that is renamed while it runs stays the table that it was; one made again takes its place."""
 
-    def __init__(self, names: Iterable[TableName], catalogue: Catalogue, fills: Fills, where: str) -> None:
-        self._catalogue, self._fills, self._where = catalogue, fills, where
+    def __init__(self, names: Iterable[TableName], kept: Set[TableName], catalogue: Catalogue, fills: Fills, where: str) -> None:
+        self._kept, self._catalogue, self._fills, self._where = kept, catalogue, fills, where
         self._described: dict[int, Described] = {}
         self._by_place: dict[tuple[str, str], TableName] = {}
         self._ids: dict[int, dict[str, int]] = {}
@@ -36,7 +36,7 @@ class Shapes:
         name = self._name_of(relation)
         if name is None:
             return None
-        if relation.identity != "f":
+        if relation.identity not in ("fd" if name in self._kept else "f"):
             raise identity_lost(name, self._where)
         described = self._catalogue.table_of_oid(name, relation.oid) or self._described.get(relation.oid)
         if described is None:
@@ -57,7 +57,7 @@ class Shapes:
                 cure="give the table a primary key and start this source afresh: a new slot, new topics, a new initial load",
             )
         self._ids[relation.oid] = {f.name: f.id for f in schema.fields}
-        return Shape(name, schema)
+        return Shape(name, schema, name in self._kept)
 
     def _name_of(self, relation: Relation) -> TableName | None:
         known = self._described.get(relation.oid)

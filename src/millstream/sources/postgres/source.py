@@ -65,7 +65,8 @@ class Source:
 
     def check(self) -> None:
         slot, publication = self._options.slot_of(self.name), self._options.publication_of(self.name)
-        check(self._session, self._catalogue, tuple(self._names.values()), publication, slot)
+        kept = {n for n in self._names.values() if self._options.keeps(n.written)}
+        check(self._session, self._catalogue, tuple(self._names.values()), kept, publication, slot)
 
     def tables(self) -> list[Table]:
         return [self._table(name) for name in self._names.values()]
@@ -78,7 +79,7 @@ class Source:
             )
         database = self._session.rows("SELECT current_database()::text")[0][0]
         origin = Origin("postgresql", self.name, database, name.schema, name.table)
-        return Table(name.written, found.schema, "whole", origin, found.rows)
+        return Table(name.written, found.schema, "whole", origin, found.rows, self._options.keeps(name.written))
 
     # ---- the stream
 
@@ -106,7 +107,8 @@ class Source:
             unseen = resume_after.detail.get("unseen", []) if resume_after else []
             self._unseen = np.array(unseen, np.int64)
             self._fills = Fills(resume_after.detail.get("looks", {}) if resume_after else {})
-            self._shapes = Shapes(self._names.values(), self._catalogue, self._fills, self._server.where)
+            kept = {n for n in self._names.values() if self._options.keeps(n.written)}
+            self._shapes = Shapes(self._names.values(), kept, self._catalogue, self._fills, self._server.where)
             self._watch(begun=resume_after is not None)
             at = (resume_after.major, resume_after.minor) if resume_after else (0, 0)
             link.start(self._options.slot_of(self.name), self._options.publication_of(self.name), at[0])

@@ -21,7 +21,7 @@ from millstream.events.types import Field, RowSchema
 from millstream.events.version import hex_text
 from millstream.sources.contract import Truncate
 from millstream.sources.postgres import messages as m
-from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, number
+from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, images_by_key, number
 from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.octets import Cells, Index, Mask, Octets
 from millstream.sources.postgres.values import Converted, convert
@@ -34,10 +34,12 @@ _OP_CODE[[m.INSERT, m.UPDATE, m.DELETE]] = [0, 1, 2]
 
 @dataclass(frozen=True)
 class Shape:
-    """A table of the definition as one Relation message shows it: the schema's fields are its columns, in order."""
+    """A table of the definition as one Relation message shows it: the schema's fields are its columns, in order. Of a `kept` one the
+    old rows need not be whole."""
 
     name: TableName
     schema: RowSchema
+    kept: bool = False
 
     @property
     def table(self) -> str:
@@ -155,8 +157,11 @@ class Translator:
             return None
         mine = numbered.oid == oid
         rows = numbered.rows[mine]
-        found = images(messages, rows, len(shape.schema.fields))
-        self._refuse_holes_in_images(found, shape, rows)
+        if shape.kept:
+            found = images_by_key(messages, rows, len(shape.schema.fields))
+        else:
+            found = images(messages, rows, len(shape.schema.fields))
+            self._refuse_holes_in_images(found, shape, rows)
         before, after, holes = self._typed(messages.octets, found, shape, rows)
         moved = _moved(messages.octets, found, shape.schema)
         given: dict[str, Any] = {
@@ -179,9 +184,12 @@ class Translator:
 
     def _typed(self, octets: Octets, found: Images, shape: Shape, rows: Index) -> tuple[pa.Array, pa.Array, list[Hole]]:
         """Both images as struct columns, and what they cannot hold."""
-        before, holes_before = self._image(octets, found.before, found.op == m.INSERT, "before", shape, rows)
+        none = found.op == m.INSERT
+        none[found.partial] = True
+        before, holes_before = self._image(octets, found.before, none, "before", shape, rows)
         after, holes_after = self._image(octets, found.after, found.op == m.DELETE, "after", shape, rows)
-        return before, after, holes_before + holes_after
+        names = shape.schema.names
+        return before, after, [*holes_before, *holes_after, *((row, "after", names[j], "unavailable") for row, j in found.unavailable)]
 
     def _image(
         self, octets: Octets, columns: list[Cells], absent: Mask, image: str, shape: Shape, rows: Index
@@ -231,7 +239,7 @@ def identity_lost(table: TableName, where: str) -> Irrecoverable:
         f"{table.written} changed while its REPLICA IDENTITY was not FULL: the old rows are not in the stream",
         code="replica_identity",
         where=f"{where} {table.written}",
-        cure=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL; {_AFRESH}",
+        cure=f"ALTER TABLE {table.quoted} REPLICA IDENTITY FULL; {_AFRESH}. Where it is to stay so, give the new source `before: keep`",
     )
 
 
@@ -251,7 +259,9 @@ def _positions(numbered: Numbered, mine: Mask) -> pa.StringArray:
 
 def _moved(octets: Octets, found: Images, schema: RowSchema) -> Mask:
     """The updates that changed their row's key. The server's text is compared: it is equal where the key's bytes are."""
-    updates = np.flatnonzero(found.op == m.UPDATE)
+    told = found.op == m.UPDATE
+    told[found.partial] = False
+    updates = np.flatnonzero(told)
     differs = np.zeros(len(updates), np.bool_)
     for name in schema.key:
         j = schema.names.index(name)
