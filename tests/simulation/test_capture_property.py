@@ -35,7 +35,10 @@ def write(db: ScriptedDatabase, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 5)):
         table, key = rng.choice("ab"), rng.randrange(6)
         before = rows[table].get((key,))
-        if before is not None and rng.random() < 0.25:
+        if rng.random() < 0.1:
+            changes.append(Change(table, None, None))
+            rows[table].clear()
+        elif before is not None and rng.random() < 0.25:
             changes.append(Change(table, before, None))
             del rows[table][(key,)]
         elif before is not None and rng.random() < 0.25 and ((key + 6) % 12,) not in rows[table]:
@@ -123,8 +126,10 @@ def check(db: ScriptedDatabase, topics: LocalTopics, start: int) -> None:
                     assert version > versions.get(key, (0, -1)), f"{table} {key}: version {version} does not rise"
                     versions[key] = version
                     if e["op"] != "r":
+                        assert e["cause"] is None or (e["cause"], e["op"], key in rows) == ("truncate", "d", True)
                         assert e["before"] == rows.get(key) or (key not in rows and e["op"] != "c"), "before is not what stood there"
-                        live[key].append((e["op"], e["after"]))
+                        if e["cause"] is None:
+                            live[key].append((e["op"], e["after"]))
                     if e["after"] is None:
                         rows.pop(key, None)
                     else:
@@ -133,7 +138,7 @@ def check(db: ScriptedDatabase, topics: LocalTopics, start: int) -> None:
         wanted = defaultdict(list)
         for changes in db.log[start:]:
             for c in changes if isinstance(changes, list) else ():
-                if c.table == table:
+                if c.table == table and (c.before or c.after):
                     op = "d" if c.after is None else "c" if c.before is None else "u"
                     wanted[(c.after or c.before)["id"]].append((op, c.after))
         assert live == wanted, f"{table}: the live events are not the changes, each once, in order"
@@ -144,12 +149,16 @@ def test_the_topic_is_the_table(seed: int, tmp_path: Path) -> None:
     check(*play(seed, tmp_path))
 
 
-@pytest.mark.parametrize("what", ["admission", "window"])
-def test_without_admission_or_window_it_is_seen_to_fail(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["admission", "window", "emptied window", "truncate"])
+def test_without_one_of_them_it_is_seen_to_fail(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "admission":
         monkeypatch.setattr("millstream.capture.admission.LogAdmission.admit", lambda self, b: b)
-    else:
+    elif what == "window":
         monkeypatch.setattr(Window, "see", lambda self, live: self)
+    elif what == "emptied window":
+        monkeypatch.setattr(Window, "emptied", lambda self, by: self)
+    else:
+        monkeypatch.setattr("millstream.capture.emptying.first", lambda *_: [])
     failed = 0
     for seed in range(SEEDS // 2):
         (tmp_path / str(seed)).mkdir()

@@ -19,7 +19,7 @@ from millstream.events.batch import Batch, batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
-from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table
+from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table, Truncate
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -27,7 +27,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """One row's change in one table; before None is an insert, after None a delete."""
+    """One row's change in one table; before None is an insert, after None a delete. Without either: the table is truncated."""
 
     table: str
     before: Row | None
@@ -55,6 +55,8 @@ class ScriptedDatabase:
         rows: dict[Key, Row] = {}
         for changes in self.log[:entries]:
             for c in changes if isinstance(changes, list) else ():
+                if c.table == table and c.before is c.after is None:
+                    rows.clear()
                 if c.table == table and c.before is not None:
                     rows.pop(tuple(c.before[k] for k in names), None)
                 if c.table == table and c.after is not None:
@@ -81,8 +83,8 @@ class ScriptedSource:
 
     def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
         position = resume_after or Position(0, 0)
-        # (10·n, m) lies inside entry n, which comes again whole; (10·n + 1, 0) lies after it.
-        at = (position.major - 1) // 10 if position.minor else position.major // 10
+        # (10·n, m) lies inside entry n, or just before it, and it comes again whole; (10·n + 1, 0) lies after it.
+        at = max(0, (position.major - 1) // 10)
         self._given = max(self._given, int(position.detail.get("given", 0)) // 10)
         while True:
             if at == len(self._db.log):
@@ -103,6 +105,14 @@ class ScriptedSource:
         numbered = list(enumerate(changes, 1))
         while numbered:
             size = self._db.rng.randint(1, len(numbered))
+            size = next((i for i, (_, c) in enumerate(numbered[:size]) if c.before is c.after is None), size)
+            if size == 0:  # a truncate is next
+                (minor, truncated), *numbered = numbered
+                place = Position(10 * number, minor, {"given": 10 * number})
+                yield Delivery((), place, truncate=Truncate((truncated.table,), number, str(number)))
+                if not numbered:
+                    yield Delivery((), self._position(number))
+                continue
             part, numbered = numbered[:size], numbered[size:]
             end = self._position(number) if not numbered else Position(10 * number, part[-1][0], {"given": 10 * number})
             tables = list(dict.fromkeys(c.table for _, c in part))
