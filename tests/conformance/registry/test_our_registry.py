@@ -96,6 +96,11 @@ def test_defaults_and_lists(rest: Rest) -> None:
     assert rest("GET", "/subjects?deletedOnly=true") == ["b"]
     assert [(v["subject"], v["version"], v["id"]) for v in rest("GET", "/schemas")] == [("a", 1, 1), ("a", 2, 2), ("ab", 1, 1)]
     assert [v["version"] for v in rest("GET", "/schemas?latestOnly=true&subjectPrefix=a")] == [2, 1]
+    assert [v["version"] for v in rest("GET", "/schemas?offset=1&limit=1")] == [2]
+    rest("DELETE", "/subjects/a/versions/2")
+    assert [v["version"] for v in rest("GET", "/schemas?latestOnly=true&subjectPrefix=a")] == [1, 1]
+    assert [v["version"] for v in rest("GET", "/schemas?latestOnly=true&subjectPrefix=a&deleted=true")] == [2, 1]
+    assert rest("GET", "/subjects?subjectPrefix=%25") == []
     assert rest("GET", "/schemas/ids/1/subjects") == ["a", "ab"]
     assert rest("GET", "/schemas/ids/1/subjects?deleted=true") == ["a", "ab", "b"]
     assert rest("GET", "/schemas/ids/1/versions?subject=ab") == [{"subject": "ab", "version": 1}]
@@ -250,6 +255,18 @@ def test_many_clients_at_once(rest: Rest) -> None:
     for subject in ("s0", "s1"):
         numbers = rest("GET", f"/subjects/{subject}/versions")
         assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_servers_beside_one_another_on_one_file(rest: Rest, tmp_path: Path) -> None:
+    with our_registry(tmp_path) as (address, registry):
+        others = Rest(address, registry)
+        others("PUT", "/config", {"compatibility": "NONE"})
+        texts = [record(name=f"R{n % 7}") for n in range(56)]
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(lambda job: (rest, others)[job[0] % 2].register("s", job[1]), enumerate(texts)))
+        others.http.close()
+    assert len(set(zip(texts, ids, strict=True))) == 7
+    assert rest("GET", "/subjects/s/versions") == [1, 2, 3, 4, 5, 6, 7]
 
 
 # ---- whose subjects they are ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from millstream.schemas.registry import Reference, SchemaVersion
 from millstream.schemas.rest.faults import fault
 from millstream.schemas.rest.settings import GLOBAL, Setting, Settings
-from millstream.schemas.rest.subjects import LATEST, VERSION_MAX, Asked, Subjects
+from millstream.schemas.rest.subjects import AT_ONCE, LATEST, VERSION_MAX, Asked, Subjects
 
 _NOT_KEPT = ("metadata", "ruleSet", "schemaTagsToAdd", "schemaTagsToRemove")
 
@@ -51,14 +51,20 @@ class Call:
     def says(self, name: str) -> bool:
         return self.query.get(name, "").lower() == "true"
 
-    def page(self, values: Sequence[Any]) -> list[Any]:
-        """The part of a list that `offset` and `limit` ask for; a limit below 1 is none."""
-        numbers = {name: self.query.get(name) or "0" for name in ("offset", "limit")}
+    @property
+    def window(self) -> tuple[int, int | None]:
+        """`offset` and `limit`; a limit below 1 is none."""
+        numbers = [self.query.get(name) or "0" for name in ("offset", "limit")]
         try:
-            offset, limit = max(0, int(numbers["offset"])), int(numbers["limit"])
+            offset, limit = (min(int(number), VERSION_MAX) for number in numbers)
         except ValueError:
             raise fault("400", "offset and limit are numbers") from None
-        return list(values[offset : offset + limit] if limit > 0 else values[offset:])
+        return max(0, offset), limit if limit > 0 else None
+
+    def page(self, values: Sequence[Any]) -> list[Any]:
+        """The part of a list that `offset` and `limit` ask for."""
+        offset, limit = self.window
+        return list(values[offset:] if limit is None else values[offset : offset + limit])
 
     @property
     def document(self) -> Mapping[str, Any]:
@@ -194,9 +200,10 @@ def _prefix(call: Call, name: str) -> str:
 
 
 def _every(call: Call) -> Any:
-    subjects = call.api.subjects
-    found = subjects.every(_prefix(call, "subjectPrefix"), deleted=call.says("deleted"), latest_only=call.says("latestOnly"))
-    return call.page([_version(v) for v in found])
+    offset, limit = call.window
+    how = {"deleted": call.says("deleted"), "latest_only": call.says("latestOnly")}
+    found = call.api.subjects.every(_prefix(call, "subjectPrefix"), **how, offset=offset, limit=min(limit or AT_ONCE, AT_ONCE))
+    return [_version(v) for v in found]
 
 
 def _users(call: Call) -> list[SchemaVersion]:
@@ -269,7 +276,7 @@ ROUTES: tuple[Route, ...] = (
         lambda c: c.page(c.api.subjects.referenced_by(c.subject, c.version)),
         "the ids of schemas that refer to that version",
     ),
-    Route("GET", "/schemas", _every, "every version; `subjectPrefix`, `deleted`, `latestOnly`"),
+    Route("GET", "/schemas", _every, f"every version, {AT_ONCE} at most at once; `subjectPrefix`, `deleted`, `latestOnly`"),
     Route("GET", "/schemas/types", lambda c: ["AVRO"], '`["AVRO"]`'),
     Route("GET", "/schemas/ids/{id}", _by_id, "the schema with that id; `fetchMaxId`"),
     Route("GET", "/schemas/ids/{id}/schema", lambda c: json.loads(c.api.subjects.by_id(c.id).text), "the schema alone"),

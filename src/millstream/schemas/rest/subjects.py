@@ -31,6 +31,7 @@ Check = Callable[[Any, str, Sequence[str]], Sequence[object]]
 
 VERSION_MAX = (1 << 31) - 1
 LATEST = -1
+AT_ONCE = 1000
 _SUBJECT_MAX = 512
 _DEEP = 100
 _ATTEMPTS = 20
@@ -74,15 +75,22 @@ class Subjects:
 
     # ---- looking ------------------------------------------------------------------------------------------------------
     def names(self, prefix: str = "", *, deleted: bool = False, deleted_only: bool = False) -> list[str]:
-        rows = self._all(deleted=deleted or deleted_only)
-        live = {v.subject for v, gone in rows if not gone}
-        names = {v.subject for v, _ in rows if not deleted_only or v.subject not in live}
-        return sorted(n for n in names if n.startswith(prefix))
+        query = sa.select(VERSIONS.c.subject, VERSIONS.c.deleted).where(_begins(prefix)).distinct()
+        rows = self._database.rows(query if deleted or deleted_only else query.where(~VERSIONS.c.deleted))
+        live = {name for name, gone in rows if not gone}
+        return sorted({name for name, _ in rows if not deleted_only or name not in live})
 
-    def every(self, prefix: str = "", *, deleted: bool = False, latest_only: bool = False) -> list[SchemaVersion]:
-        """Every version of every subject, by name."""
-        found = [v for v, _ in self._all(deleted=deleted) if v.subject.startswith(prefix)]
-        return list({v.subject: v for v in found}.values()) if latest_only else found
+    def every(
+        self, prefix: str = "", *, deleted: bool = False, latest_only: bool = False, offset: int = 0, limit: int = AT_ONCE
+    ) -> list[SchemaVersion]:
+        """Versions of every subject, by name: `limit` of them from the `offset`-th on."""
+        wanted = [_begins(prefix)]
+        if latest_only:
+            newest = sa.select(VERSIONS.c.subject, sa.func.max(VERSIONS.c.version)).group_by(VERSIONS.c.subject)
+            newest = newest if deleted else newest.where(~VERSIONS.c.deleted)
+            wanted.append(sa.tuple_(VERSIONS.c.subject, VERSIONS.c.version).in_(newest))
+        query = versions_query(*wanted, deleted=deleted).offset(offset).limit(limit)
+        return [version_of(row) for row in self._database.rows(query)]
 
     def versions(self, subject: str, *, deleted: bool = False, deleted_only: bool = False) -> list[int]:
         rows = self._all(VERSIONS.c.subject == subject, deleted=deleted or deleted_only)
@@ -310,6 +318,10 @@ class Subjects:
 def _seen(connection: sa.Connection, subject: str) -> _Seen:
     versions = tuple(version_of(row) for row in connection.execute(versions_query(VERSIONS.c.subject == subject)))
     return _Seen(effective(connection, "level", subject), effective(connection, "mode", subject), versions)
+
+
+def _begins(prefix: str) -> Any:
+    return VERSIONS.c.subject.startswith(prefix, autoescape=True) if prefix else sa.true()
 
 
 def _of(subject: str) -> Any:
