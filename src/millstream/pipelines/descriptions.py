@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from millstream.events.types import Field, RowSchema, Type, list_of
@@ -12,27 +12,35 @@ from millstream.pipelines.sql.mistakes import suggestion
 
 _NOTHING = FieldDescription()
 
+Said = Callable[[str, Field], FieldDescription]
+"""said(path, field): what is to be said of a column, or member (`cast.name`)."""
+
 
 def described(schema: RowSchema, description: Description) -> RowSchema:
-    """The schema with the descriptions and tags of its columns, and of members (`cast.name`), and no others."""
-    return replace(schema, fields=_fields(schema.fields, description.fields, ""))
+    """The schema with the descriptions and tags of its columns and members. Where there is none, it keeps what the source says."""
+
+    def said(path: str, f: Field) -> FieldDescription:
+        told = description.fields.get(path, _NOTHING)
+        return FieldDescription(told.doc or f.doc, told.tags or f.tags)
+
+    return replace(schema, fields=_fields(schema.fields, said, ""))
 
 
 def undescribed(schema: RowSchema) -> RowSchema:
     """Equal for schemas that differ in descriptions and tags alone."""
-    return described(schema, Description())
+    return replace(schema, fields=_fields(schema.fields, lambda *_: _NOTHING, ""))
 
 
-def _fields(fields: Iterable[Field], said: Mapping[str, FieldDescription], place: str) -> tuple[Field, ...]:
+def _fields(fields: Iterable[Field], said: Said, place: str) -> tuple[Field, ...]:
     def one(f: Field) -> Field:
         path = f"{place}{f.name}"
-        told = said.get(path, _NOTHING)
+        told = said(path, f)
         return replace(f, type=_type(f.type, said, f"{path}."), doc=told.doc, tags=told.tags)
 
     return tuple(one(f) for f in fields)
 
 
-def _type(type_: Type, said: Mapping[str, FieldDescription], place: str) -> Type:
+def _type(type_: Type, said: Said, place: str) -> Type:
     if type_.element is not None:
         return list_of(_type(type_.element, said, place))
     return replace(type_, fields=_fields(type_.fields, said, place)) if type_.fields else type_

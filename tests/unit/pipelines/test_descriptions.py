@@ -96,6 +96,12 @@ def test_members_are_described_by_their_path() -> None:
     assert undescribed(found) == schema
 
 
+def test_what_the_source_says_itself_stays_where_the_files_say_nothing() -> None:
+    schema = RowSchema((Field("id", Type("int64"), 1, doc="the database's"), Field("n", Type("int64"), 2, doc="x", tags=("y",))), ("id",))
+    found = described(schema, Description(fields={"n": FieldDescription("ours")}))
+    assert [(f.doc, f.tags) for f in found.fields] == [("the database's", ()), ("ours", ("y",))]
+
+
 @pytest.mark.parametrize(
     ("file", "was", "now", "path", "code", "place"),
     [
