@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
+from millstream.errors import Refused
 from millstream.schemas.avrotext import PRIMITIVES, AvroText
 
 AvroMode = Literal["BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE"]
@@ -73,7 +74,14 @@ def incompatibilities(reader_text: str, writer_text: str) -> list[Incompatibilit
     """
     if reader_text == writer_text:
         return []
-    reader, writer = _read(reader_text), _read(writer_text)
+    try:
+        return _incompatibilities(_read(reader_text), _read(writer_text))
+    except RecursionError:
+        cure = "give the types inside names, and use them by these"
+        raise Refused("a schema is nested too deeply to be compared", code="avro_schema", cure=cure) from None
+
+
+def _incompatibilities(reader: _Schema, writer: _Schema) -> list[Incompatibility]:
     refuted: set[_Pair] = set()
     while True:
         # A record inside itself is held for readable until a pass has refuted it; what rested on that is then asked again.
@@ -83,6 +91,8 @@ def incompatibilities(reader_text: str, writer_text: str) -> list[Incompatibilit
             told = [d for d in found if d is not _AGAIN] or found[:1]
             return [Incompatibility("".join(d.path).removeprefix("."), d.kind, d.message) for d in told]
 
+
+_KEPT_CHARACTERS_MAX = 1 << 16  # of a text whose tree stays in memory: a check of all versions reads the same ones again
 
 _Document = Any
 _Pair = tuple[str, str]
@@ -122,8 +132,16 @@ class _Schema:
         return self.named.get(document, document) if isinstance(document, str) else document
 
 
-@lru_cache(maxsize=512)
 def _read(text: str) -> _Schema:
+    return _kept(text) if len(text) <= _KEPT_CHARACTERS_MAX else _parsed(text)
+
+
+@lru_cache(maxsize=256)
+def _kept(text: str) -> _Schema:
+    return _parsed(text)
+
+
+def _parsed(text: str) -> _Schema:
     root = json.loads(AvroText(text).canonical)  # in which every name is full
     return _Schema(root, dict(_definitions(root)))
 

@@ -174,6 +174,25 @@ def test_a_text_that_is_no_schema_is_refused() -> None:
             incompatibilities(text, '"int"')
 
 
+def test_what_is_nested_too_deeply_is_refused_and_named_types_are_not() -> None:
+    def nested(depth: int, last: str) -> str:
+        return '{"type": "array", "items": ' * depth + json.dumps(last) + "}" * depth
+
+    assert incompatibilities(nested(50, "long"), nested(50, "int")) == []
+    for depth in (150, 300, 450, 100_000):
+        try:
+            incompatibilities(nested(depth, "long"), nested(depth, "int"))
+        except Refused as e:
+            assert (e.code, "deep" in e.message) == ("avro_schema", True)
+
+
+def test_a_long_schema_is_compared_like_any_other() -> None:
+    many = [field(f"column_{i}", ["null", "int"]) for i in range(3000)]
+    reader, writer = record(*many, field("last", "int")), record(*many, field("last", "string"))
+    assert len(json.dumps(reader)) > 1 << 16
+    assert found(reader, writer) == [("last", MISMATCH)]
+
+
 # ---- the modes ---------------------------------------------------------------------------------------------------------
 
 V1 = record(field("a", "int"))
