@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from millstream.catalogue import generations
+from millstream.catalogue import forbidden, generations
+from millstream.catalogue.judge import Versions
 from millstream.catalogue.known import Known
 from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedSink, AppliedSource, Catalogue
 from millstream.errors import Refused
@@ -181,7 +182,12 @@ class Controller:
             yield name
 
     def carry_out(self) -> Iterator[Step]:
-        """Do the steps in order; gives each when it is done and durable."""
+        """Do the steps in order; gives each when it is done and durable.
+
+        Raises Refused("forbidden"), before anything is done, where a pipeline would accept what a rule forbids it.
+        """
+        if found := forbidden.of_change(self._change, self._catalogue, Versions(self._topics, self._registry)):
+            raise forbidden.refused(found)
         for step in self._change.steps:
             self._do(step)
             yield step

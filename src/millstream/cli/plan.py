@@ -7,6 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from millstream.catalogue.controller import change
+from millstream.catalogue.forbidden import of_change
+from millstream.catalogue.judge import Versions
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
 from millstream.cli.output import counted
@@ -32,6 +34,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
     """
     with session.mesh() as mesh:
         todo = change(session.project, discovered(mesh), mesh.catalogue)
+        forbidden = of_change(todo, mesh.catalogue, Versions(mesh.topics, mesh.registry))
     out = session.output
     if explain:
         for p in todo.plans:
@@ -40,8 +43,11 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
     for number, step in enumerate(todo.steps, 1):
         out.say(f"{number:3}  {step}")
     out.say(f"\n{counted(len(todo.steps), 'step')} to do, by `millstream apply`" if todo.steps else NOTHING_TO_DO)
+    for one in forbidden:
+        out.warn(f"\nforbidden, so `millstream apply` does nothing: {one}")
     out.document(
         {
+            "forbidden": [{"consumer": f.consumer, "owner": f.owner, **vars(f.violation)} for f in forbidden],
             "steps": [{**vars(step), "text": str(step)} for step in todo.steps],
             "explanations": {p.pipeline: out.secrets.blot(explanation(p)) for p in todo.plans} if explain else {},
         }

@@ -16,6 +16,8 @@ from .conftest import ORDERS
 GUIDE = Path(__file__).parents[3] / "docs/how-to/write-a-rule.md"
 WITH_EMAIL = RowSchema((*ORDERS.fields, Field("buyer_email", Type("text"), 4)), ORDERS.key)
 
+WIDER = RowSchema((ORDERS.fields[0], Field("amount", Type("int64"), 2), ORDERS.fields[2]), ORDERS.key)
+
 
 def pipeline(name: str, sql: str) -> str:
     return (
@@ -63,11 +65,36 @@ def test_the_rule_of_the_guide_stops_one_teams_pipeline_and_nobody_elses(mesh) -
     assert "buyer_email may hold personal data" in paused["reason"] and "shop.public.orders.buyer_email" in paused["reason"]
     assert {p["state"] for name, p in states(mesh).items() if name != "pipeline.catalogue"} <= {"stopped", "caught_up"}
 
+    # Nobody can accept it as it stands.
+    for command in (("resume", "catalogue"), ("apply",)):
+        refused = mesh(*command)
+        assert refused.code == 2 and "buyer_email may hold personal data" in refused.err and "[forbidden]" in refused.err
+    planned = mesh("plan")
+    assert "forbidden" in planned.err and "catalogue.page (team-catalogue)" in planned.err
+    assert [f["rule"] for f in mesh("plan", "--json").json["forbidden"]] == ["no_personal_data"]
+    assert mesh("run", "--until-caught-up").code == 4
+
     # Its owner leaves the column out: what waited comes, once.
     mesh.write("pipelines/catalogue.yaml", pipeline("catalogue", "SELECT id, amount, note FROM shop.public.orders"))
-    assert mesh("apply").code == 0
+    assert mesh("plan", "--json").json["forbidden"] == []
+    assert mesh("resume", "catalogue").code == 0
     assert mesh("run", "--until-caught-up").code == 0
     assert [row["id"] for row in told(mesh, "catalogue")] == [1, 2, 3, 4, 5]
+
+
+def test_a_mode_that_is_broken_holds_until_the_owner_says_otherwise(mesh) -> None:
+    for name in ("catalogue", "ledger"):
+        mesh.write(f"pipelines/{name}.yaml", pipeline(name, "SELECT * FROM shop.public.orders") + "compatibility: FULL\n")
+    mesh.database.tables["public.orders"] = WIDER
+    mesh.database.commit(Change("public.orders", None, {"id": 4, "amount": 1 << 40, "note": "d"}))
+    assert mesh("run", "--until-caught-up").code == 4
+    assert "not FULL" in states(mesh)["pipeline.ledger"]["reason"]
+    assert mesh("resume", "ledger").code == 2
+    mesh.write("pipelines/ledger.yaml", pipeline("ledger", "SELECT * FROM shop.public.orders") + "compatibility: BACKWARD\n")
+    assert mesh("resume", "ledger").code == 0
+    assert mesh("run", "--until-caught-up").code == 4
+    assert told(mesh, "ledger")[-1] == {"id": 4, "amount": 1 << 40, "note": "d"}
+    assert [row["id"] for row in told(mesh, "catalogue")] == [1, 2, 3]
 
 
 def test_a_rule_that_raises_stops_whom_it_is_for(mesh) -> None:
