@@ -69,12 +69,13 @@ class Asking:
     @classmethod
     def of(cls, mesh: Mesh) -> Asking:
         project, there = mesh.project, _known(mesh)
-        plans = change_of(project, there, mesh.catalogue).plans
-        products = [p.name for p in project.products]
+        plans = change_of(project, there, mesh.catalogue, stay=lambda pipeline: True).plans  # as they run
+        products, accepted = [p.name for p in project.products], mesh.catalogue.verdicts.accepted()
 
         def made(plan: Plan) -> Consumer:
             definition = definition_of(project, mesh.catalogue, plan.pipeline)
-            return consumer(plan, definition, there.inputs, lambda topic: there.history.get(topic, ()), products)
+            sunk = dict(accepted[s.name] for s in plan.sinks if s.name in accepted)
+            return consumer(plan, definition, {**there.inputs, **there.accepted(sunk)}, lambda t: there.history.get(t, ()), products)
 
         return cls(project, there, plans, [made(p) for p in plans])
 

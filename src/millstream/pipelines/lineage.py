@@ -170,6 +170,14 @@ def lineage(plans: Sequence[Plan], tables: Mapping[str, RowSchema] | None = None
     return Lineage(graph.holders, graph.into)
 
 
+def alike(was: Plan, now: Plan) -> bool:
+    """Whether all that `now` makes is made as it was, of what is left. A name without its table may mean another's column once its own
+    is gone: that compiles, and is something else."""
+    before, after = lineage([was]), lineage([now])
+    left = {Ref(h.name, path) for h in after.holders.values() for path in [(), *h.fields]}
+    return all(kinds == {r: k for r, k in before.into.get(ref, {}).items() if r in left} for ref, kinds in after.into.items())
+
+
 def paths(schema: RowSchema) -> Iterator[tuple[str, ...]]:
     """Every field's path, and after it those of its members."""
     for f in schema.fields:

@@ -13,6 +13,7 @@ from millstream.events.types import Field, RowSchema, Type
 from millstream.pipelines import reads
 from millstream.pipelines.definitions import Evolve
 from millstream.pipelines.diagnostics import InvalidProject
+from millstream.pipelines.lineage import alike
 from millstream.pipelines.plan import Input, Plan, Stateful, Stateless
 from millstream.pipelines.sql.places import names_in
 from millstream.schemas.operations import Operation, operations
@@ -136,7 +137,7 @@ def _steps_with_star(inputs: Mapping[str, Input], topic: str, compiles: Compiles
 
 
 def _named(plan: Plan, inputs: Mapping[str, Input], topic: str, compiles: Compiles) -> set[str]:
-    """The topic's columns that the definition does not compile without."""
+    """The topic's columns that the definition does not compile without, or not to the same."""
     given = inputs[topic]
     read = set().union(*_read_by_step(plan, topic).values())
     if not _steps_with_star(inputs, topic, compiles):
@@ -145,7 +146,10 @@ def _named(plan: Plan, inputs: Mapping[str, Input], topic: str, compiles: Compil
     for column in read - named:
         left = RowSchema(tuple(f for f in given.schema.fields if f.name != column), given.schema.key)
         try:
-            compiles({**inputs, topic: replace(given, schema=left)})
+            without = compiles({**inputs, topic: replace(given, schema=left)})
         except InvalidProject:
+            named.add(column)
+            continue
+        if not alike(plan, without):
             named.add(column)
     return named

@@ -204,6 +204,38 @@ steps:
     assert "millstream resume joined" in found.verdict.reasons[0].cure
 
 
+TWINS = """
+pipeline: twins
+owner: team
+evolve: follow
+steps:
+  - name: all
+    sql: WITH q AS (SELECT * FROM studio.public.sequel) SELECT id, year FROM q
+  - name: every
+    sql: SELECT * FROM studio.public.sequel
+  - name: late
+    sql: |
+      SELECT m.id FROM studio.public.movie m WHERE EXISTS (SELECT 1 FROM studio.public.sequel s WHERE s.movie_id = m.id AND {price} > 5)
+"""
+
+
+@pytest.mark.parametrize(("price", "verdict"), [("s.price", "pause"), ("price", "pause"), ("m.price", "propagate")])
+def test_a_name_that_would_mean_another_tables_column_is_named(
+    project: Callable[[Mapping[str, str]], Path], known: dict[str, Input], price: str, verdict: str
+) -> None:
+    """`price` is the sequel's as long as it has one; then it would be the movie's, which compiles, and asks something else."""
+    sequel = RowSchema(
+        (*(Field(n, Type("int64"), i) for i, n in enumerate(("id", "movie_id", "year"), 1)), Field("price", Type("int64"), 4)), ("id",)
+    )
+    topics = {**known, "studio.public.sequel": Input("studio.public.sequel", sequel, 9, "whole")}
+    mesh = consumers(load(project({"pipelines/twins.yaml": TWINS.format(price=price)}), {}, SOURCES, SINKS), topics)
+    left = RowSchema(sequel.fields[:3], ("id",))
+    found = impact(mesh, "studio.public.sequel", sequel, left)
+    assert found.pauses == (verdict == "pause")
+    if verdict == "propagate":
+        assert set(found.topics) == {"studio.public.sequel", "twins.every"}
+
+
 def test_rules_are_asked_at_every_hop(mesh: list[Consumer]) -> None:
     def no_dates(use: Use, old: RowSchema, new: RowSchema) -> Iterable[Violation]:
         return [Violation("no date may go", f"{use.topic}.made", "they are counted", "keep it")] if use.pipeline == "copy" else []
