@@ -117,6 +117,10 @@ def rule(
             why = f"the key of {name} would change, which is pinned for the life of a topic"
             cure = "give the step another name, which makes a new topic, then `millstream apply`"
             return Ruling(steps, Verdict("pause", (Violation("the key changes", name, why, cure),)))
+        if lost := [o for o in operations(was, now) if o.leaf.kind == "retype"]:
+            why = f"{name} has rows already, whose values the new type cannot hold"
+            cure = f"CAST it to the old type in the step, or give it another name there, then `millstream resume {plan.pipeline}`"
+            return Ruling(steps, Verdict("pause", (Violation(str(lost[0]), name, why, cure),)))
     return Ruling(steps, verdict, following)
 
 

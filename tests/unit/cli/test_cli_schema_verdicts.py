@@ -64,3 +64,16 @@ def test_an_index_that_follows_goes_by_a_columns_new_name(mesh) -> None:
     add(mesh, 4, amount=40, remark="green too")
     assert mesh("run", "--until-caught-up").code == 0
     assert {h.document["id"] for h in search(mesh.home, "source", "remark: green").hits} == {2, 4}
+
+
+def test_an_output_that_cannot_hold_what_it_published_pauses_who_follows(mesh) -> None:
+    """A column is dropped and another of its name added: the topic tells them apart by ids, an output knows its columns by names."""
+    again = Field("note", Type("int32"), 9)
+    now(RowSchema((*(f for f in ORDERS.fields if f.name != "note"), again), ORDERS.key), mesh)
+    add(mesh, 4, amount=40, note=7)
+    assert mesh("run", "--until-caught-up").code == 4
+    told = {p["part"]: p for p in mesh("--json", "status").json["parts"]}
+    assert {told[p]["state"] for p in ("pipeline.named", "pipeline.follows")} == {"paused"}
+    assert "retyped note (text is now int32)" in told["pipeline.follows"]["reason"]
+    found = {h.document["id"]: h.document["note"] for h in search(mesh.home, "source", "*").hits}
+    assert found == {1: None, 2: None, 3: None, 4: 7}
