@@ -290,6 +290,20 @@ def test_a_catalogue_that_does_not_answer_is_said_without_its_secrets(tmp_path: 
     assert "sesame" not in repr(caught.value) + str(caught.value) + repr(Options(table="lake.films", catalog=given))
 
 
+def test_a_namespace_that_another_sink_makes_at_once_is_no_failure(target, monkeypatch) -> None:
+    real = SqlCatalog.create_namespace_if_not_exists
+
+    def made_twice(self, name):
+        real(self, name)
+        raise ConnectionError("UNIQUE constraint failed")
+
+    monkeypatch.setattr(SqlCatalog, "create_namespace_if_not_exists", made_twice)
+    first = workload(0, 20)
+    with opened(target, 1) as sink:
+        sink.write([first], up_to([first]))
+    check(target, MOVIE, [first])
+
+
 def test_an_own_catalogue_may_be_named(tmp_path: Path) -> None:
     given = {"type": "sql", "uri": f"sqlite:///{tmp_path}/mine.db", "warehouse": f"file://{tmp_path}/house"}
     batch = workload(0, 20)

@@ -178,13 +178,21 @@ class LakeTable:
             try:
                 return self._catalog.load_table(self._identifier)
             except NoSuchTableError:
-                self._catalog.create_namespace_if_not_exists(self._identifier.rpartition(".")[0])
+                self._make_namespace(self._identifier.rpartition(".")[0])
             try:
                 return self._catalog.create_table(self._identifier, first_schema, properties=_TIDY)
             except TableAlreadyExistsError:  # made by another process in between
                 return self._catalog.load_table(self._identifier)
 
         self.table = self.guarded("load the table", load)
+
+    def _make_namespace(self, name: str) -> None:
+        """Two that make one at once: the catalogue tells one of them by an error of its own, when it is there."""
+        try:
+            self._catalog.create_namespace_if_not_exists(name)
+        except Exception:
+            if not self._catalog.namespace_exists(name):
+                raise
 
     def refresh(self) -> None:
         self.table = self.guarded("load the table", lambda: self._catalog.load_table(self._identifier))
