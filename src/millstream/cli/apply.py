@@ -47,9 +47,12 @@ def apply(*, session: Here) -> int:
 
 
 def _taken_up(mesh: Mesh, todo: Change, out: Output) -> bool:
-    """Whether the running process has taken up all that was done. It can put pipelines and their sinks in place, and nothing else."""
-    names = [p.pipeline for p in todo.plans if any(concerns(s, p.pipeline) for s in todo.steps)]
-    rest = [s for s in todo.steps if not any(concerns(s, name) for name in names)]
-    if rest or any(s.kind in ("stop_sink", "stop_pipeline") or generation_of(s.subject) for s in todo.steps):
+    """Whether the running process has taken up all that was done. It can put pipelines and their sinks in place, and nothing else.
+
+    For what is only said of columns nobody is put in place: it shows with the next start."""
+    steps = [s for s in todo.steps if s.kind != "describe_topic"]
+    names = [p.pipeline for p in todo.plans if any(concerns(s, p.pipeline) for s in steps)]
+    rest = [s for s in steps if not any(concerns(s, name) for name in names)]
+    if rest or any(s.kind in ("stop_sink", "stop_pipeline") or generation_of(s.subject) for s in steps):
         return False
     return all(put_in_place(mesh, name, out) for name in names)

@@ -83,7 +83,7 @@ def _cause(
 ) -> dict[str, Any]:
     """What made this version: for people in `text`, for programs in `kind` and what belongs to it."""
     if before is not None and undescribed(before) == undescribed(schema):
-        return {"kind": "described", "text": "what the files say of its columns"}
+        return {"kind": "described", "text": "what is said of its columns"}
     if met:
         places = [{"position": c["position"], "at": when(c["ts_us"] / 1e6)} for c in met]
         text = "; ".join(f"met in the source's log at {p['position']}, committed {p['at']}" for p in places)
