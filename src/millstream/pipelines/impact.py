@@ -15,6 +15,7 @@ from millstream.pipelines.definitions import Evolve, PipelineDefinition, Product
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.generations import compile_product
 from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.renames import with_ids_kept
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.verdicts import Compiles, Rule, Use, Verdict, judge, of_sink, together, uses
 from millstream.schemas.operations import Operation, operations
@@ -109,7 +110,7 @@ def rule(
     if verdict.kind != "propagate":
         return Ruling(steps, verdict)
     try:
-        following = compiles({**inputs, topic: replace(given, schema=schema, schema_id=schema_id)})
+        following = with_ids_kept(plan, compiles({**inputs, topic: replace(given, schema=schema, schema_id=schema_id)}))
     except InvalidProject as e:
         return Ruling(steps, Verdict("pause", tuple(_mistake(d, topic, plan.pipeline) for d in e.diagnostics)))
     for name, (was, now) in _moved(plan, following).items():

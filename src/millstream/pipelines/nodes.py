@@ -138,16 +138,16 @@ class StepNodes:
         if names is None:
             return None
         for (inner, _, _), query, key in zip(sound, queries, own, strict=True):
-            node = self._node(inner, query, replace(key, names=names), history)
+            node = self._node(inner, query, replace(key, names=names), history, fills=False)
             self._nodes[inner], self._known[inner] = node, node.schema
         return Union(name, tuple(inner for inner, _, _ in sound), evolved(queries[0].columns, names, history))
 
     # ---- nodes ------------------------------------------------------------------------------------------------------------
-    def _node(self, name: str, query: Query, key: Key, history: Sequence[RowSchema]) -> Stateless | Stateful:
+    def _node(self, name: str, query: Query, key: Key, history: Sequence[RowSchema], *, fills: bool = True) -> Stateless | Stateful:
         schema = evolved(query.columns, key.names, history)
         if query.stateless:
             projections = tuple(Projection(c.name, c.sql) for c in query.columns)
-            return Stateless(name, query.root.input, query.block.where, projections, schema)
+            return Stateless(name, query.root.input, query.block.where, projections, _filled(schema, query) if fills else schema)
         edges, lost = forest([r.alias for r in key.roots], query.block.part)
         self._unreached(query.block, lost)
         return Stateful(
@@ -169,6 +169,13 @@ class StepNodes:
             self._mistakes.refuse(block.offset, "unreached", table=block.root.shown)
         for inner in block.inner:
             self._unreached(inner, lost)
+
+
+def _filled(schema: RowSchema, query: Query) -> RowSchema:
+    """What old rows have in a column, they have in what a filter or projection passes on of it as it is. (A stateful step says all its
+    rows again.)"""
+    of = {c.name: query.root.schema[c.source[1]].fill for c in query.columns if c.source}
+    return replace(schema, fields=tuple(replace(f, fill=of.get(f.name)) for f in schema.fields))
 
 
 def _name_items(branch: exp.Select, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.events.batch import Batch, batch
+from millstream.events.fills import filled
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
@@ -45,15 +46,32 @@ class ScriptedDatabase:
     rng: random.Random
     log: list[list[Change] | str] = field(default_factory=list)
     visible: int = 0
+    altered: list[tuple[int, str, RowSchema]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._first = dict(self.tables)
+
+    def alter(self, table: str, schema: RowSchema) -> None:
+        """From the next entry on the table has these columns: by id, an added one with what its fill says in the rows that there are."""
+        self.altered.append((len(self.log), table, schema))
+        self.tables[table] = schema
+
+    def schema(self, table: str, entries: int) -> RowSchema:
+        """What the table is after the first entries, and in the next."""
+        return next((s for at, t, s in reversed(self.altered) if t == table and at <= entries), self._first[table])
 
     def commit(self, *changes: Change) -> None:
         self.log.append(list(changes))
 
     def rows(self, table: str, entries: int | None = None) -> dict[Key, Row]:
         """A table as the first entries of the log (all of them) leave it."""
-        names = self.tables[table].key
+        schema = self._first[table]
+        names = schema.key
         rows: dict[Key, Row] = {}
-        for changes in self.log[:entries]:
+        for at, changes in enumerate([*self.log[:entries], ""]):
+            if (now := self.schema(table, at)) != schema:
+                rows = {key: _altered(row, schema, now) for key, row in rows.items()}
+                schema = now
             for c in changes if isinstance(changes, list) else ():
                 if c.table == table and c.before is c.after is None:
                     rows.clear()
@@ -62,6 +80,11 @@ class ScriptedDatabase:
                 if c.table == table and c.after is not None:
                     rows[tuple(c.after[k] for k in names)] = c.after
         return rows
+
+
+def _altered(row: Row, was: RowSchema, now: RowSchema) -> Row:
+    names = {f.id: f.name for f in was.fields}
+    return {f.name: row[names[f.id]] if f.id in names else filled(f, 1)[0].as_py() for f in now.fields}
 
 
 class ScriptedSource:
@@ -119,7 +142,7 @@ class ScriptedSource:
             yield Delivery(tuple(self._batch(t, number, [(m, c) for m, c in part if c.table == t]) for t in tables), end)
 
     def _batch(self, table: str, number: int, changes: Sequence[tuple[int, Change]]) -> Batch:
-        schema, count = self._db.tables[table], len(changes)
+        schema, count = self._db.schema(table, number - 1), len(changes)
         minor = np.array([m for m, _ in changes], np.uint32)
         return batch(
             table,
@@ -145,7 +168,7 @@ class ScriptedSource:
         if self._given > db.visible and any(isinstance(e, list) for e in db.log[db.visible : self._given]):
             return None
         rows_max = rng.randint(1, 3)
-        schema = db.tables[table]
+        schema = db.schema(table, db.visible)
         rows = sorted(db.rows(table, db.visible).items())
         rows = [(k, r) for k, r in rows if after is None or k > tuple(after)]
         mark = f"{table} {len(db.log)}"
