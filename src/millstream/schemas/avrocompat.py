@@ -46,6 +46,12 @@ class Breach(Incompatibility):
     direction: Direction
     earlier: int
 
+    def __str__(self) -> str:
+        way = (
+            "the new schema does not read an earlier one" if self.direction == "backward" else "an earlier schema does not read the new one"
+        )
+        return f"{super().__str__()} ({way})"
+
 
 def check(mode: AvroMode, new: str, earlier_versions: Sequence[str]) -> list[Breach]:
     """What in `new` breaks the mode, towards the earlier versions (oldest first): the newest of them, or all where it is transitive.
