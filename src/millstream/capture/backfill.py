@@ -6,7 +6,7 @@ again because a change of the table gave them values that no event says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -81,6 +81,6 @@ def stored(backfills: Backfills) -> dict[str, Any]:
     return {slot: asdict(b) for slot, b in backfills.items()}
 
 
-def next_up(backfills: Backfills) -> Backfill | None:
-    """The backfill whose chunk is read next: the first that is wanted and not done, in the tables' order."""
-    return next((b for b in backfills.values() if b.wanted and not b.done), None)
+def next_up(backfills: Backfills, aside: Collection[str] = ()) -> Backfill | None:
+    """The backfill whose chunk is read next: the first that is wanted and not done, in the tables' order, of no table set `aside`."""
+    return next((b for b in backfills.values() if b.wanted and not b.done and b.table not in aside), None)

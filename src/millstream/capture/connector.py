@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from millstream.capture import emptying
 from millstream.capture.admission import LogAdmission
+from millstream.capture.aside import entry, unfit_key
 from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
 from millstream.capture.keeping import complete
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
-from millstream.errors import Irrecoverable, Refused
+from millstream.errors import Irrecoverable, MillstreamError, Refused
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
@@ -71,6 +72,8 @@ class Connector:
         self._emptying: Iterator[None] | None = None
         self._copies: dict[str, RowCopy] = {}
         self._kept: set[str] = set()
+        self._aside: dict[str, dict[str, Any]] = {}
+        self._fit: set[tuple[str, RowSchema]] = set()
         self._committed_at = 0.0
         # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
         self.head_wanted = False
@@ -122,6 +125,8 @@ class Connector:
         self._close_stream()
         position = self.position
         at = position or Position(0, 0)
+        assert self._producer is not None
+        self._aside = {t: why for t, why in self._producer.record.state.get("aside", {}).items() if t in self._topic_of}
         self._admission = LogAdmission(at.major, at.minor)
         self._window = None  # its chunk was not appended: it is read again
         self._emptying = None  # the truncate comes again
@@ -155,7 +160,12 @@ class Connector:
     @property
     def loaded(self) -> bool:
         """Every backfill that is wanted is done."""
-        return next_up(self._backfills) is None
+        return next_up(self._backfills, self._aside) is None
+
+    @property
+    def aside(self) -> Mapping[str, Mapping[str, Any]]:
+        """Tables of which nothing more is told, and why (code, reason, cure, position, at)."""
+        return dict(self._aside)
 
     @property
     def loading(self) -> tuple[str, int, int]:
@@ -182,8 +192,11 @@ class Connector:
             return True
         delivery = next(self._stream)
         reached("connector.decoded")
-        backfills, live = self._backfills, []
-        for b in map(self._admitted, delivery.batches):
+        backfills, aside = self._backfills, len(self._aside)
+        live: list[Batch] = []
+        for table, why in delivery.aside:
+            self._set_aside(table, why, delivery.position)
+        for b in (self._admitted(b) for b in delivery.batches if self._is_told(b.topic, b.schema, delivery.position)):
             if b.topic in self._kept and len(b):
                 whole, backfills = self._completed(b, backfills)
                 live.append(whole)
@@ -198,7 +211,7 @@ class Connector:
         if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
             self._emptying = self._emptied(delivery.truncate, delivery.position, out, backfills)
             return True
-        if out or backfills is not self._backfills or self._progress_is_due(delivery.position):
+        if out or backfills is not self._backfills or aside != len(self._aside) or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills)
         self._open_window()
         return bool(out)
@@ -207,7 +220,7 @@ class Connector:
         """`before` and then the truncate, in as many commits as it takes; the position passes it with the last one."""
         just_before = replace(at, minor=at.minor - 1)
         self._commit(before, just_before, backfills)
-        for table in truncate.tables:
+        for table in (t for t in truncate.tables if t not in self._aside):
             topic = self._topic_of[table]
             if self._window is not None and self._window.topic == topic.name:
                 schema = self._window.chunk.schema
@@ -242,12 +255,27 @@ class Connector:
             )
         self._reopen_stream()
 
-    def _admitted(self, batch: Batch) -> Batch:
-        topic = self._topic_of.get(batch.topic)
+    def _is_told(self, table: str, schema: RowSchema, at: Position) -> bool:
+        """Whether rows of the table can be told in its topic; if not, it is set aside from here on."""
+        topic = self._topic_of.get(table)
         if topic is None:
-            raise Irrecoverable(
-                f"the stream gave table {batch.topic}, which is not in the definition", code="unknown_table", where=self.name
-            )
+            raise Irrecoverable(f"the stream gave table {table}, which is not in the definition", code="unknown_table", where=self.name)
+        if table not in self._aside and (table, schema) not in self._fit:
+            error = unfit_key(topic, self._registry.by_id(topic.key_schema_id), schema)
+            if error is not None:
+                self._set_aside(table, error, at)
+            else:
+                self._fit.add((table, schema))
+        return table not in self._aside
+
+    def _set_aside(self, table: str, why: MillstreamError, at: Position) -> None:
+        if table not in self._aside:
+            self._aside[table] = entry(why, at, self._clock())
+            if self._window is not None and self._window.chunk.table == table:
+                self._window = None
+
+    def _admitted(self, batch: Batch) -> Batch:
+        topic = self._topic_of[batch.topic]
         fresh = self._admission.admit(batch)
         self.counts.repeats += len(batch) - len(fresh)
         if topic.incarnation != 1:
@@ -314,10 +342,16 @@ class Connector:
 
     def _open_window(self) -> None:
         """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream."""
-        if self._window is not None or (backfill := next_up(self._backfills)) is None:
+        if self._window is not None or (backfill := next_up(self._backfills, self._aside)) is None:
             return
-        chunk = self._source.chunk(backfill.table, backfill.after, CHUNK_ROWS_MAX)
-        if chunk is not None:
+        at = self.position or Position(0, 0)
+        try:
+            chunk = self._source.chunk(backfill.table, backfill.after, CHUNK_ROWS_MAX)
+        except Refused as e:
+            if e.code != "table_changed":
+                raise
+            return self._set_aside(backfill.table, e, at)
+        if chunk is not None and self._is_told(chunk.table, chunk.schema, at):
             self._window = Window.over(chunk, self._topic_of[backfill.table].name, backfill.slot)
             reached("connector.window_open")
 
@@ -357,6 +391,7 @@ class Connector:
             "progress": {self._source.name: str(position)},
             "backfills": stored(backfills),
             "ready": {self._topic_of[b.table].name: b.done for b in backfills.values() if b.is_initial},
+            "aside": dict(self._aside),
             "schemas": dict(placed.written),
             "schema_changes": dict(placed.changes),
         }

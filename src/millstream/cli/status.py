@@ -150,9 +150,13 @@ def _state(said: State | None, is_running: bool) -> State:
 
 
 def _told(part: str, state: State, lost: list[str], record: ProducerRecord | None) -> State:
-    """The state with, where it says nothing itself, that the part has lost its place, or was rebuilt for that within a week."""
+    """The state with, where it says nothing itself, which tables a source has set aside, that the part has lost its place, or was
+    rebuilt for that within a week."""
     rebuilt = dict(record.state.get("rebuilt", {})) if record else {}
     is_news = time.time() - rebuilt.get("at", 0) < _NEWS_S
+    if state.state not in ("failed", "paused") and record is not None and (aside := record.state.get("aside")):
+        said = "; ".join(f"{table} is set aside at {why['position']}: {why['reason']}" for table, why in aside.items())
+        return State(state.part, state.state, said, next(iter(aside.values()))["cure"], state.at)
     if state.state in ("failed", "paused") or not (lost or is_news):
         return state
     where = "was compacted further than it had read"

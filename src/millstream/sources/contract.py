@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.errors import MillstreamError
 from millstream.events.batch import Batch
 from millstream.events.origin import Grade, Origin
 from millstream.events.progress import Position
@@ -54,7 +55,8 @@ class Truncate:
 class Delivery:
     """What the stream gives next: batches (topic not yet set by the source: `Batch.topic` is the table's name), then
     a position up to which the source has now given everything, and what is right there, if anything: the chunk mark that was
-    passed, or a truncate, whose version the position is.
+    passed, or a truncate, whose version the position is. `aside` names tables of which nothing is given from here on, and why: what
+    follows can be told of all others.
 
     `position` may lie inside a transaction: (its major, last minor given). Batches of one table come in order; a schema change
     starts a new Batch. `idle` is true where nothing more was at hand.
@@ -65,6 +67,7 @@ class Delivery:
     mark: str | None = None
     idle: bool = False
     truncate: Truncate | None = None
+    aside: tuple[tuple[str, MillstreamError], ...] = ()
 
 
 @dataclass(frozen=True)

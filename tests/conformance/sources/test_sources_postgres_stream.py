@@ -218,12 +218,13 @@ def test_an_identity_that_is_no_longer_full(rig: PostgresRig) -> None:
     assert (error.code, error.cure.split(";")[0]) == ("replica_identity", 'ALTER TABLE "public"."a" REPLICA IDENTITY FULL')
 
 
-def test_a_key_that_is_gone(rig: PostgresRig) -> None:
+def test_a_key_that_is_gone_sets_its_table_aside(rig: PostgresRig) -> None:
     source = rig.checked()
-    rig.run(f"INSERT INTO {A} VALUES (1, 'x')", f"ALTER TABLE {A} DROP CONSTRAINT a_pkey")
-    _, error = stops_with(source.stream(None))
-    assert isinstance(error, Irrecoverable)
-    assert error.code == "no_key"
+    rig.run(f"INSERT INTO {A} VALUES (1, 'x')", f"ALTER TABLE {A} DROP CONSTRAINT a_pkey", "INSERT INTO public.b VALUES (1, 'b')")
+    rig.run(f"INSERT INTO {A} VALUES (2, 'y')")
+    seen = read_to_head(source, source.stream(None))
+    assert [(table, error.code) for d in seen.deliveries for table, error in d.aside] == [(A, "no_key")]
+    assert {e["table"] for e in seen.events} == {"public.b"}
 
 
 def test_a_truncate_has_its_place_among_what_came_before_and_after(rig: PostgresRig) -> None:

@@ -9,7 +9,7 @@ from millstream.sources.postgres.describe import Catalogue, Described, schema_of
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import Relation
 from millstream.sources.postgres.names import TableName
-from millstream.sources.postgres.translate import Shape, identity_lost
+from millstream.sources.postgres.translate import Shape, Unfit, identity_lost
 
 
 class Shapes:
@@ -31,7 +31,7 @@ class Shapes:
         """The tables that there were when the stream began, and that it showed since."""
         return list(self._described)
 
-    def resolve(self, relation: Relation) -> Shape | None:
+    def resolve(self, relation: Relation) -> Shape | Unfit | None:
         """None for a table that the definition does not name. Raises Irrecoverable where its rows cannot be told whole."""
         name = self._name_of(relation)
         if name is None:
@@ -50,12 +50,12 @@ class Shapes:
         fills = self._fills.look(described)
         schema = schema_of(relation, described, self._catalogue, self._ids.get(relation.oid, {}), fills)
         if schema is None:
-            raise Irrecoverable(
+            error = Irrecoverable(
                 f"{name.written} has no primary key any more, or had another at this place of the stream",
                 code="no_key",
                 where=f"{self._where} {name.written}",
-                cure="give the table a primary key and start this source afresh: a new slot, new topics, a new initial load",
             )
+            return Unfit(name, error)
         self._ids[relation.oid] = {f.name: f.id for f in schema.fields}
         return Shape(name, schema, name in self._kept)
 

@@ -7,7 +7,7 @@ link has a thread of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,15 +154,17 @@ class Source:
         before it is raised."""
         batches: list[Batch] = []
         xids: set[int] = set()
+        aside: list[tuple[str, MillstreamError]] = []
         before = position = translator.position
         try:
             for part in translator.translate(piece.messages) if piece.messages is not None else ():
                 batches += part.batches
                 xids |= part.xids
+                aside += part.aside
                 position = part.position
                 if part.mark is not None or part.truncate is not None:
-                    yield self._delivery(batches, xids, position, part.mark, truncate=part.truncate)
-                    batches, xids, before = [], set(), position
+                    yield self._delivery(batches, xids, position, part.mark, truncate=part.truncate, aside=aside)
+                    batches, xids, aside, before = [], set(), [], position
         except MillstreamError:
             if batches:
                 yield self._delivery(batches, xids, position)
@@ -171,8 +173,8 @@ class Source:
         if piece.sent_to is not None and translator.between_transactions:
             # Nothing is open and nothing was left unsent before this place: other tables' log need not be kept for us.
             position = translator.position = max(position, (piece.sent_to, 0))
-        if batches or position != before:
-            yield self._delivery(batches, xids, position)
+        if batches or aside or position != before:
+            yield self._delivery(batches, xids, position, aside=aside)
 
     def _delivery(
         self,
@@ -183,6 +185,7 @@ class Source:
         *,
         idle: bool = False,
         truncate: Truncate | None = None,
+        aside: Sequence[tuple[str, MillstreamError]] = (),
     ) -> Delivery:
         self._settle(xids)
         assert self._identity is not None
@@ -192,7 +195,7 @@ class Source:
             "unseen": self._unseen.tolist(),
             "looks": self._fills.stored,
         }
-        return Delivery(tuple(batches), Position(*position, detail), mark, idle, truncate)
+        return Delivery(tuple(batches), Position(*position, detail), mark, idle, truncate, tuple(aside))
 
     def _settle(self, given: set[int]) -> None:
         """Keep which of the transactions that the stream has given no SELECT sees yet: no chunk may be read past them."""

@@ -46,6 +46,14 @@ class Shape:
         return self.name.written
 
 
+@dataclass(frozen=True)
+class Unfit:
+    """A table of the definition that a Relation message shows in a form in which its rows cannot be told, and why."""
+
+    name: TableName
+    error: MillstreamError
+
+
 # (row, image, field, why): a value that its column's type cannot hold.
 Hole = tuple[int, str, str, str]
 
@@ -60,6 +68,7 @@ class Part:
     position: tuple[int, int]
     mark: str | None = None
     truncate: Truncate | None = None
+    aside: tuple[tuple[str, MillstreamError], ...] = ()
 
 
 class _Unfit(Exception):
@@ -72,14 +81,14 @@ class _Unfit(Exception):
 
 
 class Translator:
-    """`resolve` says what table a Relation is, or None where the definition does not name it; it may raise.
+    """`resolve` says what table a Relation is, or None where the definition does not name it; it may raise. The rows of one that is unfit
+    are passed over.
 
     `position` is (major, minor) as the stream begins. `where` names the source in errors.
     """
 
-    def __init__(self, resolve: Callable[[m.Relation], Shape | None], position: tuple[int, int], where: str) -> None:
+    def __init__(self, resolve: Callable[[m.Relation], Shape | Unfit | None], position: tuple[int, int], where: str) -> None:
         self._resolve = resolve
-        self._relations: dict[int, m.Relation] = {}
         self._shapes: dict[int, Shape | None] = {}
         self._open: Open | None = None
         self._where = where
@@ -108,12 +117,21 @@ class Translator:
             at = int(messages.at[i])
             kind = data[at]
             if kind == m.RELATION:
+                # Sent again for every change of the table, also one that the message does not show: of its key, or a comment.
                 relation = m.relation(data, at)
-                if self._relations.get(relation.oid) != relation:
+                try:
+                    found = self._resolve(relation)
+                except MillstreamError:
                     yield from self._rows(messages, start, i)
-                    start = i
-                    self._shapes[relation.oid] = self._resolve(relation)
-                    self._relations[relation.oid] = relation
+                    raise
+                shape = found if isinstance(found, Shape) else None
+                if relation.oid in self._shapes and self._shapes[relation.oid] == shape:
+                    continue
+                yield from self._rows(messages, start, i)
+                start = i
+                self._shapes[relation.oid] = shape
+                if isinstance(found, Unfit):
+                    yield Part((), frozenset(), self.position, aside=((found.name.written, found.error),))
             elif kind == m.MESSAGE:
                 said = m.logical_message(data, at)
                 if said.transactional:
