@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from millstream.cli.exits import PAUSED
 from millstream.sinks.iceberg.read import current_rows, table
 from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
@@ -23,6 +24,15 @@ evolve: follow
 sinks:
   - {from: shop.public.item, search: {index: source}}
   - {from: shop.public.item, iceberg: {table: lake.items}}
+"""
+DERIVED = """pipeline: every
+owner: team-shop
+evolve: follow
+steps:
+  - name: items
+    sql: SELECT * FROM shop.public.item
+sinks:
+  - {from: items, search: {index: items}}
 """
 CHANGES = (
     "ALTER TABLE item ADD COLUMN tier text DEFAULT 'basic'",
@@ -47,9 +57,14 @@ def test_targets_follow_what_is_done_to_the_table(postgres: PostgresServer, data
     def done(*arguments: str) -> None:
         assert begun(*arguments).wait(timeout=120) == 0, (tmp_path / "out.txt").read_text()[-3000:]
 
-    for folder, text in (("sources", SOURCE), ("pipelines", PIPELINE)):
+    for folder, text in (("sources", SOURCE), ("pipelines", f"{PIPELINE}---\n{DERIVED}")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.yaml").write_text(text)
+
+    def shown(index: str, *names: str) -> list[dict[str, object]]:
+        found = sorted((h.document for h in search(tmp_path / ".millstream", index, "*", 1_000).hits), key=lambda d: d["id"])
+        return [{name: d.get(name) for name in names} for d in found]
+
     (tmp_path / "mesh.yaml").write_text("mesh: targets\n")
     with psycopg.connect(url, autocommit=True) as con:
         con.execute("CREATE TABLE item (id int PRIMARY KEY, title text, n int, note text)")
@@ -60,6 +75,9 @@ def test_targets_follow_what_is_done_to_the_table(postgres: PostgresServer, data
         for number, change in enumerate(CHANGES, 1):
             if "DROP" in change:
                 done("run", "--until-caught-up")
+                names = ("id", "name", "n", "tier", "note")
+                rows = [dict(zip(names, row, strict=True)) for row in con.execute("SELECT id, name, n, tier, note FROM item ORDER BY id")]
+                assert shown("items", *names) == shown("source", *names) == rows
             running = begun("run")
             con.execute(change)
             con.execute("UPDATE item SET n = n + 1 WHERE id %% 50 = %s", [number])
@@ -67,12 +85,10 @@ def test_targets_follow_what_is_done_to_the_table(postgres: PostgresServer, data
             time.sleep(1.0 + number)  # any moment of a start, a change or a write
             running.send_signal(signal.SIGKILL)
             running.wait()
-        done("run", "--until-caught-up")
-        names = ("id", "name", "n", "tier", "note")
+        assert begun("run", "--until-caught-up").wait(timeout=120) == PAUSED  # an output knows columns by names: it cannot be text and int
         rows = [dict(zip(names, row, strict=True)) for row in con.execute("SELECT id, name, n, tier, note FROM item ORDER BY id")]
     home = tmp_path / ".millstream"
-    found = sorted((h.document for h in search(home, "source", "*", 1_000).hits), key=lambda d: d["id"])
-    assert [{name: d.get(name) for name in names} for d in found] == rows
+    assert shown("source", *names) == rows
     assert search(home, "source", "tier = basic").total == len(rows)
 
     lake = table(home, "lake.items")
