@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from faults_points import points
 from faults_world import World
+from test_faults_gate import POINTS as GATE
 
 from millstream.testing.postgres_server import PostgresServer
 
@@ -28,8 +29,8 @@ FIRST_START = ("connector.window_open", "rebuild.before_publish")
 LOST_STATE = ("pipeline.after_rebuild",)
 ENDING = ("runner.part_over",)
 """Moments of a run that comes to its end by itself."""
-ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.", "copies.")
-"""Moments that other files walk: two beside this one, and the conformance of topics and of sources."""
+ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.", "copies.", *GATE)
+"""Moments that other files walk: some beside this one, and the conformance of topics and of sources."""
 
 
 class LivingWorld:

@@ -61,7 +61,11 @@ def status(*, session: Here) -> int:
         kept = {t.name: mesh.topics.kept(t.name) for t in mesh.topics.topics()}
         parts = list(views(mesh, sources, pipelines, is_running, kept))
         asked = [a for a in mesh.catalogue.requests() if a.state in OPEN]
+        ruled = [k for k in mesh.catalogue.verdicts.everything() if time.time() - k.at < _NEWS_S]
     _show(parts, is_running, session.output)
+    for k in ruled:
+        if k.how:
+            session.output.say(f"{k.consumer}: took version {k.version} of {k.topic} at {when(k.at)}, {k.how}")
     for a in asked:
         session.output.say(f"pipeline.{a.request.pipeline}: {in_words_of(a)}", "yellow")
     space = [{"topic": name, **topics.space(k)} for name, k in kept.items()]
@@ -79,6 +83,10 @@ def status(*, session: Here) -> int:
             "loading": any(p.loading for p in parts),
             "parts": [p.document() for p in parts],
             "topics": space,
+            "verdicts": [
+                {"consumer": k.consumer, "topic": k.topic, "version": k.version, "verdict": k.verdict, "how": k.how, "at": when(k.at)}
+                for k in ruled
+            ],
             "requests": [
                 {
                     "request": a.request.name,

@@ -145,7 +145,9 @@ class Pipeline:
         log.info("%s takes its next plan, %s", self.name, found)
         if found.way == "in place":
             self._read_from(positions)
-            self._say(first=lambda: self._graph.grow(int(self._clock() * 1e6)), then="pipeline.after_carried")
+            commit = self._said(lambda: self._graph.grow(int(self._clock() * 1e6)))
+            reached("pipeline.after_carried")
+            self._publisher.publish(commit)
             self.pending = self._graph.pending
         return found.way != "rebuild"
 
@@ -171,10 +173,8 @@ class Pipeline:
     def positions(self) -> dict[str, int]:
         return {topic: r.offset for topic, r in self._readers.items()}
 
-    @property
-    def seen(self) -> dict[str, int]:
-        """Up to where it has read: new records lie beyond."""
-        return self.positions
+    seen = positions
+    """Up to where it has read: new records lie beyond."""
 
     @property
     def is_built(self) -> bool:
@@ -376,18 +376,17 @@ class Pipeline:
         self._ready = self._ready or not self.waiting_for()
         self._settle()
         if self._published_state() != dict(self._publisher.state):
-            self._say()
+            self._publisher.publish(self._said())
             self._note()
 
-    def _say(self, *, first: Callable[[], None] = lambda: None, then: str = "") -> None:
-        """A commit without events: what is known is published, `first` done in the state's transaction, `then` a moment after it."""
+    def _said(self, first: Callable[[], None] = lambda: None) -> Commit:
+        """A commit without events: what is known, kept, with `first` in the same transaction; to be published."""
         commit = Commit(self._publisher.sequence + 1, (), self._published_state())
         if self._state is not None:
             with self._state.transaction():
                 first()
                 self._state.set_meta(Meta(commit.sequence, commit.state, self._fingerprint))
-        reached(then)
-        self._publisher.publish(commit)
+        return commit
 
     def _note(self) -> None:
         self._topics.note_reader(self.name, self.positions)
@@ -427,7 +426,9 @@ class Pipeline:
         self._settle()
         self._rebuilt = {"lost": lost, "at": self._clock()} if lost else self._rebuilt
         self._resends.rebuilt()
-        self._say(then="pipeline.after_rebuild")
+        commit = self._said()
+        reached("pipeline.after_rebuild")
+        self._publisher.publish(commit)
         self._built, self._committed = True, self.positions
         self._topics.join(self.name, self.positions)
         self._resends.committed(())
