@@ -277,7 +277,7 @@ def test_while_anothers_registry_is_away(tmp_path: Path, capsys: pytest.CaptureF
             others.go()
             commit(3)
             until(lambda: 3 in ids())
-            project.database.tables["public.orders"] = RowSchema((*ORDERS.fields, Field("note", Type("text"), 3)), ("id",))
+            project.database.alter("public.orders", RowSchema((*ORDERS.fields, Field("note", Type("text"), 3)), ("id",)))
             commit(4, note="new")
             until(lambda: "registry_down" in str(parts(tmp_path / "mesh")))
             seen["while away"] = ids()

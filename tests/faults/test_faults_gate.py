@@ -29,9 +29,15 @@ POINTS = (
     "sink.after_verdict",
     "sink.after_accept",
 )
-SOURCE = (
-    "source: shop\nconnector: postgres\nurl: ${SHOP_URL}\nslot: gate\npublication: gate\ntables: [public.item, public.maker]\nowner: o\n"
-)
+SOURCE = """\
+source: shop
+connector: postgres
+url: ${SHOP_URL}
+slot: gate
+publication: gate
+tables: [public.item, public.maker]
+owner: o
+"""
 STAR = """\
 pipeline: star
 owner: s
@@ -70,10 +76,8 @@ class Shop:
         return f"c{number}"
 
     def rows(self) -> dict[int, dict[str, Any]]:
-        found = self.execute(
-            "SELECT i.id, to_jsonb(i) || jsonb_build_object('made_by', m.name) FROM item i LEFT JOIN maker m ON m.id = i.maker"
-        )
-        return dict(found)
+        document = "to_jsonb(i) || jsonb_build_object('made_by', m.name)"
+        return dict(self.execute(f"SELECT i.id, {document} FROM item i LEFT JOIN maker m ON m.id = i.maker"))
 
     def written(self, file: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.project.folder / file).read_text().splitlines()]

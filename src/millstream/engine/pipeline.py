@@ -189,9 +189,8 @@ class Pipeline:
 
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         """Everything below `ends` is read, computed and published, no key waits, and nothing that was asked for is left."""
-        return (
-            self._built and self._resends.idle and all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads) and not self.pending
-        )
+        read = all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads)
+        return self._built and self._resends.idle and read and not self.pending
 
     @property
     def figures(self) -> dict[str, Any]:

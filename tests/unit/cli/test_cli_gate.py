@@ -57,9 +57,8 @@ def mesh(shop):
     return shop
 
 
-def now(schema: RowSchema, shop) -> RowSchema:
-    shop.database.tables[TABLE] = schema
-    return schema
+def now(schema: RowSchema, shop) -> None:
+    shop.database.alter(TABLE, schema)
 
 
 def add(shop, number: int, **values: object) -> None:
