@@ -55,7 +55,7 @@ def test_the_rule_of_the_guide_stops_one_teams_pipeline_and_nobody_elses(mesh) -
     mesh.write("rules/personal.py", text)
     add(mesh, 4, note="d")
     assert mesh("run", "--until-caught-up").code == 0
-    mesh.database.tables["public.orders"] = WITH_EMAIL
+    mesh.database.alter("public.orders", WITH_EMAIL)
     add(mesh, 5, note="e", buyer_email="a@b.c")
     assert mesh("run", "--until-caught-up").code == 4
     assert told(mesh, "ledger")[-1] == {"id": 5, "amount": 5, "note": "e", "buyer_email": "a@b.c"}
@@ -85,7 +85,7 @@ def test_the_rule_of_the_guide_stops_one_teams_pipeline_and_nobody_elses(mesh) -
 def test_a_mode_that_is_broken_holds_until_the_owner_says_otherwise(mesh) -> None:
     for name in ("catalogue", "ledger"):
         mesh.write(f"pipelines/{name}.yaml", pipeline(name, "SELECT * FROM shop.public.orders") + "compatibility: FULL\n")
-    mesh.database.tables["public.orders"] = WIDER
+    mesh.database.alter("public.orders", WIDER)
     mesh.database.commit(Change("public.orders", None, {"id": 4, "amount": 1 << 40, "note": "d"}))
     assert mesh("run", "--until-caught-up").code == 4
     assert "not FULL" in states(mesh)["pipeline.ledger"]["reason"]
@@ -102,7 +102,7 @@ def test_a_rule_that_raises_stops_whom_it_is_for(mesh) -> None:
         "rules/broken.py",
         "from millstream.schemas.rules import rule\n\n@rule(scope='step:ledger.*')\ndef counts(change):\n    return 1 / 0\n",
     )
-    mesh.database.tables["public.orders"] = WITH_EMAIL
+    mesh.database.alter("public.orders", WITH_EMAIL)
     add(mesh, 4, note="d", buyer_email="a@b.c")
     assert mesh("run", "--until-caught-up").code == 4
     assert [row["id"] for row in told(mesh, "catalogue")] == [1, 2, 3, 4]
