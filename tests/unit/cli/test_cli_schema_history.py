@@ -92,7 +92,7 @@ def test_a_history_says_what_made_each_version(shop) -> None:
     shop.write("sources/shop.yaml", DESCRIBED)
     assert shop("apply").code == 0
     later = replace(ORDERS, fields=(*ORDERS.fields, Field("kind", Type("text"), 4, fill=Constant("plain"))))
-    shop.database.tables["public.orders"] = later
+    shop.database.alter("public.orders", later)
     shop.order(7, 700, "late")
     shop("run", "--until-caught-up")
     found = shop("schemas", "history", TOPIC, "--json").json
