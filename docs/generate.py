@@ -19,6 +19,7 @@ from millstream.cli.output import Secrets
 from millstream.components import Component
 from millstream.events.types import Kind, list_of, record_of
 from millstream.events.types import Type as SqlType
+from millstream.notices.kinds import NOTIFY
 from millstream.pipelines.sql import flink
 from millstream.pipelines.sql import types as t
 from millstream.pipelines.sql.aggregates import text as aggregate_text
@@ -72,6 +73,9 @@ def options() -> str:
         text += f"\n## {title}\n"
         for kind in kinds:
             text += f"\n### {kind.name}\n\n{_summary(kind)}{table(('option', 'type', 'default', 'meaning'), list(_fields(kind.options)))}"
+    text += f"\n## Notices\n\nUnder `notify:` in mesh.yaml. {_summary(NOTIFY)}"
+    text += "A notice says the mesh, the part, its owner, that it is paused or resumed, why, the cure and when.\n\n"
+    text += table(("option", "type", "default", "meaning"), list(_fields(NOTIFY.options)))
     text += f"\n## The schema registry\n\nUnder `registry:` in mesh.yaml. {_summary(REGISTRY)}"
     return text + table(("option", "type", "default", "meaning"), list(_fields(REGISTRY.options)))
 

@@ -36,6 +36,8 @@ from millstream.engine.runner import Figures, Report, Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Refused, without_secrets
 from millstream.events.types import RowSchema
+from millstream.notices.kinds import NOTIFY
+from millstream.notices.teller import Notice
 from millstream.pipelines import descriptions
 from millstream.pipelines import project as projects
 from millstream.pipelines.definitions import Project, SourceDefinition
@@ -185,6 +187,7 @@ def build_mesh(
             runner=runner,
             parts=parts,
             switches=switches,
+            told=partial(_told, project),
             sweep=lambda: sweep(
                 catalogue,
                 topics,
@@ -197,6 +200,16 @@ def build_mesh(
             ask=partial(search, place.home),
             suggest=lambda index, name, prefix, limit, exact: suggest(place.home, index, name, prefix, limit, exact=exact),
         )
+
+
+@contextmanager
+def _told(project: Project, blot: Callable[[str], str]) -> Iterator[Callable[[Notice], None]]:
+    """What tells owners, where mesh.yaml says how."""
+    if not project.mesh.notify:
+        yield lambda notice: None
+        return
+    with NOTIFY.open(_options(NOTIFY, project.mesh.notify, "mesh.notify"), blot) as teller:
+        yield teller.tell
 
 
 def registry_options(project: Project) -> RegistryOptions:

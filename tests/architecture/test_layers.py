@@ -20,7 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "faultpoints"),
     ("avro",),
     ("events", "components", "control"),
-    ("schemas", "queries"),
+    ("schemas", "queries", "notices"),
     ("topics", "sources", "sinks"),
     ("capture", "pipelines"),
     ("engine",),

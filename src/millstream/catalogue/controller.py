@@ -14,6 +14,7 @@ from millstream.catalogue import forbidden, generations
 from millstream.catalogue.judge import Versions
 from millstream.catalogue.known import Known
 from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedSink, AppliedSource, Catalogue
+from millstream.catalogue.verdicts import Kept
 from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.origin import DERIVED, Grade, Origin
@@ -166,9 +167,10 @@ def _schema(plan: Plan, node: str) -> RowSchema:
 
 
 class Controller:
-    """Carries a change out. `opened` opens a source by name."""
+    """Carries a change out. `opened` opens a source by name; `by` is the command that a person gave."""
 
-    def __init__(self, change: Change, topics: Topics, registry: Registry, catalogue: Catalogue, opened: Opened) -> None:
+    def __init__(self, change: Change, topics: Topics, registry: Registry, catalogue: Catalogue, opened: Opened, by: str = "apply") -> None:
+        self._by = by
         self._change, self._project = change, change.project
         self._topics, self._registry, self._catalogue, self._opened = topics, registry, catalogue, opened
         self._plans = {p.pipeline: p for p in change.plans}
@@ -209,6 +211,8 @@ class Controller:
                 self._catalogue.forget_source(step.subject)
             case "deploy_pipeline" | "rebuild_pipeline" | "accept_schema":
                 self._put_pipeline(step.subject)
+                if step.kind == "accept_schema":
+                    self._note(step.subject)
             case "start_sink" | "restart_sink":
                 self._put_sink(step.subject)
             case "stop_sink":
@@ -272,6 +276,12 @@ class Controller:
                 sinks=now.sinks if now else {},
             )
         )
+
+    def _note(self, name: str) -> None:
+        """A person accepts what the pipeline reads: that counts, whatever was ruled of it."""
+        for topic, schema_id in self._catalogue.pipelines()[name].inputs.items():
+            version = {v.id: v.version for v in self._registry.versions(f"{topic}-value")}[schema_id]
+            self._catalogue.verdicts.note(Kept(f"pipeline.{name}", topic, schema_id, version, "accept", by=self._by))
 
     def _id(self, topic: str) -> int:
         """The accepted schema's id: the known one, or where the topic's schema is new, the one that was just registered for it."""

@@ -15,6 +15,7 @@ from millstream.engine.runner import Figures, Report, Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.events import envelope
 from millstream.events.types import RowSchema
+from millstream.notices.teller import Notice
 from millstream.pipelines.definitions import Project
 from millstream.pipelines.plan import Plan
 from millstream.schemas.registry import Registry
@@ -60,7 +61,8 @@ class Mesh:
     connectors, pipelines and sinks of what is applied, `parts` the pipelines and sinks of some plans of a project. `ask` asks a
     search index, `suggest` completes what begins so (index, field, prefix, limit, exact → values and their numbers of documents).
     `switches` leads searches from one generation of a product to another; `sweep` removes what dropped generations have left on disk,
-    where nothing runs. `registry_served` answers the registry's REST API at host:port while it lasts, and gives the address."""
+    where nothing runs. `registry_served` answers the registry's REST API at host:port while it lasts, and gives the address.
+    `told` gives, while it lasts, what tells owners; it takes what blots secrets."""
 
     project: Project
     place: Place
@@ -73,6 +75,7 @@ class Mesh:
     ask: Ask
     suggest: Callable[[str, str, str, int, bool], list[tuple[str, int]]]
     switches: Switches
+    told: Callable[[Callable[[str], str]], AbstractContextManager[Callable[[Notice], None]]]
     sweep: Callable[[], list[str]]
     registry_served: Callable[[str], AbstractContextManager[str]]
 

@@ -38,7 +38,7 @@ def resume(pipeline: str, /, *, session: Here) -> int:
         todo = change(session.project, discover.registered(mesh), mesh.catalogue, stay=lambda name: name != before.name)
         mine = tuple(s for s in todo.steps if concerns(s, before.name))
         accepted = _accepting(mesh, before, out)
-        controller = Controller(replace(todo, steps=mine), mesh.topics, mesh.registry, mesh.catalogue, mesh.opened)
+        controller = Controller(replace(todo, steps=mine), mesh.topics, mesh.registry, mesh.catalogue, mesh.opened, by="resume")
         done = []
         for step in controller.carry_out():
             out.say(f"done   {step}", "green")
@@ -78,20 +78,15 @@ def _accepting(mesh: Mesh, before: AppliedPipeline, out: Output) -> list[dict[st
 
 
 def _keep(mesh: Mesh, pipeline: str) -> None:
-    """What was accepted is in the history; the pipeline's sinks that are paused take the newest version of what they read, too."""
+    """The pipeline's sinks that are paused take the newest version of what they read, too; it is in the history."""
     versions, now = Versions(mesh.topics, mesh.registry), mesh.catalogue.pipelines()[pipeline]
     states = mesh.catalogue.states()
-    for topic, schema_id in now.inputs.items():
-        note(mesh, versions, f"pipeline.{pipeline}", topic, schema_id)
     for name, sink in now.sinks.items():
         if (said := states.get(f"sink.{name}")) is not None and said.state == "paused":
             schema_id = next(reversed(versions.of(sink.topic)))
             mesh.catalogue.verdicts.accept(name, sink.topic, schema_id)
-            note(mesh, versions, f"sink.{name}", sink.topic, schema_id)
-
-
-def note(mesh: Mesh, versions: Versions, consumer: str, topic: str, schema_id: int, by: str = "resume") -> None:
-    mesh.catalogue.verdicts.note(Kept(consumer, topic, schema_id, versions.order(topic)[schema_id], "accept", by=by))
+            version = versions.order(sink.topic)[schema_id]
+            mesh.catalogue.verdicts.note(Kept(f"sink.{name}", sink.topic, schema_id, version, "accept", by="resume"))
 
 
 def _tell_left(todo: Change, left: list[Step], name: str, out: Output) -> None:

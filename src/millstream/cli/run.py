@@ -17,6 +17,7 @@ from millstream.catalogue.controller import Change, change, concerns
 from millstream.cli import answers, discover, live, running
 from millstream.cli.exits import FAILED, INTERRUPTED, OK, PAUSED
 from millstream.cli.mesh import Mesh
+from millstream.cli.pauses import Pauses
 from millstream.cli.session import Here, Session, not_applied
 from millstream.control import server
 from millstream.control.protocol import socket_path
@@ -56,10 +57,12 @@ def run(*, until_caught_up: Annotated[bool, Parameter(negative="", show_default=
     """
     with session.mesh() as mesh:
         todo = as_applied(mesh)
-        runner = mesh.runner(todo, _reporting(mesh, session), _telling(mesh, session))
+        pauses = Pauses(mesh, lambda notice: told(notice))
+        runner = mesh.runner(todo, _reporting(mesh, session, pauses), _telling(mesh, session))
         view = live.view(session.output)
         with (
             running.held(mesh.place.running),
+            mesh.told(session.output.secrets.blot) as told,
             _serving(mesh, session, runner),
             _signals(session) as caught,
             view.shown(),
@@ -145,13 +148,14 @@ def put_in_place(mesh: Mesh, project: Project, runner: Runner, name: str) -> str
     return f"the running process has put {name} in place"
 
 
-def _reporting(mesh: Mesh, session: Session) -> Callable[[str, str, str, str], None]:
+def _reporting(mesh: Mesh, session: Session, pauses: Pauses) -> Callable[[str, str, str, str], None]:
     def report(part: str, state: str, reason: str, cure: str) -> None:
         blot = session.output.secrets.blot
         try:
             mesh.catalogue.report(part, state, blot(reason), blot(cure))
         except MillstreamError as error:  # the part goes on: only who looks from outside is told late
             log.warning("the state of %s could not be kept: %s", part, error)
+        pauses.heard(part, state, blot(reason), blot(cure))
 
     return report
 

@@ -52,7 +52,7 @@ class MeshDefinition:
     """`state` is the folder for everything that the mesh keeps, relative to the project; `state_memory_mib` is what the state of
     each pipeline with a join may use of memory. What is younger than `history_s` stays whole in every topic; beyond that, `behind_mib`
     is kept of a topic for a reader that is behind. `compatibility` holds where neither the consumer nor who writes the topic says
-    otherwise. `registry` are the options of the schema registry."""
+    otherwise. `registry` are the options of the schema registry, `notify` those of telling owners."""
 
     name: str
     topics: str
@@ -63,6 +63,7 @@ class MeshDefinition:
     behind_mib: int = 4096
     compatibility: Mode = "consumer"
     registry: Options = field(default_factory=lambda: Options({}, {}))
+    notify: Options = field(default_factory=lambda: Options({}, {}))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from millstream.components import Component, find
+from millstream.notices.kinds import NOTIFY
 from millstream.pipelines.definitions import (
     Description,
     MeshDefinition,
@@ -130,7 +131,7 @@ class _Load(ProductReading, SearchReading):
                 self._mistakes.append(Diagnostic("mesh.yaml", 1, 1, "mesh", "missing", "mesh.yaml is empty", "write `mesh: name`"))
             return None
         section = found[0]
-        keys = ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib", "compatibility", "registry")
+        keys = ("mesh", "topics", "runner", "state", "state_memory_mib", "history", "behind_mib", "compatibility", "registry", "notify")
         self._keys(section, "mesh", keys)
         name = self._name(section, "mesh", "mesh")
         topics = self._choice(section, "topics", ("local",))
@@ -142,18 +143,19 @@ class _Load(ProductReading, SearchReading):
             return None
         memory, behind = self._mib(section, "state_memory_mib", _MEMORY_MIB_MIN), self._mib(section, "behind_mib", 1)
         mode = self._compatibility(section, "mesh") or MeshDefinition.compatibility
-        registry = self._registry(section)
-        known = (topics, runner, state, memory, self._history(section), behind, mode, registry)
+        registry = self._of_mesh(section, "registry", REGISTRY, "{listen: 127.0.0.1:8081}, or registry: {url: https://…}")
+        notify = self._of_mesh(section, "notify", NOTIFY, "{webhook: ${HOOK_URL}, webhook_hosts: [hooks.example.com]}")
+        known = (topics, runner, state, memory, self._history(section), behind, mode, registry, notify)
         return MeshDefinition(name, *known) if name else None
 
-    def _registry(self, section: Section) -> Options:
-        node = section.entries.get("registry")
+    def _of_mesh(self, section: Section, key: str, component: Component, example: str) -> Options:
+        """The options of a part of the mesh that has some."""
+        node = section.entries.get(key)
         if isinstance(node, Section):
-            self._enter(node, "mesh.registry")
-            return self._options(node, REGISTRY, "mesh.registry")
+            self._enter(node, f"mesh.{key}")
+            return self._options(node, component, f"mesh.{key}")
         if node is not None:
-            cure = "write registry: {listen: 127.0.0.1:8081}, or registry: {url: https://…}"
-            self._note(node.place, "mesh.registry", "bad_value", "registry is a list of options", cure)
+            self._note(node.place, f"mesh.{key}", "bad_value", f"{key} is a list of options", f"write {key}: {example}")
         return Options({}, {})
 
     def _mib(self, section: Section, key: str, least: int) -> int:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -203,3 +206,38 @@ def test_apply_hands_a_changed_pipeline_to_the_running_process(mesh) -> None:
     mesh.when_idle = edit_and_apply
     assert mesh("run").code == 0
     assert seen == {"apply": 0}
+
+
+class Hook(BaseHTTPRequestHandler):
+    told: ClassVar[list[dict]] = []
+
+    def do_POST(self) -> None:
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        """Nothing is printed."""
+
+
+def test_the_owner_is_told_once_that_it_pauses_and_once_that_it_goes_on(mesh) -> None:
+    Hook.told.clear()
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        mesh.env["HOOK_URL"] = f"http://127.0.0.1:{server.server_port}/h"
+        mesh.write("mesh.yaml", "mesh: shop_mesh\nnotify: {webhook: '${HOOK_URL}', webhook_hosts: [127.0.0.1]}\n")
+        now(RowSchema(tuple(f for f in ORDERS.fields if f.name != "note"), ORDERS.key), mesh)
+        add(mesh, 4, amount=40)
+        for _ in range(2):
+            assert mesh("run", "--until-caught-up").code == 4
+        ((told,)) = Hook.told
+        assert (told["part"], told["state"], told["owner"], told["mesh"]) == ("pipeline.named", "paused", "team-named", "shop_mesh")
+        assert "shop.public.orders.note" in told["reason"] and "step noted" in told["reason"] and "millstream resume named" in told["cure"]
+        mesh.write("pipelines/named.yaml", NAMED.replace("id, note", "id, amount"))
+        assert mesh("resume", "named").code == 0
+        for _ in range(2):
+            assert mesh("run", "--until-caught-up").code == 0
+        server.shutdown()
+        thread.join()
+    assert [(n["part"], n["state"]) for n in Hook.told] == [("pipeline.named", "paused"), ("pipeline.named", "resumed")]
