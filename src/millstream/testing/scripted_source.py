@@ -57,15 +57,16 @@ class ScriptedDatabase:
         self.tables[table] = schema
 
     def schema(self, table: str, entries: int) -> RowSchema:
-        """What the table is after the first entries, and in the next."""
-        return next((s for at, t, s in reversed(self.altered) if t == table and at <= entries), self._first[table])
+        """What the table is after the first entries, and in the next. One that was never altered is what `tables` says now."""
+        mine = [(at, schema) for at, t, schema in self.altered if t == table]
+        return next((s for at, s in reversed(mine) if at <= entries), self._first[table] if mine else self.tables[table])
 
     def commit(self, *changes: Change) -> None:
         self.log.append(list(changes))
 
     def rows(self, table: str, entries: int | None = None) -> dict[Key, Row]:
         """A table as the first entries of the log (all of them) leave it."""
-        schema = self._first[table]
+        schema = self.schema(table, -1)
         names = schema.key
         rows: dict[Key, Row] = {}
         for at, changes in enumerate([*self.log[:entries], ""]):

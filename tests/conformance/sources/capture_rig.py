@@ -29,6 +29,8 @@ from millstream.topics.local import LocalTopics
 
 Event = dict[str, Any]
 
+WRITE_EVERY_S = 0.003  # a machine that is busy with other things must be able to follow
+
 
 @dataclass
 class Captured:
@@ -141,6 +143,7 @@ def writing(rig: PostgresRig, write: Callable[[Any, int], None]) -> Iterator[Non
                 while not stop.is_set():
                     write(connection, n)
                     n += 1
+                    stop.wait(WRITE_EVERY_S)
         except Exception as e:
             failed.append(e)
 

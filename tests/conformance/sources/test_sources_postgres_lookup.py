@@ -272,6 +272,6 @@ def test_dates_before_and_after_all_others(rig: PostgresRig, lookups: Any) -> No
         "CREATE TABLE d (id int PRIMARY KEY, day date)", "INSERT INTO d VALUES (1, 'infinity'), (2, '0044-03-15 BC'), (3, '2024-01-01')"
     )
     schema = schema_of(rig, "public.d")
-    assert schema == RowSchema((Field("id", Type("int32"), 1), Field("day", Type("date"), 2)), ("id",))
+    assert schema == RowSchema((Field("id", Type("int32"), 1, nullable=False), Field("day", Type("date"), 2)), ("id",))
     found = ask(lookups(), schema, "public.d", {"id": [1, 2, 3]}, ("id", "day"))
     assert sorted((r["id"], r["day"]) for r in found.to_pylist()) == [(1, None), (2, None), (3, dt.date(2024, 1, 1))]

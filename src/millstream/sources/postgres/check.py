@@ -127,8 +127,7 @@ def _identity_faults(table: Described, *, kept: bool) -> list[Fault]:
     whose = f"REPLICA IDENTITY of {table.name.written}" + ("" if partial else "'s partitions")
     said = f"{whose} is neither DEFAULT nor FULL: the log lacks the key of old rows"
     if not kept:
-        said = f"{whose} is not FULL: the log lacks what rows were before a change"
-        statements += "; or give the source `before: keep`, and Millstream keeps a copy of its rows"
+        said = f"{whose} is not FULL: the log lacks what rows were before a change (or give the source `before: keep`)"
     return [Fault("replica_identity", said, statements)]
 
 
