@@ -25,7 +25,7 @@ def source_topic(
     What the audit has before them was committed before the first live position: never a part of a transaction, and
     nothing with a seq above `surely_after`.
     """
-    said = _places(name, events)
+    said = places(name, events)
     live: dict[int, list[Event]] = defaultdict(list)
     for event in events:
         if event.op != "r":
@@ -86,7 +86,7 @@ def joined_topic(name: str, events: Sequence[Event], truth: Mapping[int, Row]) -
 
     An update that changes nothing is one too many: the step compares.
     """
-    said = _places(name, events)
+    said = places(name, events)
     state: dict[int, Row] = {}
     for event in events:
         stands = state.get(event.key)
@@ -108,7 +108,16 @@ Step = Callable[[Row], Row | None]
 
 def filtered_topic(name: str, events: Sequence[Event], source: Sequence[Event], step: Step, truth: Mapping[int, Row]) -> Complaints:
     """A stateless pipeline's topic: event for event what its input makes, in order; its replay is what Postgres makes of the query."""
-    said = _places(name, events)
+    said = places(name, events) + made_of(name, events, source, step)
+    state: dict[int, Row] = {}
+    for event in events:
+        _put(state, event)
+    return said + rows(f"{name}: replayed", state.values(), truth)
+
+
+def made_of(name: str, events: Sequence[Event], source: Sequence[Event], step: Step) -> Complaints:
+    """Event for event what the step makes of its input, in order."""
+    said: Complaints = []
     wanted = [made for event in source if (made := _filtered(event, step)) is not None]
     for made, event in zip_longest(wanted, events):
         if made is None or event is None:
@@ -116,10 +125,7 @@ def filtered_topic(name: str, events: Sequence[Event], source: Sequence[Event], 
         elif (made.op, made.key, made.before, made.after) != (event.op, event.key, event.before, event.after):
             said.append(f"{name}: {made} of the input became {event}")
             break  # the rest is shifted
-    state: dict[int, Row] = {}
-    for event in events:
-        _put(state, event)
-    return said + rows(f"{name}: replayed", state.values(), truth)
+    return said
 
 
 def _filtered(event: Event, step: Step) -> Event | None:
@@ -166,7 +172,7 @@ def rows(name: str, found: Iterable[Row], truth: Mapping[int, Row]) -> Complaint
     return said
 
 
-def _places(name: str, events: Sequence[Event]) -> Complaints:
+def places(name: str, events: Sequence[Event]) -> Complaints:
     """Offsets rise; per key versions strictly rise, so that none is there twice."""
     said: Complaints = []
     last_offset, last_version = -1, dict[int, str]()

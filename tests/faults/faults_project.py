@@ -174,8 +174,8 @@ class Project:
         assert found == code, f"millstream {' '.join(arguments)} ended with {found}, not {code}:\n{process.words[-4000:]}"
         return process.words
 
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.command("--json", *arguments))
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.command("--json", *arguments, code=code))
 
     def catch_up(self) -> None:
         """Everything that is committed now goes through everything."""

@@ -141,7 +141,7 @@ class World:
         offset = 0 if not known else known[-1].offset + (2 if known[-1].op == "d" else 1)
         while batches := topics.read(name, offset, bytes_max=READ_BYTES):
             for batch in batches:
-                known += _events(batch)
+                known += events_of(batch)
             offset = topics.read_end(batches)
         return known
 
@@ -247,7 +247,8 @@ def recent_of(movie: Row) -> Row | None:
     return {name: movie[name] for name in ("id", "title", "year", "rating", "changed", "director_id")} if matches else None
 
 
-def _events(batch: Any) -> list[Event]:
+def events_of(batch: Any) -> list[Event]:
+    """A batch in Arrow columns, event by event."""
     rows = batch.rows
     columns = [rows.column(c) for c in ("incarnation", "major", "minor")]
     versions = version.texts(*columns).to_pylist()

@@ -192,7 +192,8 @@ def _feed(reader: TopicReader, end: int, tick: Callable[[int], None]) -> Iterato
             batches = reader.read(READ_BYTES)
         except Refused:  # a schema that is not accepted: built up to there; the pipeline's next read says so
             return
-        yield batches
+        yield [b.slice(0, int(np.searchsorted(b.offsets, end))) for b in batches if b.offsets is not None and b.offsets[0] < end]
+        reader.offset = min(reader.offset, end)
 
 
 def upsert(state: State, table: str, schema: RowSchema, batches: Sequence[Batch]) -> None:

@@ -9,7 +9,7 @@ every unit is refreshed against it, slice by slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +63,7 @@ class Rebuild:
         `seen` is told of every batch that was read, and says up to where the sources' changes are in.
         """
         self._clock = clock
-        given = feeds(readers, {topic: self._topics.end(topic) for topic in readers}, self._tick)
+        given = feeds(readers, self._ends(readers), self._tick)
         self._built.run(given, seen=seen, documents=self)
         for output in self._compared:
             self._publish_difference(output)
@@ -72,6 +72,16 @@ class Rebuild:
             for output in self._compared:
                 self._state.store.drop(_published(output))
         return self._published
+
+    def _ends(self, topics: Collection[str]) -> dict[str, int]:
+        """Up to where the topics are compared as a set. A pipeline of filters and projections makes an event of each event: what it had not
+        read yet it goes on to read one by one, unless it has lost its place there."""
+        ends = {topic: self._topics.end(topic) for topic in topics}
+        name = f"pipeline.{self._plan.pipeline}"
+        if self._plan.stateful or any(name in self._topics.kept(topic).lost for topic in topics):
+            return ends
+        read = self._publisher.state.get("positions", {})
+        return {topic: min(end, read.get(topic, end)) for topic, end in ends.items()}
 
     # ---- steps that keep hashes
 

@@ -186,6 +186,29 @@ def test_resumed_without_a_running_process_the_next_run_takes_it_up(mesh) -> Non
     assert [e["id"] for e in events(mesh, "named.jsonl")] == [1, 2, 3, 4]
 
 
+def test_what_came_while_it_was_paused_comes_event_by_event_after_its_owners_edit(mesh) -> None:
+    now(RowSchema(tuple(f for f in ORDERS.fields if f.name != "note"), ORDERS.key), mesh)
+    add(mesh, 4, amount=40)
+    was = {"id": 4, "amount": 40}
+    for amount in (41, 42):
+        mesh.database.commit(Change(TABLE, was, was := {"id": 4, "amount": amount}))
+    mesh.database.commit(Change(TABLE, was, None))
+    mesh.database.log.append("the last")
+    assert mesh("run", "--until-caught-up").code == 4
+    before = len((mesh.folder / "named.jsonl").read_text().splitlines())
+    mesh.write("pipelines/named.yaml", NAMED.replace("id, note", "id, amount"))
+    assert mesh("resume", "named").code == 0
+    assert mesh("run", "--until-caught-up").code == 0
+    lines = [json.loads(line) for line in (mesh.folder / "named.jsonl").read_text().splitlines()][before:]
+    assert {line["key"]["id"] for line in lines[:-4]} == {1, 2, 3}  # what is otherwise in what was published before
+    assert [(line["op"], line["after"] and line["after"]["amount"]) for line in lines[-4:]] == [
+        ("c", 40),
+        ("u", 41),
+        ("u", 42),
+        ("d", None),
+    ]
+
+
 def test_apply_hands_a_changed_pipeline_to_the_running_process(mesh) -> None:
     seen: dict[str, object] = {}
 

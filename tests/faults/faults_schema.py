@@ -1,0 +1,371 @@
+"""A world whose table changes its columns under load: one database, pipelines of every kind over it, and what must come of each.
+
+The audit has every row as it was written, in the shape that the table had then. What old rows have in a later shape is said by hand,
+beside each `ALTER TABLE`, and Postgres says it of the table itself.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from faults_events import Change, Event, Row, changes, row
+from faults_oracle import rows, written
+from faults_project import Project, until
+from faults_schema_oracle import Told, Wanted, changelog, complaints_of, source_topic
+from faults_world import READ_BYTES, events_of
+from pyiceberg.catalog import load_catalog
+
+from millstream.errors import Refused
+from millstream.schemas.sql import SqlRegistry, sqlite_engine
+from millstream.sinks.search.query import search
+from millstream.testing.postgres_server import PostgresServer
+from millstream.topics.local import LocalTopics
+
+MOVIES, STUDIOS = 120, 12  # ids are drawn from 1 to these
+MOVIE, STUDIO = "studio.public.movie", "studio.public.studio"
+
+_TABLES = """
+CREATE TABLE studio (id bigint PRIMARY KEY, name text NOT NULL);
+CREATE TABLE movie (id bigint PRIMARY KEY, title text, year integer, rating numeric(6,2), note text, studio_id bigint);
+CREATE TABLE audit (seq bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT pg_current_xact_id(), tbl text NOT NULL, op text NOT NULL,
+                    before jsonb, after jsonb);
+CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO audit (tbl, op, before, after) VALUES (TG_TABLE_NAME, TG_OP,
+    CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END, CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END);
+  RETURN NULL;
+END $$;
+"""
+_AUDITED = """
+ALTER TABLE movie REPLICA IDENTITY FULL;
+ALTER TABLE studio REPLICA IDENTITY FULL;
+CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON movie FOR EACH ROW EXECUTE FUNCTION audited();
+CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON studio FOR EACH ROW EXECUTE FUNCTION audited();
+"""
+
+_SOURCE = """\
+source: studio
+connector: postgres
+url: ${STUDIO_URL}
+slot: ${STUDIO_SLOT}
+tables: [public.movie, public.studio]
+owner: team-studio
+"""
+
+Alteration = Callable[[Row], None]
+"""Changes a row of the table's shape before into one of its shape after; nothing where the row has that already."""
+
+
+def pipeline(name: str, sql: str, *sinks: str, follow: bool = False) -> str:
+    """A pipeline's file. Its step has its name, and so have its sinks' targets."""
+    targets = {"jsonl": f"file: {name}.jsonl", "search": f"index: {name}", "iceberg": f"table: lake.{name}, mode: changelog"}
+    lines = [f"pipeline: {name}", f"owner: team-{name}", f"evolve: {'follow' if follow else 'pinned'}"]
+    lines += ["steps:", f"  - name: {name}", f"    sql: {sql}", *(["    key: [id]"] if "JOIN" in sql else []), "sinks:"]
+    return "\n".join(lines + [f"  - {{from: {name}, {sink}: {{{targets[sink]}}}}}" for sink in sinks]) + "\n"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One pipeline and what must come of it: see Wanted."""
+
+    sql: str
+    sinks: tuple[str, ...]
+    wanted: Wanted
+    follow: bool = False
+
+
+class Altered:
+    """Enter it: the database is made, the mesh is applied and has caught up, the workload writes."""
+
+    _numbers = count(1)
+
+    def __init__(self, server: PostgresServer, folder: Path, pipelines: dict[str, Pipeline], *, seed: object, pace_s: float = 0.02) -> None:
+        self._server, self.database = server, f"altered_{next(self._numbers)}"
+        self.pipelines = dict(pipelines)
+        server.create_database(self.database)
+        with self.connect() as connection:
+            connection.execute(_TABLES)
+            connection.execute(f"INSERT INTO studio SELECT i, 'Studio ' || i FROM generate_series(1, {STUDIOS}, 2) i".encode())
+            connection.execute(
+                f"INSERT INTO movie SELECT i, 'Movie ' || i, 1980 + i % 45, i % 100 / 10.0, 'note ' || i, 1 + i % {STUDIOS} "
+                f"FROM generate_series(1, {MOVIES}, 2) i".encode()
+            )
+            connection.execute(_AUDITED)  # what is there before the first change is read, and that the replay shows
+        files = {"mesh.yaml": "mesh: altered\n", "sources/studio.yaml": _SOURCE}
+        files |= {f"pipelines/{name}.yaml": pipeline(name, p.sql, *p.sinks, follow=p.follow) for name, p in pipelines.items()}
+        self.project = Project(folder, {"STUDIO_URL": server.url(self.database), "STUDIO_SLOT": self.database}, files)
+        self.workload = Writer(self.connect, seed, pace_s)
+        self._alterations: list[Alteration] = []
+        self._events: dict[str, list[Told]] = {}
+
+    def __enter__(self) -> Altered:
+        self.project.command("apply")
+        self.project.catch_up()
+        self.workload.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.project.close()
+        try:
+            self.workload.stop()
+        finally:
+            with self._server.connect() as connection:
+                connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [self.database])
+                connection.execute(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", [self.database]
+                )
+                connection.execute(f'DROP DATABASE "{self.database}" WITH (FORCE)'.encode())
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return self._server.connect(self.database)
+
+    # ---- what is done
+
+    def alter(self, actions: str, becomes: Alteration) -> None:
+        """`ALTER TABLE movie actions`, beside the workload."""
+        with self.connect() as connection:
+            connection.execute(f"ALTER TABLE movie {actions}".encode())
+        self._alterations.append(becomes)
+
+    def edit(self, name: str, sql: str, wanted: Wanted) -> None:
+        """As the pipeline's owner does."""
+        self.pipelines[name] = p = replace(self.pipelines[name], sql=sql, wanted=wanted)
+        text = pipeline(name, sql, *p.sinks, follow=p.follow)
+        (self.project.folder / f"pipelines/{name}.yaml").write_text(text)
+
+    def written(self, transactions: int = 30) -> None:
+        """Wait for the workload to have done so much more."""
+        before = self.workload.transactions
+        until("the workload goes on", lambda: self.workload.transactions >= before + transactions)
+
+    # ---- what there is
+
+    def now(self, found: Row) -> Row:
+        """A row of the table, of any time, in the shape that the table has now."""
+        found = dict(found)
+        for becomes in self._alterations:
+            becomes(found)
+        return found
+
+    def audit(self, table: str) -> list[Change]:
+        with self.connect() as connection:
+            found = connection.execute(
+                "SELECT seq, xid::text::bigint, op, before::text, after::text FROM audit WHERE tbl = %s ORDER BY seq", [table]
+            ).fetchall()
+        return [c for seq, xid, op, was, became in found for c in changes(seq, xid, op, was, became)]
+
+    def truth(self, sql: str) -> dict[int, Row]:
+        """What Postgres makes of a query over the tables as they are now."""
+        with self.connect() as connection:
+            found = [row(text) or {} for (text,) in connection.execute(f"SELECT to_jsonb(t)::text FROM ({sql}) t".encode())]
+        return {r["id"]: r for r in found}
+
+    @contextmanager
+    def topics(self) -> Iterator[LocalTopics]:
+        engine = sqlite_engine(self.project.state / "mesh.db")
+        topics = LocalTopics(self.project.state / "topics.db", SqlRegistry(engine))
+        try:
+            yield topics
+        finally:
+            topics.close()
+            engine.dispose()
+
+    def events(self, topics: LocalTopics, name: str) -> list[Told]:
+        """All events of a topic as they were written, each in its own version of the schema."""
+        known = self._events.setdefault(name, [])
+        offset = 0 if not known else known[-1].offset + (2 if known[-1].op == "d" else 1)
+        while batches := topics.read(name, offset, bytes_max=READ_BYTES):
+            for batch in batches:
+                known += [Told(**vars(e), schema=batch.schema) for e in events_of(batch)]
+            offset = topics.read_end(batches)
+        return known
+
+    def lines(self, name: str) -> list[Event]:
+        path = self.project.folder / f"{name}.jsonl"
+        found = [json.loads(line, parse_float=Decimal) for line in path.read_text().split("\n") if line]
+        return [Event(f["offset"], f["op"], f["key"]["id"], f["version"], row(f["before"]), row(f["after"]), f.get("cause")) for f in found]
+
+    def index(self, name: str) -> list[Row]:
+        try:
+            hits = search(self.project.state, name, "*", 10_000).hits
+        except Refused as error:
+            raise AssertionError(f"index {name} cannot be asked: {error}") from None
+        return [row(json.dumps(h.document)) or {} for h in hits]
+
+    def lake(self, name: str) -> list[dict[str, Any]]:
+        """Every row of an Iceberg table."""
+        lake = self.project.state / "lake"
+        place = {"name": "millstream", "type": "sql", "uri": f"sqlite:///{lake}/catalog.db", "warehouse": f"file://{lake}/warehouse"}
+        found = load_catalog(**place).load_table(f"lake.{name}").scan().to_arrow().to_pylist()
+        return [{k: v if k.startswith("_") else (row({k: v}) or {})[k] for k, v in f.items()} for f in found]
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What `millstream status` says of each part."""
+        process = self.project.start("--json", "status")
+        code = process.wait()
+        assert code in (0, 1, 4), process.words
+        return {p["part"]: p for p in json.loads(process.words)["parts"]}
+
+    def paused(self) -> set[str]:
+        """The parts that are, as the running process says."""
+        with closing(sqlite3.connect(f"file:{self.project.state / 'mesh.db'}?mode=ro", uri=True, timeout=10)) as connection:
+            return {name for name, state in connection.execute("SELECT part, state FROM catalogue_states") if state == "paused"}
+
+    def behind(self) -> set[str]:
+        """The parts that have not read all that their topics hold."""
+        return {name for name, p in self.parts().items() if p["lag"]}
+
+    # ---- the verdict
+
+    def complaints(self, but: Collection[str] = ()) -> list[str]:
+        said: list[str] = []
+        with self.topics() as topics:
+            for table in ("movie", "studio"):
+                events = self.events(topics, f"studio.public.{table}")
+                said += complaints_of_source(self, table, events)
+            for name, p in self.pipelines.items():
+                if name in but:
+                    continue
+                topic = f"{name}.{name}"
+                events = self.events(topics, topic)
+                source = self.events(topics, p.wanted.input) if p.wanted.input else []
+                said += complaints_of(topic, events, source, p.wanted, self.truth(p.wanted.truth))
+                said += self._complaints_of_sinks(name, p, events)
+        return said
+
+    def _complaints_of_sinks(self, name: str, p: Pipeline, events: Sequence[Told]) -> list[str]:
+        said: list[str] = []
+        if "jsonl" in p.sinks:
+            said += written(f"{name}.jsonl", events, self.lines(name))
+        if "search" in p.sinks:
+            now = events[-1].schema.names if events and events[-1].schema else ()
+            documents = [
+                {k: v for k, v in d.items() if k in now} for d in self.index(name)
+            ]  # what was dropped goes with a row's next change
+            said += rows(f"index {name}", documents, self.truth(p.wanted.truth))
+        if "iceberg" in p.sinks:
+            said += changelog(f"iceberg {name}", events, self.lake(name))
+        return said
+
+    def check(self, *, code: int = 0) -> None:
+        """Bring everything up to date without a fault and hold it against the truth. `code`: 4 while something is paused."""
+        with self.workload.paused():
+            self.project.command("run", "--until-caught-up", code=code)
+            self.verdict()
+
+    def verdict(self, but: Collection[str] = ()) -> None:
+        """The workload must be paused, and all be caught up but the pipelines `but`."""
+        said = self.complaints(but)
+        if said:
+            kept = self.project.folder / "complaints.txt"
+            kept.write_text("\n".join(said))
+            raise AssertionError("\n".join(said[:12]) + f"\n{len(said)} in all, in {kept}")
+
+
+def complaints_of_source(world: Altered, table: str, events: Sequence[Told]) -> list[str]:
+    now = world.now if table == "movie" else (lambda found: found)
+    return source_topic(f"studio.public.{table}", events, world.audit(table), now, world.truth(f"SELECT * FROM {table}"))
+
+
+class Writer:
+    """Random transactions on both tables, whatever columns they have at the moment, until `stop`."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], seed: object, pace_s: float) -> None:
+        self._connect, self._rng, self._pace_s = connect, random.Random(str(seed)), pace_s
+        self._stop, self._gate = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._failure: BaseException | None = None
+        self.transactions = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is written and no transaction is open inside."""
+        with self._gate:
+            if self._failure is not None:
+                raise self._failure
+            yield
+
+    def _write(self) -> None:
+        rng = self._rng
+        try:
+            with self._connect() as connection:
+                connection.prepare_threshold = None  # a prepared one would know the columns of earlier
+                while not self._stop.wait(min(rng.expovariate(1 / self._pace_s), 20 * self._pace_s)):
+                    with self._gate:
+                        with connection.transaction(force_rollback=rng.random() < 0.05):
+                            connection.execute("LOCK TABLE movie IN ROW EXCLUSIVE MODE")  # so that its columns stay as they are
+                            columns = _columns(connection)
+                            for _ in range(rng.choice((1, 1, 1, 2, 5))):
+                                connection.execute(*_statement(rng, columns))
+                        self.transactions += 1
+        except BaseException as error:
+            self._failure = error
+
+
+def _columns(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """The table's columns but its key, with their types."""
+    sql = (
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = 'movie'::regclass AND attnum > 1 AND NOT attisdropped ORDER BY attnum"
+    )
+    return dict(connection.execute(sql).fetchall())
+
+
+def _value(rng: random.Random, column: str, type_: str) -> object:
+    if column == "studio_id":
+        return rng.choice((None, rng.randint(1, STUDIOS)))
+    if rng.random() < 0.2:
+        return None
+    if type_ in ("integer", "bigint"):
+        return rng.choice((rng.randint(1980, 2025), 1 << 40)) if type_ == "bigint" else rng.randint(1980, 2025)
+    if type_.startswith("numeric"):
+        return Decimal(rng.randint(0, 999)) / 100
+    return rng.choice(("", 'Ein schöner "Titel"\n', f"text {rng.randint(1, 999)}", "x" * rng.randint(1, 200)))
+
+
+def _statement(rng: random.Random, columns: dict[str, str]) -> tuple[bytes, list[object]]:
+    movie, other, studio = rng.randint(1, MOVIES), rng.randint(1, MOVIES), rng.randint(1, STUDIOS)
+    some = rng.sample(sorted(columns), rng.randint(1, len(columns)))
+    values = [_value(rng, c, columns[c]) for c in some]
+    match rng.choices(range(9), (20, 25, 10, 4, 6, 6, 4, 3, 2))[0]:
+        case 0:  # what is not given is what the table's defaults say
+            names, places = ", ".join(some), ", ".join(["%s"] * len(some))
+            return f"INSERT INTO movie (id, {names}) VALUES (%s, {places}) ON CONFLICT DO NOTHING".encode(), [movie, *values]
+        case 1:
+            return f"UPDATE movie SET {', '.join(f'{c} = %s' for c in some)} WHERE id = %s".encode(), [*values, movie]
+        case 2:
+            return b"DELETE FROM movie WHERE id = %s", [movie]
+        case 3:
+            return b"UPDATE movie SET studio_id = studio_id WHERE id = %s", [movie]
+        case 4:  # another primary key
+            return b"UPDATE movie SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM movie WHERE id = %s)", [other, movie, other]
+        case 5:  # many rows
+            return f"UPDATE movie SET {some[0]} = %s WHERE id BETWEEN %s AND %s".encode(), [values[0], movie, movie + 15]
+        case 6:
+            return b"INSERT INTO studio VALUES (%s, %s) ON CONFLICT DO NOTHING", [studio, f"Studio {rng.randint(1, 99)}"]
+        case 7:
+            return b"UPDATE studio SET name = %s WHERE id = %s", [f"Studio {rng.randint(100, 999)}", studio]
+        case _:
+            return b"DELETE FROM studio WHERE id = %s", [studio]
