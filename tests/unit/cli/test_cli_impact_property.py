@@ -12,7 +12,7 @@ import pytest
 from millstream.events import envelope
 from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.schemas.rules import Decision, gravest
-from millstream.testing.scripted_source import Change
+from millstream.testing.scripted_source import Change, ScriptedDatabase
 
 from .conftest import Shop
 
@@ -90,9 +90,13 @@ def happened(shop: Shop, since: int) -> tuple[int, dict[str, Decision]]:
     return code, {part: gravest(found) for part, found in verdicts.items()}
 
 
+def concerned(verdicts: dict[str, Decision]) -> dict[str, Decision]:
+    return {part: verdict for part, verdict in verdicts.items() if verdict != "ignore"}
+
+
 def hold(shop: Shop, seed: int) -> set[str]:
     rng = random.Random(seed)
-    shop.database.tables[TABLE] = ORDERS
+    shop.database = ScriptedDatabase({TABLE: ORDERS}, random.Random(seed))
     for change in range(3):
         shop.database.commit(Change(TABLE, None, {"id": change, "amount": change, "note": "n", "place": 1}))
     (shop.folder / "pipelines/large.yaml").unlink()
@@ -103,12 +107,14 @@ def hold(shop: Shop, seed: int) -> set[str]:
     for number in range(CHANGES):
         schema = changed(schema, rng, number)
         foretold = said(shop, schema)
-        shop.database.tables[TABLE] = schema
+        shop.database.alter(TABLE, schema)
         shop.database.commit(Change(TABLE, None, {f.name: 100 + number if f.type.kind != "text" else "v" for f in schema.fields}))
         with shop.catalogue() as catalogue:
             since = len(catalogue.verdicts.everything())
         came = happened(shop, since)
-        assert came == foretold, json.dumps([came, foretold, str(schema)])
+        shown = json.dumps([came, foretold, str(schema)])
+        assert (came[0], concerned(came[1])) == (foretold[0], concerned(foretold[1])), shown
+        assert set(came[1]) <= set(foretold[1]), shown  # a version that was ignored before is not ruled anew
         seen |= set(came[1].values())
         if came[0]:
             break
@@ -117,7 +123,6 @@ def hold(shop: Shop, seed: int) -> set[str]:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_what_is_said_beforehand_happens(shop: Shop, seed: int) -> None:
-    shop.database.log.clear()
     hold(shop, seed)
 
 
@@ -125,5 +130,4 @@ def test_what_is_said_beforehand_happens(shop: Shop, seed: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(SEEDS, MORE_SEEDS))
 def test_many_more(shop: Shop, seed: int) -> None:
-    shop.database.log.clear()
     hold(shop, seed)
