@@ -15,6 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from millstream.capture.connector import Connector
+from millstream.catalogue.store import Catalogue
+from millstream.catalogue.verdicts import Verdicts
 from millstream.cli.app import call
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Secrets
@@ -24,9 +26,11 @@ from millstream.engine.gate import Paused
 from millstream.engine.pipeline import Pipeline
 from millstream.engine.reader import TopicReader
 from millstream.engine.sinkrun import SinkRun
+from millstream.errors import Retryable
 from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.testing.scripted_source import Change, ScriptedDatabase, ScriptedSource
 from millstream.topics.local import LocalTopics
+from millstream.topics.local.producer import LocalProducer
 from millstream.wiring import Wiring
 
 INT, TEXT = Type("int64"), Type("text")
@@ -94,6 +98,7 @@ class Process:
         self.parts: list[Connector | Pipeline | SinkRun] = [connector, *pipelines, *sinks]
         self.opened: set[str] = set()
         self.paused: dict[str, Paused] = {}
+        self.unsettled: set[str] = set()
 
     def step(self, part: Connector | Pipeline | SinkRun) -> None:
         if part.name in self.paused:
@@ -102,9 +107,14 @@ class Process:
             if part.name not in self.opened:
                 part.open()
                 self.opened.add(part.name)
+            if part.name in self.unsettled:  # as the runner does
+                part.retry()
+                self.unsettled.discard(part.name)
             part.step()
         except Paused as e:
             self.paused[part.name] = e
+        except Retryable:
+            self.unsettled.add(part.name)
 
     def through(self) -> bool:
         """Everything is through everything that is not paused."""
@@ -210,6 +220,8 @@ def test_every_output_equals_its_query_whatever_becomes_of_the_schema(seed: int,
 
     for module in ("capture.connector", "engine.pipeline", "engine.publisher", "engine.rebuild", "engine.sinkrun"):
         monkeypatch.setattr(f"millstream.{module}.reached", reached)
+    for owner, name in ((LocalProducer, "commit"), (Catalogue, "move_pipeline"), (Verdicts, "note")):
+        _now_and_then_busy(monkeypatch, owner, name, lambda: armed[0] and rng.random() < 0.1)
     world = World(tmp_path, rng)
     for _ in range(4):
         write(world.database, rng)
@@ -237,6 +249,17 @@ def test_every_output_equals_its_query_whatever_becomes_of_the_schema(seed: int,
     assert replay(process.mesh, "names.noted") == {k: {"id": k, "shade": r["shade"]} for k, r in items.items()}
     assert replay(process.mesh, "star.every") == {k: r for k, r in items.items() if r["maker"] >= 0}
     process.end()
+
+
+def _now_and_then_busy(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, is_busy: Callable[[], bool]) -> None:
+    real = getattr(owner, name)
+
+    def called(*args: Any, **named: Any) -> Any:
+        if is_busy():
+            raise Retryable("another writer holds the file", code="busy")
+        return real(*args, **named)
+
+    monkeypatch.setattr(owner, name, called)
 
 
 GATE = ("pipeline.after_register", "pipeline.after_verdict", "pipeline.after_carried", "sink.after_verdict", "sink.after_accept")

@@ -261,16 +261,16 @@ class Pipeline:
                 self._take(met, ruling, ruling.plan)
 
     def _take(self, met: NotAccepted, ruling: Ruling, plan: Plan) -> None:
-        """The next plan, at a commit. What it will publish is registered first; from the verdict on it is in force, and a process that
-        ends after that finds so at its next opening."""
+        """The next plan, at a commit. From the verdict on it is in force: a process that ends after that finds so at its next opening."""
         was, positions = self.plan, self.positions
         found = carry(was, plan, self._gate.passed)
         reached("pipeline.before_propagate")
-        self._publisher.follow(outputs_of(plan))
+        self._publisher.register(outputs_of(plan))
         reached("pipeline.after_register")
         self._gate.propagate(was, met, ruling, str(found))
         reached("pipeline.after_verdict")
         work = self._work.state(self._graph)
+        self._publisher.follow(outputs_of(plan))
         self.plan, self._fingerprint = plan, fingerprint(plan)
         self._graph = Graph(plan, self._sql, self._state, self._sources)
         self._work.restore(work, self._graph)

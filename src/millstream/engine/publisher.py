@@ -48,14 +48,18 @@ class Publisher:
         reached("pipeline.after_fence")
 
     def follow(self, outputs: Mapping[str, RowSchema]) -> None:
-        """From now on rows are published in these schemas, which are registered first (invariant 5)."""
+        """From now on rows are published in these schemas, which are registered first."""
+        ids = self.register(outputs)
         for output, schema in outputs.items():
             topic = self._topics.topic(output)
             if topic is None:
                 raise Irrecoverable(f"topic {output} does not exist", code="not_applied", where=self._name, cure="run `millstream apply`")
-            version = self._registry.register(f"{output}-value", envelope.value_schema(output, schema))
-            self._outputs[output] = (topic, version.id)
+            self._outputs[output] = (topic, ids[output])
             self._schemas[output] = schema
+
+    def register(self, outputs: Mapping[str, RowSchema]) -> dict[str, int]:
+        """The schemas are known to everyone before anything is published in them (invariant 5). Output → id."""
+        return {o: self._registry.register(f"{o}-value", envelope.value_schema(o, schema)).id for o, schema in outputs.items()}
 
     @property
     def sequence(self) -> int:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 
 from millstream.events.types import Constant, Field, RowSchema, Type
+from millstream.sinks.search.query import search
 from millstream.testing.scripted_source import Change
 
 TABLE = "public.orders"
@@ -264,3 +265,34 @@ def test_the_owner_is_told_once_that_it_pauses_and_once_that_it_goes_on(mesh) ->
         server.shutdown()
         thread.join()
     assert [(n["part"], n["state"]) for n in Hook.told] == [("pipeline.named", "paused"), ("pipeline.named", "resumed")]
+
+
+PRODUCT = """\
+product: order
+owner: team-product
+evolve: follow
+root: {from: shop.public.orders}
+nest:
+  same: {from: shop.public.orders, as: other, on: other.id = orders.id, value: "count(*)"}
+sink: {search: {index: order}}
+"""
+
+
+def test_documents_of_a_product_that_follows_get_a_new_column_in_place_and_its_search_finds_it(shop) -> None:
+    (shop.folder / "pipelines/large.yaml").unlink()
+    shop.write("products/order.yaml", PRODUCT)
+    assert shop("apply").code == shop("run", "--until-caught-up").code == 0
+    now(RowSchema((*ORDERS.fields, SHADE), ORDERS.key), shop)
+    add(shop, 4, amount=40, note="d", shade="red")
+    assert shop("run", "--until-caught-up").code == 0
+    found = {h.document["id"]: h.document["shade"] for h in search(shop.home, "order", "*", 100).hits}
+    assert found == {1: "grey", 2: "grey", 3: "grey", 4: "red"}
+    assert {h.document["id"] for h in search(shop.home, "order", "shade:grey", 100).hits} == {1, 2, 3}
+    with shop.catalogue() as catalogue:
+        ruled = catalogue.verdicts.of("pipeline.order@1")
+    assert [(k.verdict, k.how.partition(":")[0]) for k in ruled] == [("propagate", "in place")]
+    assert shop("--json", "products", "show", "order").json["live"] == 1
+    assert shop("--json", "plan").json["steps"] == []
+    add(shop, 5, amount=50, note="e", shade="blue")
+    assert shop("run", "--until-caught-up").code == 0
+    assert len(search(shop.home, "order", "*", 100).hits) == 5
