@@ -326,7 +326,7 @@ class Connector:
             position=str(at),
             now_us=int(self._clock() * 1e6),
         )
-        if window.spoiled:
+        if window.spoiled or backfill.name != window.backfill:  # a later one took its place: it has read nothing yet
             return rows.slice(0, 0), backfills
         if topic.name in self._kept and len(rows):
             rows = self._versions.registered(rows)
@@ -352,7 +352,7 @@ class Connector:
                 raise
             return self._set_aside(backfill.table, e, at)
         if chunk is not None and self._is_told(chunk.table, chunk.schema, at):
-            self._window = Window.over(chunk, self._topic_of[backfill.table].name, backfill.slot)
+            self._window = Window.over(chunk, self._topic_of[backfill.table].name, backfill)
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:

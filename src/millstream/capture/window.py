@@ -25,18 +25,19 @@ from millstream.sources.contract import Chunk
 
 @dataclass(frozen=True)
 class Window:
-    """An open window: the chunk with the rows that are still in, of the backfill kept under `slot`; their keys, and whether its
+    """An open window: the chunk with the rows that are still in, of the `backfill` kept under `slot`; their keys, and whether its
     table's schema changed meanwhile."""
 
     chunk: Chunk
     topic: str
     slot: str
+    backfill: str
     keys: pa.BinaryArray
     spoiled: bool = False
 
     @classmethod
-    def over(cls, chunk: Chunk, topic: str, slot: str) -> Window:
-        return cls(chunk, topic, slot, _keys_of(chunk.rows, chunk.schema, topic))
+    def over(cls, chunk: Chunk, topic: str, backfill: Backfill) -> Window:
+        return cls(chunk, topic, backfill.slot, backfill.name, _keys_of(chunk.rows, chunk.schema, topic))
 
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
