@@ -23,6 +23,7 @@ from millstream.pipelines import descriptions, rollout
 from millstream.pipelines.compile import reading
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.descriptions import undescribed
+from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Input, Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
@@ -37,13 +38,15 @@ Opened = Callable[[str], AbstractContextManager[Source]]
 
 @dataclass(frozen=True)
 class Change:
-    """What a project asks for beside what there is. `steps` is the whole list, in order; empty where nothing is to do."""
+    """What a project asks for beside what there is. `steps` is the whole list, in order; empty where nothing is to do. `behind`: what
+    is wrong, over the schemas as they are now, with pipelines that stay as they are applied."""
 
     project: Project
     known: Known
     plans: tuple[Plan, ...]
     wanted: Wanted
     steps: tuple[Step, ...]
+    behind: tuple[Diagnostic, ...] = ()
 
     @property
     def sources_to_check(self) -> list[str]:
@@ -70,6 +73,22 @@ def change(project: Project, known: Known, catalogue: Catalogue, *, stay: Callab
     )
     _keys_stay(wanted, known)
     return Change(project, known, plans, wanted, rollout.rollout(wanted, actual))
+
+
+def change_of_all(project: Project, known: Known, catalogue: Catalogue) -> Change:
+    """`change`, in which a pipeline that is applied as its file says, and does not hold over the newest schemas, stays with those that
+    it has accepted: its owner has to look at it, and nobody else is kept from applying (invariant 6)."""
+    try:
+        return change(project, known, catalogue)
+    except InvalidProject as e:
+        applied = catalogue.pipelines()
+        broken = {d.path.split(".")[1] for d in e.diagnostics if d.path.startswith("pipelines.")} & set(applied)
+        if not broken or any(not d.path.startswith(tuple(f"pipelines.{name}." for name in broken)) for d in e.diagnostics):
+            raise
+        found = change(project, known, catalogue, stay=lambda name: name in broken)
+        if any(found.wanted.pipelines[name].fingerprint != applied[name].fingerprint for name in broken):
+            raise
+        return replace(found, behind=e.diagnostics)
 
 
 def concerns(step: Step, pipeline: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from millstream.catalogue.controller import Change, Controller, change, concerns
+from millstream.catalogue.controller import Change, Controller, change_of_all, concerns
 from millstream.cli import running
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output, counted
-from millstream.cli.plan import NOTHING_TO_DO
+from millstream.cli.plan import NOTHING_TO_DO, tell_behind
 from millstream.cli.resume import put_in_place
 from millstream.cli.session import Here
 from millstream.pipelines.rollout import generation_of
@@ -26,7 +26,7 @@ def apply(*, session: Here) -> int:
     """
     out = session.output
     with session.mesh() as mesh:
-        todo = change(session.project, discovered(mesh), mesh.catalogue)
+        todo = change_of_all(session.project, discovered(mesh), mesh.catalogue)
         controller = Controller(todo, mesh.topics, mesh.registry, mesh.catalogue, mesh.opened)
         for source in controller.check_sources():
             out.say(f"ready  source {source}", "green")
@@ -37,6 +37,7 @@ def apply(*, session: Here) -> int:
         is_running = running.is_held(mesh.place.running)
         restart = is_running and not _taken_up(mesh, todo, out)
     out.say(f"\n{counted(len(done), 'step')} done; `millstream run` runs what is applied" if done else NOTHING_TO_DO)
+    tell_behind(todo, out)
     if restart:
         out.warn("a process runs this mesh as it was: stop it and start `millstream run` again")
     for step in todo.steps:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from millstream.catalogue.controller import change
+from millstream.catalogue.controller import Change, change_of_all
 from millstream.catalogue.forbidden import of_change
 from millstream.catalogue.judge import Versions
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
-from millstream.cli.output import counted
+from millstream.cli.output import Output, counted
 from millstream.cli.session import Here
 from millstream.pipelines.explain import explain as explanation
 
@@ -33,7 +33,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
         Explain each pipeline: what it reads, its steps, how changes travel, what leaves.
     """
     with session.mesh() as mesh:
-        todo = change(session.project, discovered(mesh), mesh.catalogue)
+        todo = change_of_all(session.project, discovered(mesh), mesh.catalogue)
         forbidden = of_change(todo, mesh.catalogue, Versions(mesh.topics, mesh.registry))
     out = session.output
     if explain:
@@ -43,6 +43,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
     for number, step in enumerate(todo.steps, 1):
         out.say(f"{number:3}  {step}")
     out.say(f"\n{counted(len(todo.steps), 'step')} to do, by `millstream apply`" if todo.steps else NOTHING_TO_DO)
+    tell_behind(todo, out)
     for one in forbidden:
         out.warn(f"\nforbidden, so `millstream apply` does nothing: {one}")
     out.document(
@@ -53,3 +54,9 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
         }
     )
     return OK
+
+
+def tell_behind(todo: Change, out: Output) -> None:
+    """Who stays as it is applied, and why."""
+    for d in todo.behind:
+        out.warn(f"stays as it is applied, with the schemas that it has accepted: {d}")

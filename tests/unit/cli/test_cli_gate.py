@@ -114,6 +114,21 @@ def test_a_dropped_column_pauses_who_names_it_and_nobody_else(mesh) -> None:
     assert {p["state"] for name, p in told.items() if name != "pipeline.named"} <= {"stopped", "caught_up"}
 
 
+def test_who_is_paused_keeps_nobody_from_applying_and_stays_paused(mesh) -> None:
+    now(RowSchema(tuple(f for f in ORDERS.fields if f.name != "note"), ORDERS.key), mesh)
+    add(mesh, 4, amount=40)
+    assert mesh("run", "--until-caught-up").code == 4
+    mesh.write("pipelines/more.yaml", APART.replace("apart", "more"))
+    assert {s["subject"] for s in mesh("--json", "plan").json["steps"]} == {"more.sums", "more", "more.sums.jsonl", "apart"}
+    applied = mesh("apply")
+    assert applied.code == 0 and "pipelines/named.yaml" in applied.out + applied.err
+    assert mesh("run", "--until-caught-up").code == 4
+    assert states(mesh)["pipeline.named"]["state"] == "paused"
+    assert [e["id"] for e in events(mesh, "more.jsonl")] == [1, 2, 3, 4]
+    mesh.write("pipelines/named.yaml", NAMED.replace("noted", "told"))
+    assert mesh("apply").code == 2, "who edits it is told what is wrong with it"
+
+
 def test_several_changes_that_wait_are_ruled_one_by_one(mesh) -> None:
     renamed = tuple(replace(f, name="remark") if f.name == "note" else f for f in ORDERS.fields)
     now(RowSchema((*renamed, SHADE), ORDERS.key), mesh)
