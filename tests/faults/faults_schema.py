@@ -34,6 +34,7 @@ from millstream.testing.postgres_server import PostgresServer
 from millstream.topics.local import LocalTopics
 
 MOVIES, STUDIOS = 120, 12  # ids are drawn from 1 to these
+QUIET = "1001, 1030"  # from and to: ids of rows that nobody changes
 MOVIE, STUDIO = "studio.public.movie", "studio.public.studio"
 
 _TABLES = """
@@ -64,7 +65,7 @@ tables: [public.movie, public.studio]
 owner: team-studio
 """
 
-Alteration = Callable[[Row], None]
+Alteration = Callable[[Row], object]
 """Changes a row of the table's shape before into one of its shape after; nothing where the row has that already."""
 
 
@@ -102,6 +103,7 @@ class Altered:
                 f"INSERT INTO movie SELECT i, 'Movie ' || i, 1980 + i % 45, i % 100 / 10.0, 'note ' || i, 1 + i % {STUDIOS} "
                 f"FROM generate_series(1, {MOVIES}, 2) i".encode()
             )
+            connection.execute(f"INSERT INTO movie SELECT i, 'Old ' || i, 2001, 1, NULL, 1 FROM generate_series({QUIET}) i".encode())
             connection.execute(_AUDITED)  # what is there before the first change is read, and that the replay shows
         files = {"mesh.yaml": "mesh: altered\n", "sources/studio.yaml": _SOURCE}
         files |= {f"pipelines/{name}.yaml": pipeline(name, p.sql, *p.sinks, follow=p.follow) for name, p in pipelines.items()}
@@ -144,6 +146,10 @@ class Altered:
         self.pipelines[name] = p = replace(self.pipelines[name], sql=sql, wanted=wanted)
         text = pipeline(name, sql, *p.sinks, follow=p.follow)
         (self.project.folder / f"pipelines/{name}.yaml").write_text(text)
+
+    def expect(self, name: str, wanted: Wanted) -> None:
+        """From now on this must come of the pipeline as it is."""
+        self.pipelines[name] = replace(self.pipelines[name], wanted=wanted)
 
     def written(self, transactions: int = 30) -> None:
         """Wait for the workload to have done so much more."""
@@ -223,9 +229,24 @@ class Altered:
         with closing(sqlite3.connect(f"file:{self.project.state / 'mesh.db'}?mode=ro", uri=True, timeout=10)) as connection:
             return {name for name, state in connection.execute("SELECT part, state FROM catalogue_states") if state == "paused"}
 
+    def history(self, topic: str) -> list[dict[str, Any]]:
+        """What `millstream schemas history` says of a topic's versions."""
+        return list(self.project.json("schemas", "history", topic)["versions"])
+
+    def until_up_to_date(self, but: Collection[str] = ()) -> None:
+        """Wait for all parts of the running process but these. The workload must be paused."""
+        with self.topics() as topics:  # asked before `status` is, which takes a process each time
+
+            def read() -> bool:
+                there = {reader: places for reader, places in topics.readers().items() if reader not in but}
+                return all(offset >= topics.end(topic) for places in there.values() for topic, offset in places.items())
+
+            until("all is read", read)
+        until("all are up to date", lambda: self.behind() <= set(but))
+
     def behind(self) -> set[str]:
-        """The parts that have not read all that their topics hold."""
-        return {name for name, p in self.parts().items() if p["lag"]}
+        """The parts that have not read all that their topics hold, or have keys that wait to be refreshed."""
+        return {name for name, p in self.parts().items() if p["lag"] or p["figures"].get("pending")}
 
     # ---- the verdict
 
@@ -251,9 +272,8 @@ class Altered:
             said += written(f"{name}.jsonl", events, self.lines(name))
         if "search" in p.sinks:
             now = events[-1].schema.names if events and events[-1].schema else ()
-            documents = [
-                {k: v for k, v in d.items() if k in now} for d in self.index(name)
-            ]  # what was dropped goes with a row's next change
+            # A document is not made anew for a column that came without a value for old rows, nor for one that went.
+            documents = [{c: d.get(c) for c in now} for d in self.index(name)]
             said += rows(f"index {name}", documents, self.truth(p.wanted.truth))
         if "iceberg" in p.sinks:
             said += changelog(f"iceberg {name}", events, self.lake(name))
