@@ -114,7 +114,7 @@ class Pipeline:
         meta = self._state.meta()
         same = meta is not None and meta.fingerprint == self._fingerprint
         was = None if meta is None or same else self._before(meta.state, meta.fingerprint)
-        if meta is None or meta.sequence < self._publisher.sequence or not (same or was):
+        if meta is None or meta.sequence < self._publisher.whole_from or not (same or was):
             self._built = False
             self._resends.restore(published)
             return {}

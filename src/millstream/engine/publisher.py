@@ -62,6 +62,12 @@ class Publisher:
         return {o: self._registry.register(f"{o}-value", envelope.value_schema(o, schema)).id for o, schema in outputs.items()}
 
     @property
+    def whole_from(self) -> int:
+        """The sequence that a state must have to have seen all that is published. After a rebuild that was cut off (it leaves no
+        fingerprint) one beyond the last: an older state may bear the number that the rebuild then gave to its own commit."""
+        return self.sequence + (self.sequence > 0 and self.state.get("fingerprint") is None)
+
+    @property
     def sequence(self) -> int:
         """The last published sequence."""
         return self._producer.record.sequence
