@@ -100,6 +100,37 @@ def test_lineage_lists_exactly_who_uses_a_column_and_impact_who_would_pause(worl
     assert said["waiting"] == {"long": "shelf"}
 
 
+RULE = """\
+from millstream.schemas.rules import Change, Violation, rule
+
+
+@rule(scope="step:years.*")
+def no_personal_data(change: Change):
+    for operation in change.operations:
+        if operation.kind == "add" and "email" in operation.column:
+            where = f"{change.topic}.{operation.column}"
+            yield Violation("an address is personal", where, "everybody reads years", "ask the privacy team")
+"""
+
+
+def test_a_rule_of_ten_lines_stops_one_teams_pipeline_and_nobody_elses(world: Altered) -> None:
+    path = world.project.folder / "rules/personal.py"
+    path.parent.mkdir()
+    path.write_text(RULE)
+    world.alter("ADD COLUMN email text", lambda found: found.setdefault("email", None))
+    with world.connect() as connection:
+        connection.execute("UPDATE movie SET email = 'someone@example.com' WHERE id <= 20")
+    world.project.command("run", "--until-caught-up", code=4)
+    assert world.paused() == world.behind() == {"pipeline.years"}
+    years = world.parts()["pipeline.years"]
+    assert "an address is personal" in years["reason"] and "ask the privacy team" in years["cure"]
+    assert "an address is personal" in world.project.command("resume", "years", code=2)
+    path.unlink()
+    world.project.command("resume", "years")
+    world.project.catch_up()
+    assert world.paused() == world.behind() == set()
+
+
 def test_what_is_foretold_is_what_happens(world: Altered) -> None:
     said = world.project.json("schemas", "impact", MOVIE, "ALTER TABLE movie DROP COLUMN title", code=4)
     before = everything(world)
