@@ -13,9 +13,9 @@ import pyarrow as pa
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch, columns
 from millstream.events.nested import mapped
-from millstream.events.types import RowSchema, Type
+from millstream.events.types import UNKNOWN, Field, RowSchema, Type
 from millstream.pipelines.descriptions import undescribed
-from millstream.schemas.operations import operations
+from millstream.schemas.operations import covers, operations
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -117,10 +117,20 @@ class TopicReader:
             batch, schema=self.schema, schema_id=self.schema_id, rows=pa.RecordBatch.from_arrays(list(arrays.values()), schema=wanted)
         )
 
+    def _unsaid(self, batch: Batch, was: Field) -> bool:
+        """Whether the accepted type need not hold what the column had, and whoever has a value in it is told again: the source says
+        so, or the topic has begun anew since (design §3)."""
+        now = next(f for f in self.schema.fields if f.id == was.id)
+        if covers(now.type, was.type):
+            return False
+        topic = self._topics.topic(self.topic)
+        return now.fill is UNKNOWN or (topic is not None and batch.column("incarnation")[0].as_py() < topic.incarnation)
+
     def _image(self, batch: Batch, side: str) -> pa.StructArray:
-        """One side's images in the accepted schema: fields by id, an absent one as its fill says, types cast where Arrow can."""
+        """One side's images in the accepted schema: fields by id, an absent one as its fill says, types cast where Arrow can; null what
+        is not looked at or told again."""
         array, fields, wanted = batch.column(side), batch.schema.fields, {f.id: f.type for f in self.schema.fields}
-        strange = {f.id for f in fields if f.id in self._unused and f.type != wanted[f.id]}
+        strange = {f.id for f in fields if f.id in wanted and f.type != wanted[f.id] and (f.id in self._unused or self._unsaid(batch, f))}
         if strange:
             nothing = [pa.nulls(len(array), wanted[f.id].arrow) if f.id in strange else array.field(i) for i, f in enumerate(fields)]
             fields = tuple(replace(f, type=wanted[f.id]) if f.id in strange else f for f in fields)

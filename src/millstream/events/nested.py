@@ -36,11 +36,16 @@ def mapped(array: pa.Array, was: Type, now: Type) -> pa.Array:
         members = []
         for f in now.fields:
             place, type_ = by_id.get(f.id, (None, f.type))
-            members.append(filled(f, len(array)) if place is None else mapped(array.field(place), type_, f.type))
+            members.append(filled(f, len(array)) if place is None else mapped(_member(array, place, type_ != f.type), type_, f.type))
         return _record(array, members, now.arrow)
     if was.kind == "decimal" and now.kind == "numeric":
         return pa.array([None if v is None else format(Decimal(v), "f") for v in array.cast(pa.string()).to_pylist()], now.arrow)
     return array.cast(now.arrow)
+
+
+def _member(array: pa.StructArray, place: int, strict: bool) -> pa.Array:
+    """`strict`: null where the record is, for what lies there instead is no value, and may not be cast."""
+    return array.flatten()[place] if strict and array.null_count else array.field(place)
 
 
 def _is(given: pa.DataType, wanted: pa.DataType) -> bool:

@@ -61,6 +61,10 @@ class ScriptedDatabase:
         mine = [(at, schema) for at, t, schema in self.altered if t == table]
         return next((s for at, s in reversed(mine) if at <= entries), self._first[table] if mine else self.tables[table])
 
+    def altered_at(self, table: str) -> int:
+        """How many entries there were when the table was altered last. Whoever reads it sees them: that waited for the reads before it."""
+        return next((at for at, t, _ in reversed(self.altered) if t == table), 0)
+
     def commit(self, *changes: Change) -> None:
         self.log.append(list(changes))
 
@@ -165,7 +169,7 @@ class ScriptedSource:
     def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
         """Reads what is visible by now; None while the stream has given more than that, as the contract asks."""
         db, rng = self._db, self._db.rng
-        db.visible = rng.randint(db.visible, len(db.log))
+        db.visible = rng.randint(max(db.visible, db.altered_at(table)), len(db.log))
         if self._given > db.visible and any(isinstance(e, list) for e in db.log[db.visible : self._given]):
             return None
         rows_max = rng.randint(1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope
 from millstream.events.batch import batch
 from millstream.events.origin import Origin
-from millstream.events.types import Field, RowSchema, Type, list_of
+from millstream.events.types import UNKNOWN, Field, RowSchema, Type, list_of
 from millstream.schemas.sql import SqlRegistry
 from millstream.topics.contract import Topic
 from millstream.topics.local import LocalTopics
@@ -98,6 +99,23 @@ def test_an_earlier_schema_that_does_not_fit_is_said(world: World) -> None:
     with pytest.raises(Irrecoverable) as caught:
         world.reader(V3).read(1 << 20)
     assert caught.value.code == "schema_uncoverable" and caught.value.where == "t@0"
+
+
+def test_where_there_is_no_row_nothing_is_cast(world: World) -> None:
+    world.write(V1, [{"id": 1, "name": "7"}])  # whose before, which is null, is no number
+    world.version(V3)
+    assert after(world.reader(V3).read(1 << 20)) == [{"id": 1, "title": 7}]
+
+
+def test_what_is_told_again_need_not_fit(world: World) -> None:
+    """The source says that no event has the values of old rows, or the topic has begun anew since."""
+    unsaid = RowSchema((V3.fields[0], replace(V3.fields[1], fill=UNKNOWN)), ("id",))
+    world.write(V1, [{"id": 1, "name": "seven"}])
+    world.write(unsaid, [{"id": 1, "title": 7}])
+    assert after(world.reader(unsaid).read(1 << 20)) == [{"id": 1, "title": None}, {"id": 1, "title": 7}]
+    world.version(V3)
+    world.topics.raise_incarnation("t")
+    assert after(world.reader(V3).read(1 << 20))[0] == {"id": 1, "title": None}
 
 
 def test_members_of_records_are_mapped_like_columns(world: World) -> None:
