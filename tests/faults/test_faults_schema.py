@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from faults_oracle import made_of
 from faults_project import until
 from faults_schema import MOVIE, STUDIO, Altered, Pipeline
 from faults_schema_oracle import Wanted
+from test_faults_gate import POINTS as GATE
 
 from millstream.testing.postgres_server import PostgresServer
 
@@ -289,3 +290,34 @@ def test_columns_change_one_after_the_other(world: Altered) -> None:
 @pytest.mark.timeout(1800)
 def test_columns_change_one_after_the_other_and_killed_again_and_again(world: Altered) -> None:
     change_columns(world, 6)
+
+
+# ---- killed wherever a schema is taken up
+
+COMES = (*GATE, "sink.iceberg.changed")
+"""Moments of a column that comes."""
+
+
+def killed_where_a_column_is_taken_up(world: Altered, moments: Sequence[str]) -> None:
+    for number, moment in enumerate(moments):
+        column = f"more_{number}"
+        process = world.project.start("run", fault=f"{moment}:1:KILL")
+        world.written(10)
+        world.alter(f"ADD COLUMN {column} text DEFAULT '{number}'", lambda f, c=column, n=number: f.setdefault(c, str(n)))
+        code = process.wait()
+        assert code == -signal.SIGKILL, f"{moment} was not reached; the run ended with {code}:\n{process.words[-3000:]}"
+        if number % 3 == 2:
+            world.check()
+    world.check()
+
+
+@over_chain
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_killed_wherever_a_column_is_taken_up(world: Altered) -> None:
+    killed_where_a_column_is_taken_up(world, COMES)
+
+
+@over_chain
+def test_killed_where_a_target_has_its_column_and_no_row_yet(world: Altered) -> None:
+    killed_where_a_column_is_taken_up(world, COMES[-1:])
