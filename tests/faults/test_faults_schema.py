@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -281,14 +281,9 @@ def titled(found: Row) -> Row:
 
 
 @over_changed
-def test_columns_change_one_after_the_other(world: Altered) -> None:
-    change_columns(world, 1)
-
-
-@over_changed
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_columns_change_one_after_the_other_and_killed_again_and_again(world: Altered) -> None:
+def test_columns_change_one_after_the_other(world: Altered) -> None:
     change_columns(world, 6)
 
 
@@ -298,8 +293,11 @@ COMES = (*GATE, "sink.iceberg.changed")
 """Moments of a column that comes."""
 
 
-def killed_where_a_column_is_taken_up(world: Altered, moments: Sequence[str]) -> None:
-    for number, moment in enumerate(moments):
+@over_chain
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_killed_wherever_a_column_is_taken_up(world: Altered) -> None:
+    for number, moment in enumerate(COMES):
         column = f"more_{number}"
         process = world.project.start("run", fault=f"{moment}:1:KILL")
         world.written(10)
@@ -309,15 +307,3 @@ def killed_where_a_column_is_taken_up(world: Altered, moments: Sequence[str]) ->
         if number % 3 == 2:
             world.check()
     world.check()
-
-
-@over_chain
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_killed_wherever_a_column_is_taken_up(world: Altered) -> None:
-    killed_where_a_column_is_taken_up(world, COMES)
-
-
-@over_chain
-def test_killed_where_a_target_has_its_column_and_no_row_yet(world: Altered) -> None:
-    killed_where_a_column_is_taken_up(world, COMES[-1:])
