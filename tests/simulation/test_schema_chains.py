@@ -22,7 +22,7 @@ from millstream.events.types import RowSchema
 from millstream.pipelines import impact
 from millstream.schemas.rules import gravest
 
-SEEDS, MORE_SEEDS = range(3), (3, 4, *range(6, 11), *range(100, 103))
+SEEDS, MORE_SEEDS = range(3), (*range(3, 11), *range(100, 103))
 ROUNDS = 4
 
 Ruled = dict[tuple[str, str, int], str]

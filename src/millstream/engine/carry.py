@@ -14,6 +14,7 @@ from typing import Literal
 from millstream.events.types import UNKNOWN, Constant, Field, RowSchema
 from millstream.pipelines import reads
 from millstream.pipelines.plan import Plan, Stateful, Stateless, Union
+from millstream.pipelines.renames import places
 from millstream.pipelines.sql.places import names_in
 
 Way = Literal["as it is", "in place", "rebuild"]
@@ -38,7 +39,7 @@ def carry(was: Plan, now: Plan, passed: Collection[str] = ()) -> Carry:
     column that `was` has not is nowhere here."""
     if reads.fingerprint(was) == reads.fingerprint(now):
         return Carry("as it is", "nothing that it computes has changed")
-    against = next(_against(was, now), None)
+    against = next(_against(was, now), None) or next(_had_already(was, now), None)
     if against is not None:
         return Carry("rebuild", against)
     news = dict(_gained(was, now))
@@ -104,6 +105,17 @@ def _stateful(was: Plan, now: Plan, old: Stateful, new: Stateful) -> Iterator[st
                 yield f"the copy of {name} has no {column}, which old rows have"  # not new in the topic: only its use is
             elif column not in columns and isinstance(field.fill, Constant) and field.type.kind in _NESTED:
                 yield f"what old rows have in {column} is a {field.type.kind}"
+
+
+def _had_already(was: Plan, now: Plan) -> Iterator[str]:
+    """Columns that a filter or projection passes on as new ones of its topic, while the rows that are there have values in them."""
+    for node in (n for o in now.outputs for n in now.nodes if n.name == o.node and isinstance(n, Stateless)):
+        old, before = places(was, node.name), _schema(was, node.name)
+        had = {(i.topic, f.id) for i in was.inputs for f in i.schema.fields}
+        for name, place in places(now, node.name).items():
+            under = next((n for n, p in old.items() if p == place), None)
+            if place in had and (under is None or before[under].id != node.schema[name].id):
+                yield f"{name} of step {node.name} is new there, and old rows have it"
 
 
 def _lost(what: str, old: RowSchema, new: RowSchema) -> Iterator[str]:

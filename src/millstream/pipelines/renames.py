@@ -30,13 +30,13 @@ def with_ids_kept(was: Plan, now: Plan) -> Plan:
 
 def _renamed(was: Plan, now: Plan, node: str) -> dict[str, int]:
     """New column of the node → the id of the one that it was, which is there no longer."""
-    old, new = _places(was, node), _places(now, node)
+    old, new = places(was, node), places(now, node)
     gone = {place: name for name, place in old.items() if name not in new}
     ids = {f.name: f.id for n in was.nodes if n.name == node for f in n.schema.fields}
     return {name: ids[gone[place]] for name, place in new.items() if name not in old and place in gone}
 
 
-def _places(plan: Plan, name: str) -> dict[str, Place]:
+def places(plan: Plan, name: str) -> dict[str, Place]:
     """The columns of a topic or node that are columns of an input as they are."""
     topic = next((i for i in plan.inputs if i.topic == name), None)
     if topic is not None:
@@ -44,6 +44,6 @@ def _places(plan: Plan, name: str) -> dict[str, Place]:
     node = next((n for n in plan.nodes if n.name == name), None)
     if not isinstance(node, Stateless):  # a join's rows are not one table's
         return {}
-    read = _places(plan, node.input)
+    read = places(plan, node.input)
     of = {quoted(column): place for column, place in read.items()}
     return {p.name: of[p.sql] for p in node.projections if p.sql in of}

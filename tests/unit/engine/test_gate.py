@@ -63,6 +63,7 @@ NESTED = Field("shades", list_of(Type("text")), 4, fill=Constant("[]"))
         (STAR, also(replace(SHADE, fill=UNKNOWN)), "as it is", "null until they are said again"),
         (STAR, also(without="maker"), "as it is", ""),
         (STAR, also(Field("maker", Type("int64"), 9), without="maker"), "rebuild", "another column"),
+        (STAR, also(SHADE, replace(ITEM["maker"], name="by"), without="maker"), "rebuild", "by of step step is new there, and old rows"),
         (JOIN, also(SHADE), "in place", "'grey'"),
         (JOIN, also(replace(SHADE, fill=None)), "in place", "null"),
         (JOIN, also(NESTED), "rebuild", "list"),
