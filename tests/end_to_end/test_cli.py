@@ -182,17 +182,15 @@ def test_a_new_column_is_met_accepted_and_nothing_is_lost(studio: Studio, postgr
     studio("run", "--until-caught-up")
     postgres.execute("ALTER TABLE orders ADD COLUMN note text", database)
     postgres.execute("INSERT INTO orders VALUES (1000, 1000, 2, 'with a note')", database)
-    stopped = studio("run", "--until-caught-up", code=1)
-    assert "schema version 2 was not accepted: added note (text)" in stopped.out
-    failed = next(p for p in studio("status", "--json", code=1).json["parts"] if p["part"] == "pipeline.orders")
-    assert failed["state"] == "failed"
-    planned = studio("plan", "--json").json["steps"]
-    assert [(s["kind"], s["subject"]) for s in planned] == [("accept_schema", "orders")]
+    studio("run", "--until-caught-up")  # nobody uses the column: nobody stops for it
+    assert {p["state"] for p in studio("status", "--json").json["parts"]} <= {"caught_up", "stopped"}
+    assert [(d["id"], d["customer"]) for d in found(studio, "id:1000")] == [(1000, "Grace Hopper")]
+    assert [(s["kind"], s["subject"]) for s in studio("plan", "--json").json["steps"]] == [("accept_schema", "orders")]
     studio("apply")
     studio("run", "--until-caught-up")
-    assert [(d["id"], d["customer"]) for d in found(studio, "id:1000")] == [(1000, "Grace Hopper")]
     assert len(found(studio, "*")) == 151
-    assert studio("schemas", "show", "shop.public.orders-value", "--json").json["changes"] == ["added note (text)"]
+    (change,) = studio("schemas", "show", "shop.public.orders-value", "--json").json["changes"]
+    assert "note" in str(change)
 
 
 def test_the_catalogue_is_the_same_on_postgres(postgres: PostgresServer, database: str) -> None:

@@ -225,7 +225,7 @@ def test_one_text_has_one_id_whoever_registers_it(implementation: str, tmp_path:
     ):
         said = [line for process in (one, two, three) for line in process.communicate(timeout=120)[0].splitlines()]
         assert [p.returncode for p in (one, two, three)] == [0, 0, 0]
-    given = {SchemaVersion(**json.loads(line)) for line in said}
+    given = {SchemaVersion(**{**json.loads(line), "references": ()}) for line in said}
     assert len(said) == 90
     assert len({(v.text, v.id) for v in given}) == len({v.text for v in given}) == len({v.id for v in given}) == 30
     with opened(implementation, tmp_path) as mesh:
