@@ -152,7 +152,7 @@ def test_the_topic_is_the_table(seed: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["admission", "window", "emptied window", "truncate"])
 def test_without_one_of_them_it_is_seen_to_fail(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "admission":
-        monkeypatch.setattr("millstream.capture.admission.LogAdmission.admit", lambda self, b: b)
+        monkeypatch.setattr("millstream.capture.admission.LogAdmission.admit", lambda self, topic, b: b)
     elif what == "window":
         monkeypatch.setattr(Window, "see", lambda self, live: self)
     elif what == "emptied window":

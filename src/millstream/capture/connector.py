@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.capture import emptying
-from millstream.capture.admission import LogAdmission
+from millstream.capture.admission import Admission, LogAdmission
 from millstream.capture.aside import entry, unfit_key
 from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
 from millstream.capture.keeping import complete
@@ -127,7 +127,7 @@ class Connector:
         at = position or Position(0, 0)
         assert self._producer is not None
         self._aside = {t: why for t, why in self._producer.record.state.get("aside", {}).items() if t in self._topic_of}
-        self._admission = LogAdmission(at.major, at.minor)
+        self._admission: Admission = LogAdmission(at)
         self._window = None  # its chunk was not appended: it is read again
         self._emptying = None  # the truncate comes again
         for name, copy in self._copies.items():
@@ -276,7 +276,7 @@ class Connector:
 
     def _admitted(self, batch: Batch) -> Batch:
         topic = self._topic_of[batch.topic]
-        fresh = self._admission.admit(batch)
+        fresh = self._admission.admit(topic.name, batch)
         self.counts.repeats += len(batch) - len(fresh)
         if topic.incarnation != 1:
             at = fresh.rows.schema.get_field_index("incarnation")
@@ -378,7 +378,7 @@ class Connector:
             self._copies[topic].settle(self._producer.record.ends.get(topic, 0))
         self._backfills = backfills
         self._versions.committed(placed)
-        self._admission.committed(position.major, position.minor)
+        self._admission.committed(position)
         self._committed_at = self._clock()
         self.counts.events += sum(map(len, out))
         self.counts.commits += 1

@@ -12,18 +12,23 @@ class Position:
     """Where a connector resumes in its source: after every event whose (major, minor) is at or below this.
 
     `detail` is opaque to all but the source that made it (server identity, transactions in doubt). It is plain JSON.
+    `tables` is that of a source of kind `frontier` alone: table → (major, minor) up to which all of its events were given. There
+    each table resumes after its own, and (major, minor) is the least of them: while one stands, so does the position, whatever flows.
     """
 
     major: int
     minor: int
     detail: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def json(self) -> dict[str, Any]:
-        return {"major": self.major, "minor": self.minor, "detail": dict(self.detail)}
+        tables = {"tables": {table: list(at) for table, at in self.tables.items()}} if self.tables else {}
+        return {"major": self.major, "minor": self.minor, "detail": dict(self.detail)} | tables
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Position:
-        return cls(document["major"], document["minor"], document["detail"])
+        tables = {table: (at[0], at[1]) for table, at in document.get("tables", {}).items()}
+        return cls(document["major"], document["minor"], document["detail"], tables)
 
     def __str__(self) -> str:
         return f"{self.major:016x}.{self.minor:08x}"

@@ -7,8 +7,8 @@ Its stream and its chunks know each other: `chunk` is called between two items o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -52,6 +52,16 @@ class Truncate:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """What lies between the committed progress of `table` and `resumed_at` (major, minor) will never be told, and `why`: what the
+    server kept does not go back so far. The table goes on after `resumed_at`, where its rows are to be compared with its topic's."""
+
+    table: str
+    why: MillstreamError
+    resumed_at: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Delivery:
     """What the stream gives next: batches (topic not yet set by the source: `Batch.topic` is the table's name), then
     a position up to which the source has now given everything, and what is right there, if anything: the chunk mark that was
@@ -60,6 +70,10 @@ class Delivery:
 
     `position` may lie inside a transaction: (its major, last minor given). Batches of one table come in order; a schema change
     starts a new Batch. `idle` is true where nothing more was at hand.
+
+    Of kind `frontier`: an event may come again at any time, and a position that does not rise says nothing about what is beside it:
+    events above it are given all the while. `dropped` counts what the source left out and what that was ("deletes of nothing");
+    `lost` names tables of which a part is never told.
     """
 
     batches: tuple[Batch, ...]
@@ -68,6 +82,8 @@ class Delivery:
     idle: bool = False
     truncate: Truncate | None = None
     aside: tuple[tuple[str, MillstreamError], ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,9 @@ class Chunk:
     whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the
     greatest key, as plain JSON to resume after; `done` is true where no row lies beyond it. `holes`
     (type events.batch.HOLES, one a row, image "after") says what the columns' types could not hold; None: nothing.
+
+    `read_point` of kind `frontier`: (major, minor) at which the rows were read, and their version; the stream may have given events
+    above it before the chunk was read, and says the mark with what it gives next. None: the position at the mark.
     """
 
     table: str
@@ -90,6 +109,7 @@ class Chunk:
     done: bool
     read_us: int
     holes: pa.Array | None = None
+    read_point: tuple[int, int] | None = None
 
 
 class Source(Protocol):

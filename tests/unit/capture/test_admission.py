@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from millstream.capture.admission import LogAdmission
 from millstream.events.batch import Batch, batch
+from millstream.events.progress import Position
 from millstream.events.types import Field, RowSchema, Type
 
 SCHEMA = RowSchema((Field("id", Type("int64"), 1),), ("id",))
@@ -34,22 +35,22 @@ def versions(b: Batch) -> list[tuple[int, int]]:
 
 
 def test_a_transaction_said_again_is_admitted_from_where_it_was_cut() -> None:
-    admission = LogAdmission(10, 2)
-    assert versions(admission.admit(events((9, 7), (10, 1), (10, 2), (10, 3), (11, 1)))) == [(10, 3), (11, 1)]
+    admission = LogAdmission(Position(10, 2))
+    assert versions(admission.admit("t", events((9, 7), (10, 1), (10, 2), (10, 3), (11, 1)))) == [(10, 3), (11, 1)]
 
 
 def test_after_a_commit_it_admits_only_what_lies_above() -> None:
-    admission = LogAdmission(0, 0)
+    admission = LogAdmission(Position(0, 0))
     everything = events((5, 1), (5, 2))
-    assert admission.admit(everything) is everything
-    admission.committed(6, 0)
-    assert versions(admission.admit(events((5, 1), (6, 1)))) == [(6, 1)]
+    assert admission.admit("t", everything) is everything
+    admission.committed(Position(6, 0))
+    assert versions(admission.admit("t", events((5, 1), (6, 1)))) == [(6, 1)]
 
 
 def test_majors_beyond_63_bits_compare_unsigned() -> None:
-    admission = LogAdmission(2**63 + 1, 0)
-    assert versions(admission.admit(events((2**63, 1), (2**63 + 1, 1)))) == [(2**63 + 1, 1)]
+    admission = LogAdmission(Position(2**63 + 1, 0))
+    assert versions(admission.admit("t", events((2**63, 1), (2**63 + 1, 1)))) == [(2**63 + 1, 1)]
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    assert len(LogAdmission(1, 1).admit(events())) == 0
+    assert len(LogAdmission(Position(1, 1)).admit("t", events())) == 0
