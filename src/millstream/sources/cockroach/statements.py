@@ -1,0 +1,189 @@
+"""Every SQL text that the connector sends. Nothing else in this folder writes SQL.
+
+All are sent as simple queries, without parameters: AS OF SYSTEM TIME takes none, and one changefeed statement cannot be
+prepared. Values are literals made by `names.literal`. `at` is a time as the server writes it ("<wall>.<logical>"); None: now.
+The catalogue is asked with plain joins only. Of crdb_internal one table is read, and of 22.x alone, which does not guard it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from millstream.sources.cockroach.names import TableName, literal, quoted
+
+# What changes how values are written, and what would end a statement that runs for ever, may be set for a role: not for us.
+SETTINGS = (
+    "SET statement_timeout = 0",
+    "SET idle_in_session_timeout = 0",
+    "SET timezone = 'UTC'",
+    "SET datestyle = 'ISO, MDY'",
+    "SET intervalstyle = 'postgres'",
+    "SET bytea_output = 'hex'",
+    "SET extra_float_digits = 3",
+    # A row that a policy hides would be lost in silence: then rather an error.
+    "SET row_security = off",
+)
+
+VERSION = "SELECT version()"
+"""One text: `CockroachDB CCL v26.1.0 (x86_64-...)`."""
+
+NOW = "SELECT cluster_logical_timestamp()::STRING"
+"""The cluster's present time: all that was committed before this was asked lies at or below it."""
+
+WHO = "SELECT current_database(), current_user"
+
+RANGEFEEDS = "SHOW CLUSTER SETTING kv.rangefeed.enabled"
+"""`true` or `false`; 42501 where the user may not see settings."""
+
+RELATIONS = """SELECT c.oid, n.nspname, c.relname, c.relkind
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'v', 'm', 'S') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'crdb_internal', 'pg_extension')
+ORDER BY n.nspname, c.relname"""
+"""Everything in the database that could be meant by a table's name. `relkind`: r table, v view, m materialized view, S sequence."""
+
+
+def find(names: Sequence[TableName], at: str | None = None) -> str:
+    """(oid, nspname, relname, relkind) of the relations with these names. Several may have one table's name in two schemas."""
+    return f"""SELECT c.oid, n.nspname, c.relname, c.relkind
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace{as_of(at)}
+WHERE c.relname IN ({_texts(n.table for n in names)}) AND n.nspname IN ({_texts(n.schema for n in names)}) \
+AND c.relkind IN ('r', 'v', 'm', 'S')"""
+
+
+def outlines(oids: Sequence[int], at: str | None = None) -> str:
+    """What changes when a table does, cheaply: pg_class and pg_attribute are looked up by the table's id.
+
+    (oid, relname, attnum, attname, atttypid, atttypmod, attnotnull, attgenerated), by table and attnum.
+    """
+    return f"""SELECT c.oid, c.relname, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid{as_of(at)}
+WHERE c.oid IN ({_numbers(oids)}) AND a.attrelid IN ({_numbers(oids)}) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY c.oid, a.attnum"""
+
+
+def columns(oids: Sequence[int], at: str | None = None) -> str:
+    """(attrelid, nspname, relname, attnum, attname, crdb_sql_type, is_nullable, is_hidden, attgenerated, column_default, description), by
+    table and attnum.
+
+    `crdb_sql_type` is as CREATE TABLE writes it (`DECIMAL(10,2)`, `STRING COLLATE en`, `INT8[]`); `attgenerated` is 's' for a stored
+    computed column, 'v' for a virtual one, else ''; `is_nullable` and `is_hidden` are YES or NO. A column comes once for each comment
+    of any object that has the table's id, so of several the first one is taken.
+    """
+    return f"""SELECT a.attrelid, n.nspname, c.relname, a.attnum, a.attname, i.crdb_sql_type, i.is_nullable, i.is_hidden, a.attgenerated, \
+i.column_default, d.description
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN information_schema.columns AS i ON i.table_schema = n.nspname AND i.table_name = c.relname AND i.column_name = a.attname
+LEFT JOIN pg_catalog.pg_description AS d ON d.objoid = a.attrelid AND d.objsubid = a.attnum{as_of(at)}
+WHERE a.attrelid IN ({_numbers(oids)}) AND c.oid IN ({_numbers(oids)}) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum"""
+
+
+def keys(oids: Sequence[int], at: str | None = None) -> str:
+    """(indrelid, column_name, direction) of the primary keys' columns, by table and in index order; direction is ASC or DESC.
+
+    Hash shards and a region that partitions are among them: pg_index.indkey leaves those out, information_schema.statistics does not.
+    """
+    return f"""SELECT x.indrelid, s.column_name, s.direction
+FROM pg_catalog.pg_index AS x
+JOIN pg_catalog.pg_class AS k ON k.oid = x.indexrelid
+JOIN pg_catalog.pg_class AS c ON c.oid = x.indrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN information_schema.statistics AS s ON s.table_schema = n.nspname AND s.table_name = c.relname AND s.index_name = k.relname{as_of(at)}
+WHERE x.indisprimary AND x.indrelid IN ({_numbers(oids)}) AND s.storing = 'NO'
+ORDER BY x.indrelid, s.seq_in_index"""
+
+
+def readable(oids: Sequence[int]) -> str:
+    """(oid, whether we may SELECT from it)."""
+    return f"SELECT c.oid, has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class AS c WHERE c.oid IN ({_numbers(oids)})"
+
+
+def create(table: TableName) -> str:
+    """(table_name, create_statement): the one place that tells column families, each on a line that begins with FAMILY."""
+    return f"SHOW CREATE TABLE {table.quoted}"
+
+
+def statistics(table: TableName) -> str:
+    """Rows with `created` and `row_count` among their columns: the server's estimates, none before it has counted."""
+    return f"SHOW STATISTICS FOR TABLE {table.quoted}"
+
+
+def running_changes(oids: Sequence[int], at: str) -> str:
+    """(table_id) of those tables of which a schema change was under way. For 22.x only."""
+    return f"SELECT DISTINCT s.table_id FROM crdb_internal.schema_changes AS s{as_of(at)} WHERE s.table_id IN ({_numbers(oids)})"
+
+
+# ---- the feed
+
+JSON_NULLS = "encode_json_value_null_as_object"
+"""Tells JSON null from SQL NULL. Servers before 23.1 refuse it: `invalid option "encode_json_value_null_as_object"`."""
+
+
+def feed(tables: Sequence[TableName], cursor: str, *, json_nulls: bool, every: str = "1s") -> str:
+    """All changes after `cursor`, without a scan, for ever: rows (table, key, value), in which a resolved time has neither table nor
+    key."""
+    options = f"updated, mvcc_timestamp, diff, resolved='{every}', min_checkpoint_frequency='{every}', full_table_name"
+    if json_nulls:
+        options += f", {JSON_NULLS}"
+    return f"CREATE CHANGEFEED FOR TABLE {', '.join(t.quoted for t in tables)} WITH {options}, cursor={literal(cursor)}"
+
+
+# ---- chunks
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    """A column by which a table is read in order. `sql_type` is how SQL writes its type, with its collation."""
+
+    name: str
+    sql_type: str
+    descending: bool = False
+
+
+def chunk(
+    table: TableName, row: Iterable[tuple[str, bool]], key: Sequence[KeyColumn], after: Sequence[str] | None, at: str, rows: int
+) -> str:
+    """The next rows by key, each as one JSON text and the texts of its key columns.
+
+    `row` names the columns, each with whether it is JSONB. json_build_object writes values as a feed does, so one decoder reads both; JSON
+    null is written as a feed with JSON_NULLS writes it. The database compares keys, by their own types and collations.
+    """
+    members = ", ".join(f"{literal(name)}, {_member(name, is_json=is_json)}" for name, is_json in row)
+    texts = "".join(f", {quoted(k.name)}::STRING" for k in key)
+    beyond = f" WHERE {_beyond(key, after)}" if after is not None else ""
+    order = ", ".join(f"{quoted(k.name)} {'DESC' if k.descending else 'ASC'}" for k in key)
+    return f"SELECT json_build_object({members})::STRING{texts} FROM {table.quoted}{as_of(at)}{beyond} ORDER BY {order} LIMIT {rows}"
+
+
+def _member(name: str, *, is_json: bool) -> str:
+    column = quoted(name)
+    return f"""CASE WHEN {column} = 'null'::JSONB THEN '{{"__crdb_json_null__": true}}'::JSONB ELSE {column} END""" if is_json else column
+
+
+def _beyond(key: Sequence[KeyColumn], after: Sequence[str]) -> str:
+    """Rows after a key. Where all columns rise a row comparison, of which the server makes one span; else what it stands for."""
+    names = [quoted(k.name) for k in key]
+    values = [f"{literal(value)}::{k.sql_type}" for k, value in zip(key, after, strict=True)]
+    if not any(k.descending for k in key):
+        return f"({', '.join(names)}) > ({', '.join(values)})" if len(key) > 1 else f"{names[0]} > {values[0]}"
+    ways = []
+    for i, k in enumerate(key):
+        same = [f"{name} = {value}" for name, value in zip(names[:i], values[:i], strict=True)]
+        ways.append("(" + " AND ".join([*same, f"{names[i]} {'<' if k.descending else '>'} {values[i]}"]) + ")")
+    return f"({' OR '.join(ways)})"
+
+
+def as_of(at: str | None) -> str:
+    """Stands after the last table of FROM."""
+    return "" if at is None else f" AS OF SYSTEM TIME {literal(at)}"
+
+
+def _texts(values: Iterable[str]) -> str:
+    return ", ".join(literal(v) for v in dict.fromkeys(values))
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(str(v) for v in values)
