@@ -87,6 +87,27 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """Which rows of a table a backfill reads: all; those for which `where` holds, a condition in the database's SQL over the table's
+    columns; those with one of `keys`; or those from `first` to `last`, both in, in the database's order of keys. At most one of the three.
+
+    Keys are texts as the database reads them, in the key's order. An end of a range may name only the key's first columns.
+    """
+
+    where: str | None = None
+    keys: tuple[tuple[str, ...], ...] | None = None
+    first: tuple[str, ...] | None = None
+    last: tuple[str, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.where is None and self.keys is None and self.first is None and self.last is None
+
+
+WHOLE = Scope()
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Rows of a table read in key order at one read point. `rows` has the schema's columns.
 
@@ -137,8 +158,19 @@ class Source(Protocol):
         0.1 s: an idle source gives a Delivery without batches.
         """
 
-    def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
-        """The next rows by key after `after`. None: cannot be read at a safe point now; try again after the next Delivery."""
+    def chunk(self, table: str, after: list[Any] | None, rows_max: int, scope: Scope = WHOLE) -> Chunk | None:
+        """The next rows of the scope by key after `after`. None: cannot be read at a safe point now; try again after the next Delivery.
+
+        Raises Refused("table_changed") where the table is gone or has another key, Refused("bad_scope") as `admits`."""
+
+    def admits(self, table: str, scope: Scope) -> int:
+        """About how many rows the scope has. Raises Refused("bad_scope") with the cure where it cannot be read: a condition that is none
+        over this table's columns, asks other tables or calls what answers differently each time; a key that is no value of its column."""
+
+    def absent(self, table: str, schema: RowSchema, rows: pa.RecordBatch, scope: Scope) -> Chunk | None:
+        """Of `rows`, which a topic has and which are in `schema`, those that the scope takes in and that the table does not have: as a
+        chunk of these rows, read as `chunk` reads, in any order, with no `last_key`, and done. What belongs to the scope, the database
+        decides; a key is absent unless a row has exactly it, however the column's collation compares. None and errors: as `chunk`."""
 
     def acknowledge(self, position: Position) -> None:
         """All up to here is durable; the server may forget it. Invariant 1: called only after the commit."""

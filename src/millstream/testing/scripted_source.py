@@ -20,7 +20,7 @@ from millstream.events.fills import filled
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
-from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table, Truncate
+from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, SchemaBackfill, Scope, Table, Truncate
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -90,6 +90,21 @@ class ScriptedDatabase:
 def _altered(row: Row, was: RowSchema, now: RowSchema) -> Row:
     names = {f.id: f.name for f in was.fields}
     return {f.name: row[names[f.id]] if f.id in names else filled(f, 1)[0].as_py() for f in now.fields}
+
+
+def _within(scope: Scope, key: Key, row: Row) -> bool:
+    """A condition is "column = value" here; keys and ends are compared as Python does, after the column's own type."""
+    if scope.where is not None:
+        name, _, value = scope.where.partition(" = ")
+        return str(row[name]) == value
+
+    def typed(text: tuple[str, ...]) -> Key:
+        return tuple(type(k)(t) for k, t in zip(key, text, strict=False))
+
+    if scope.keys is not None:
+        return any(key == typed(k) for k in scope.keys)
+    after_first = scope.first is None or key[: len(scope.first)] >= typed(scope.first)
+    return after_first and (scope.last is None or key[: len(scope.last)] <= typed(scope.last))
 
 
 class ScriptedSource:
@@ -166,26 +181,41 @@ class ScriptedSource:
             },
         )
 
-    def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
+    def chunk(self, table: str, after: list[Any] | None, rows_max: int, scope: Scope = WHOLE) -> Chunk | None:
         """Reads what is visible by now; None while the stream has given more than that, as the contract asks."""
-        db, rng = self._db, self._db.rng
-        db.visible = rng.randint(max(db.visible, db.altered_at(table)), len(db.log))
-        if self._given > db.visible and any(isinstance(e, list) for e in db.log[db.visible : self._given]):
+        if not self._look(table):
             return None
-        rows_max = rng.randint(1, 3)
-        schema = db.schema(table, db.visible)
-        rows = sorted(db.rows(table, db.visible).items())
-        rows = [(k, r) for k, r in rows if after is None or k > tuple(after)]
-        mark = f"{table} {len(db.log)}"
-        db.log.append(mark)
-        seen = db.visible
-        image = pa.array([r for _, r in rows[:rows_max]], schema.arrow)
+        rows_max = self._db.rng.randint(1, 3)
+        schema = self._db.schema(table, self._db.visible)
+        rows = sorted(self._db.rows(table, self._db.visible).items())
+        rows = [(k, r) for k, r in rows if (after is None or k > tuple(after)) and _within(scope, k, r)]
         last = list(rows[:rows_max][-1][0]) if rows else None
+        return self._read(table, schema, [r for _, r in rows[:rows_max]], last, len(rows) <= rows_max)
+
+    def admits(self, table: str, scope: Scope) -> int:
+        return len([k for k, r in self._db.rows(table).items() if _within(scope, k, r)])
+
+    def absent(self, table: str, schema: RowSchema, rows: pa.RecordBatch, scope: Scope) -> Chunk | None:
+        if not self._look(table):
+            return None
+        there = self._db.rows(table, self._db.visible)
+        keyed = [(tuple(row[k] for k in schema.key), row) for row in rows.to_pylist()]
+        return self._read(table, schema, [row for key, row in keyed if key not in there and _within(scope, key, row)], None, True)
+
+    def _look(self, table: str) -> bool:
+        """Moves on what reads see; False while the stream has given more than that."""
+        db = self._db
+        db.visible = db.rng.randint(max(db.visible, db.altered_at(table)), len(db.log))
+        return not (self._given > db.visible and any(isinstance(e, list) for e in db.log[db.visible : self._given]))
+
+    def _read(self, table: str, schema: RowSchema, rows: list[Row], last: list[Any] | None, done: bool) -> Chunk:
+        seen, mark = self._db.visible, f"{table} {len(self._db.log)}"
+        self._db.log.append(mark)
 
         def newer(live: Batch) -> npt.NDArray[np.bool_]:
             return np.asarray(live.column("major")) > 10 * seen
 
-        return Chunk(table, schema, pa.RecordBatch.from_struct_array(image), mark, newer, last, len(rows) <= rows_max, 0)
+        return Chunk(table, schema, pa.RecordBatch.from_struct_array(pa.array(rows, schema.arrow)), mark, newer, last, done, 0)
 
     def acknowledge(self, position: Position) -> None:
         self.acknowledged.append(position)

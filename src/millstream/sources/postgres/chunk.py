@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from psycopg import sql
 
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
-from millstream.sources.contract import Chunk
-from millstream.sources.postgres import copytext
+from millstream.events.types import RowSchema
+from millstream.sources.contract import Chunk, Scope
+from millstream.sources.postgres import copytext, scopes
 from millstream.sources.postgres.describe import Catalogue, Described
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import MARK_PREFIX
@@ -40,40 +41,74 @@ class Chunks:
         self._bytes_max, self._stopped = bytes_max, stopped
         self._row_bytes: dict[TableName, int] = {}
 
-    def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids, fills: Fills) -> Chunk | None:
-        """The next rows after the key `after` (its texts). None where one of `unseen`, which the stream has given, is not visible:
-        rows as they were before it would come after it.
+    def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids, fills: Fills, scope: Scope) -> Chunk | None:
+        """The next rows of the scope after the key `after` (its texts). None where one of `unseen`, which the stream has given, is not
+        visible: rows as they were before it would come after it.
 
-        Raises Refused where the table is gone or its key has another width now.
+        Raises Refused where the table is gone or its key has another width now, or the scope cannot be read.
         """
-        with self._session.reading():
+        with self._session.reading(), scopes.explained(scope, self._where(name)):
             snapshot = self._session.snapshot()
             read_us = time.time_ns() // 1000
             if not visible(snapshot, unseen).all():
                 return None
-            table = self._catalogue.table(name)
-            if table is None or not table.key or (after is not None and len(after) != len(table.key)):
-                raise Refused(
-                    f"{name.written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where
-                )
+            table = self._table(name, after)
             limit = min(rows_max, self._rows_in(table))
-            rows, whole = self._session.copy_out(_statement(table, after, limit), 2 * self._bytes_max, self._stopped)
+            within = scopes.condition(scope, table, self._session)
+            upto = scopes.step(scope, within, table, after, limit, self._session)
+            statement = scopes.rows_of(table, within, after, upto, limit)
+            rows, whole = self._session.copy_out(statement, 2 * self._bytes_max, self._stopped)
         if rows:
             self._row_bytes[name] = max(1, sum(map(len, rows)) // len(rows))
         batch, last_key, holes = self._typed(table, rows)
+        is_all = whole and len(rows) < limit  # of what lies up to the end of the step
+        return self._placed(
+            Chunk(
+                table=name.written,
+                schema=table.schema_with(fills.look(table)),
+                rows=batch,
+                mark="",
+                newer=lambda live: newer(snapshot, live),
+                last_key=upto if is_all and upto is not None else last_key if rows else after,
+                done=is_all and upto is None,
+                read_us=read_us,
+                holes=holes,
+            )
+        )
+
+    def _placed(self, chunk: Chunk) -> Chunk:
+        """With its mark in the log, behind what was read."""
         mark = uuid.uuid4().hex
         self._session.emit(MARK_PREFIX, mark)
-        return Chunk(
-            table=name.written,
-            schema=table.schema_with(fills.look(table)),
-            rows=batch,
-            mark=mark,
-            newer=lambda live: newer(snapshot, live),
-            last_key=last_key if rows else after,
-            done=whole and len(rows) < limit,
-            read_us=read_us,
-            holes=holes,
-        )
+        return replace(chunk, mark=mark)
+
+    def _where(self, name: TableName) -> str:
+        return f"{self._session.where} {name.written}"
+
+    def _table(self, name: TableName, after: list[Any] | None = None) -> Described:
+        table = self._catalogue.table(name)
+        if table is None or not table.key or (after is not None and len(after) != len(table.key)):
+            raise Refused(f"{name.written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
+        return table
+
+    def admits(self, name: TableName, scope: Scope) -> int:
+        """About how many rows the scope has. Raises Refused."""
+        with self._session.reading(), scopes.explained(scope, self._where(name)):
+            table = self._table(name)
+            within = scopes.condition(scope, table, self._session)
+            return max(0, table.rows) if within is None else scopes.estimate(scope, within, table, self._session)
+
+    def absent(self, name: TableName, schema: RowSchema, rows: pa.RecordBatch, scope: Scope, unseen: Xids) -> Chunk | None:
+        """Of `rows` those of the scope whose key no row has; see `sources.contract`. None as `read`."""
+        with self._session.reading(), scopes.explained(scope, self._where(name)):
+            snapshot = self._session.snapshot()
+            read_us = time.time_ns() // 1000
+            if not visible(snapshot, unseen).all():
+                return None
+            table = self._table(name)
+            found = self._session.rows(scopes.absent(table, schema, rows, scopes.condition(scope, table, self._session), scope))
+        gone = rows.take(pa.array([int(i) for (i,) in found], pa.int64()))
+        return self._placed(Chunk(name.written, schema, gone, "", lambda live: newer(snapshot, live), None, True, read_us))
 
     def _rows_in(self, table: Described) -> int:
         """How many rows a chunk may have: by the width of those read last, else by the server's estimate."""
@@ -117,24 +152,3 @@ def newer(snapshot: Snapshot, live: Batch) -> npt.NDArray[np.bool_]:
     """For each live event, whether the snapshot did not see its transaction."""
     xids = np.asarray(live.column("tx_id").cast(pa.uint32()))
     return ~snapshot.sees(snapshot.widen(xids))
-
-
-def _statement(table: Described, after: list[Any] | None, limit: int) -> sql.Composed:
-    by_number = {a.number: a for a in table.columns}
-    key = [by_number[n] for n in table.key]
-    names = sql.SQL(", ").join(sql.Identifier(a.name) for a in key)
-    beyond: sql.Composable = sql.SQL("")
-    if after is not None:
-        values = sql.SQL(", ").join(
-            sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(a.sql_type)) for value, a in zip(after, key, strict=True)
-        )
-        beyond = sql.SQL("WHERE ({}) > ({}) ").format(names, values)
-    return sql.SQL("COPY (SELECT {columns} FROM {only}{table} {beyond}ORDER BY {names} LIMIT {limit}) TO STDOUT").format(
-        columns=sql.SQL(", ").join(sql.Identifier(a.name) for a in table.columns),
-        # Rows of tables that inherit from this one come in the stream as theirs; those of partitions as ours.
-        only=sql.SQL("" if table.kind == "p" else "ONLY "),
-        table=sql.Identifier(table.name.schema, table.name.table),
-        beyond=beyond,
-        names=names,
-        limit=sql.Literal(limit),
-    )

@@ -18,6 +18,9 @@ _DATABASE = (Refused, "database", "put the right database name into the source's
 _PRIVILEGE = (Refused, "privilege", "run `millstream validate` for what the role lacks, and grant it")
 _SLOT = (Irrecoverable, "slot_gone", "see the server's log for why it went; start the source afresh, or back-fill what was lost")
 
+STATEMENT = "statement_refused"
+"""The server will not do what was asked, or cannot with the values that it met."""
+
 _Means = tuple[type[MillstreamError], str, str]
 
 _BY_STATE: dict[str, _Means] = {
@@ -60,4 +63,6 @@ def _meaning(state: str | None, text: str, connection: bool) -> _Means:
                 return meaning
     if connection or state is None or state[:2] in ("08", "53", "57", "40"):
         return Retryable, "connection", "check that the server runs and can be reached"
+    if state[:2] in ("21", "22", "42", "P0"):
+        return Irrecoverable, STATEMENT, "see the server's log"
     return Irrecoverable, "server_error", "see the server's log"

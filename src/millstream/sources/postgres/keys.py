@@ -36,6 +36,14 @@ def possible(keys: pa.Table) -> pa.Table:
     return keys
 
 
+def array(values: pa.ChunkedArray, type_: str) -> sql.Composable:
+    """The values as an array of SQL type `type_`, nulls too. Raises ValueError for what cannot be written so."""
+    texts, _ = _texts(values)
+    return sql.SQL("CAST({} AS {}[])").format(
+        sql.Literal("{" + ",".join("NULL" if t is None else t for t in texts.to_pylist()) + "}"), sql.SQL(type_)
+    )
+
+
 def _array(values: pa.ChunkedArray, type_: str, as_text: bool) -> sql.Composable:
     texts, own = _texts(values)
     said = sql.SQL("{}[]").format(sql.SQL("text" if as_text else own or type_))

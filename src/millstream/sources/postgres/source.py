@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.errors import MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.origin import Origin
 from millstream.events.progress import Position
-from millstream.sources.contract import Admission, Chunk, Delivery, SchemaBackfill, Table, Truncate
+from millstream.events.types import RowSchema
+from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, SchemaBackfill, Scope, Table, Truncate
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.check import check
 from millstream.sources.postgres.chunk import Chunks
@@ -207,8 +209,14 @@ class Source:
 
     # ---- chunks, acknowledgement
 
-    def chunk(self, table: str, after: list[Any] | None, rows_max: int) -> Chunk | None:
-        return self._chunks.read(self._names[table], after, rows_max, self._unseen, self._fills)
+    def chunk(self, table: str, after: list[Any] | None, rows_max: int, scope: Scope = WHOLE) -> Chunk | None:
+        return self._chunks.read(self._names[table], after, rows_max, self._unseen, self._fills, scope)
+
+    def admits(self, table: str, scope: Scope) -> int:
+        return self._chunks.admits(self._names[table], scope)
+
+    def absent(self, table: str, schema: RowSchema, rows: pa.RecordBatch, scope: Scope) -> Chunk | None:
+        return self._chunks.absent(self._names[table], schema, rows, scope, self._unseen)
 
     def acknowledge(self, position: Position) -> None:
         if self._link is not None:

@@ -25,7 +25,7 @@ SAID = [
     (errors.SerializationFailure("could not serialize"), Retryable, "connection"),
     (errors.UndefinedObject('publication "p" does not exist'), Irrecoverable, "publication_gone"),
     (errors.ObjectNotInPrerequisiteState("can no longer get changes from replication slot"), Irrecoverable, "slot_gone"),
-    (errors.SyntaxError("syntax error"), Irrecoverable, "server_error"),
+    (errors.SyntaxError("syntax error"), Irrecoverable, "statement_refused"),
 ]
 
 
