@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from millstream.sources.postgres.octets import PADDING, Cells, Octets
+from millstream.sources.octets import PADDING, Cells, Octets
 
 _TAB, _NEWLINE, _BACKSLASH = b"\t\n\\"
 _NULL = ord("N")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from millstream.sources.octets import PADDING, Cells, Index, Mask, Octets
 from millstream.sources.postgres import messages as m
-from millstream.sources.postgres.octets import PADDING, Cells, Index, Mask, Octets
 
 _OLD, _NEW, _KEY = b"ONK"
 _NULL, _UNCHANGED, _TEXT = b"nut"

@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.errors import Irrecoverable, MillstreamError
-from millstream.events.batch import HOLES, Batch, batch
+from millstream.events.batch import Batch, batch
 from millstream.events.types import Field, RowSchema
-from millstream.events.version import hex_text
 from millstream.sources.contract import Truncate
+from millstream.sources.images import Hole, deleted_and_created, holes_column, positions, unfit_key
+from millstream.sources.octets import Cells, Index, Mask, Octets
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, images_by_key, number
 from millstream.sources.postgres.names import TableName
-from millstream.sources.postgres.octets import Cells, Index, Mask, Octets
-from millstream.sources.postgres.values import Converted, convert
+from millstream.sources.postgres.values import convert
+from millstream.sources.values import Converted
 
 _AFRESH = "then begin again under another source name: a new slot, new topics, a new initial load (docs/how-to/lost-slot.md)"
 _OPS = pa.array(["c", "u", "d"])
@@ -52,10 +53,6 @@ class Unfit:
 
     name: TableName
     error: MillstreamError
-
-
-# (row, image, field, why): a value that its column's type cannot hold.
-Hole = tuple[int, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -193,11 +190,11 @@ class Translator:
             "tx_id": pa.array(numbered.xid[mine]).cast(pa.string()),
             "tx_order": pa.array(numbered.minor[mine].astype(np.int64)),
             "tx_table_order": pa.array(numbered.table_order(mine)),
-            "position": _positions(numbered, mine),
+            "position": positions(numbered.lsn[mine], numbered.minor[mine]),
             "holes": holes_column(holes, len(rows)),
         }
         if moved.any():
-            given = _deleted_and_created(given, moved)
+            given = deleted_and_created(given, moved)
         return batch(shape.table, shape.schema, given)
 
     def _typed(self, octets: Octets, found: Images, shape: Shape, rows: Index) -> tuple[pa.Array, pa.Array, list[Hole]]:
@@ -261,20 +258,6 @@ def identity_lost(table: TableName, where: str) -> Irrecoverable:
     )
 
 
-def unfit_key(table: str, column: str, why: str, where: str) -> Irrecoverable:
-    """A key holds what its column type cannot: no event could say which row it means."""
-    return Irrecoverable(
-        f"a row of {table} has a key that no event can carry: {column} is {why.replace('_', ' ')}",
-        code="unfit_key",
-        where=f"{where} {table}.{column}",
-        cure="give that row another key and begin again under another source name, or leave the table out of the definition",
-    )
-
-
-def _positions(numbered: Numbered, mine: Mask) -> pa.StringArray:
-    return pc.binary_join_element_wise(hex_text(numbered.lsn[mine]), hex_text(numbered.minor[mine]), ".")
-
-
 def _moved(octets: Octets, found: Images, schema: RowSchema) -> Mask:
     """The updates that changed their row's key. The server's text is compared: it is equal where the key's bytes are."""
     told = found.op == m.UPDATE
@@ -288,35 +271,3 @@ def _moved(octets: Octets, found: Images, schema: RowSchema) -> Mask:
     moved = np.zeros(len(found.op), np.bool_)
     moved[updates[differs]] = True
     return moved
-
-
-def _deleted_and_created(given: dict[str, Any], moved: Mask) -> dict[str, Any]:
-    """Each moved row twice, with one version: the old key's delete, then the new key's create."""
-    twice = np.repeat(np.arange(len(moved)), np.where(moved, 2, 1))
-    second = np.zeros(len(twice), np.bool_)
-    second[1:] = twice[1:] == twice[:-1]
-    first = moved[twice] & ~second
-    out = {name: column.take(pa.array(twice)) for name, column in given.items()}
-    out["op"] = pc.if_else(pa.array(first), "d", pc.if_else(pa.array(second), "c", out["op"]))
-    out["before"] = pc.if_else(pa.array(second), pa.scalar(None, out["before"].type), out["before"])
-    out["after"] = pc.if_else(pa.array(first), pa.scalar(None, out["after"].type), out["after"])
-    if out["holes"].null_count < len(twice):
-        said = zip(out["holes"].to_pylist(), first.tolist(), second.tolist(), strict=True)
-        out["holes"] = pa.array([_of_present_images(*each) for each in said], HOLES)
-    return out
-
-
-def _of_present_images(holes: list[dict[str, str]] | None, deleted: bool, created: bool) -> list[dict[str, str]] | None:
-    gone = "after" if deleted else "before" if created else None
-    return [h for h in holes or [] if h["image"] != gone] or None
-
-
-def holes_column(found: list[Hole], rows: int) -> pa.Array:
-    """The `holes` of a batch: for each row those found in it, null for none."""
-    if not found:
-        return pa.nulls(rows, HOLES)
-    by_row: list[list[dict[str, str]] | None] = [None] * rows
-    for row, image, name, why in found:
-        here = by_row[row] or []
-        by_row[row] = [*here, {"image": image, "field": name, "why": why}]
-    return pa.array(by_row, HOLES)

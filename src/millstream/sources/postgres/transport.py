@@ -20,10 +20,10 @@ import psycopg
 from psycopg import pq
 
 from millstream.errors import Irrecoverable, MillstreamError, Retryable
+from millstream.sources.octets import PADDING
 from millstream.sources.postgres import frames, publications
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Messages
-from millstream.sources.postgres.octets import PADDING
 from millstream.sources.postgres.session import Server
 
 QUEUED_MAX = 2

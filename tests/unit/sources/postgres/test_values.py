@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from millstream.errors import Irrecoverable
 from millstream.events.types import Type
+from millstream.sources.octets import PADDING, Cells, Octets
 from millstream.sources.postgres.columns import type_of
-from millstream.sources.postgres.octets import PADDING, Cells, Octets
-from millstream.sources.postgres.values import Converted, convert
+from millstream.sources.postgres.values import convert
+from millstream.sources.values import Converted
 
 
 def converted(texts: list[str | None], kind: Type) -> Converted:

@@ -1,4 +1,4 @@
-"""A buffer of bytes and columns of values that lie somewhere in it: what both the stream and COPY text are read through."""
+"""A buffer of bytes and columns of values that lie somewhere in it: what servers' streams and rows are read through."""
 
 from __future__ import annotations
 
