@@ -43,11 +43,10 @@ Convert = Callable[[Row], Row]
 
 @dataclass
 class ChangingDatabase(ScriptedDatabase):
-    """`converts` are, of each entry of `altered`, what makes a row of the schema before into one of that. `names_return`: a column may
-    get the name of one that was dropped or renamed."""
+    """`converts` are, of each entry of `altered`, what makes a row of the schema before into one of that. A column may get the name of
+    one that was dropped or renamed."""
 
     converts: list[Convert] = field(default_factory=list)
-    names_return: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +72,7 @@ class ChangingDatabase(ScriptedDatabase):
                         rows[key] = c.after
         return rows
 
-    def _turn(self, table: str, schema: RowSchema, convert: Convert) -> None:
+    def turn(self, table: str, schema: RowSchema, convert: Convert) -> None:
         self.converts.append(convert)
         self.alter(table, schema)
 
@@ -115,7 +114,7 @@ class ChangingDatabase(ScriptedDatabase):
         def made(row: Row) -> Row:
             return {(now.name if n == was.name else n): convert(v) if n == was.name and v is not None else v for n, v in row.items()}
 
-        self._turn(table, RowSchema(fields, schema.key), made)
+        self.turn(table, RowSchema(fields, schema.key), made)
         return True
 
     def _add(self, table: str, _: Field) -> bool:
@@ -132,13 +131,13 @@ class ChangingDatabase(ScriptedDatabase):
             own = value(random.Random(repr(row[schema.key[0]])), new, False)
             return {**row, name: own if new.fill is UNKNOWN else constant}
 
-        self._turn(table, RowSchema((*schema.fields, new), schema.key), made)
+        self.turn(table, RowSchema((*schema.fields, new), schema.key), made)
         return True
 
     def _drop(self, table: str, gone: Field) -> bool:
         schema = self.tables[table]
         left = tuple(f for f in schema.fields if f != gone)
-        self._turn(table, RowSchema(left, schema.key), lambda row: {n: v for n, v in row.items() if n != gone.name})
+        self.turn(table, RowSchema(left, schema.key), lambda row: {n: v for n, v in row.items() if n != gone.name})
         return True
 
     def _rename(self, table: str, one: Field) -> bool:
@@ -147,7 +146,7 @@ class ChangingDatabase(ScriptedDatabase):
     def _name(self, table: str) -> str:
         had = sorted({f.name for a in self.history(table) for f in a.fields})
         fresh = [f"{n}{i}" for n in NAMES for i in range(9) if f"{n}{i}" not in had]
-        return self.rng.choice([*fresh[:3], *had] if self.names_return else fresh)
+        return self.rng.choice([*fresh[:3], *had])
 
     def _widen(self, table: str, one: Field) -> bool:
         wider = self.rng.choice(WIDER.get(one.type, (None,)))
@@ -165,7 +164,7 @@ class ChangingDatabase(ScriptedDatabase):
     def _reorder(self, table: str, one: Field) -> bool:
         schema = self.tables[table]
         fields = self.rng.sample(schema.fields, len(schema.fields))
-        self._turn(table, RowSchema(tuple(fields), schema.key), dict)
+        self.turn(table, RowSchema(tuple(fields), schema.key), dict)
         return True
 
     def _null(self, table: str, one: Field) -> bool:

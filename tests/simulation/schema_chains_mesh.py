@@ -79,7 +79,10 @@ class Chains:
     living: Mesh = field(init=False)  # of the process that runs
 
     @classmethod
-    def begin(cls, folder: Path, seed: int, kills: float, monkeypatch: pytest.MonkeyPatch) -> Chains:
+    def begin(
+        cls, folder: Path, seed: int, kills: float, monkeypatch: pytest.MonkeyPatch, wanted: Sequence[tuple[str, str, str]] = ()
+    ) -> Chains:
+        """`wanted`: the pipelines' kinds, what they do about changes, and what they read, where not left to chance."""
         rng = random.Random(seed)
         world = cls(folder, rng, kills, ChangingDatabase(dict(FIRST), random.Random(seed)))
         world.watch(monkeypatch)
@@ -90,16 +93,14 @@ class Chains:
         (folder / "sources/src.yaml").write_text(f"source: src\nconnector: scripted\ntables: [{tables}]\nowner: team-src\n")
         for table in FIRST:
             world.database.write(table, 4)
-        for number in range(rng.randint(3, 5)):
-            world.add(number)
-        # Who follows by * has ids by names: another column under the name of one that was dropped would have its id, and its old values.
-        world.database.names_return = not any(m.evolve == "follow" and "star" in m.kind for m in world.made.values())
+        for number in range(len(wanted) or rng.randint(3, 5)):
+            world.add(number, *wanted[number : number + 1])
         assert world("apply") == 0
         return world
 
-    def add(self, number: int) -> None:
+    def add(self, number: int, wanted: tuple[str, str, str] = ("", "", "")) -> None:
         """One more pipeline, over a table or what another pipeline makes of one."""
-        rng, kind = self.rng, self.rng.choice(KINDS)
+        rng, kind = self.rng, wanted[0] or self.rng.choice(KINDS)
         topics = list(TABLES)
         schemas = {f"src.{t}": s for t, s in self.database.tables.items()}
         if kind.startswith("behind"):
@@ -108,8 +109,8 @@ class Chains:
                 plans = {o.topic: n.schema for p in self.plans(mesh) for o in p.outputs for n in p.nodes if n.name == o.node}
             schemas |= {t: plans[t] for t in theirs}
             topics = theirs or topics
-        made = make(f"p{number}", kind, rng.choice(["pinned", "follow"]), rng.choice(topics), schemas, rng, rng.random() < 0.5)
-        self.put(made)
+        evolve, over = wanted[1] or rng.choice(["pinned", "follow"]), wanted[2] or rng.choice(topics)
+        self.put(make(f"p{number}", kind, evolve, over, schemas, rng, rng.random() < 0.5))
 
     def put(self, made: Made) -> None:
         self.made[made.name] = made

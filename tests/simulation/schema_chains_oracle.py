@@ -18,7 +18,7 @@ from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.events import envelope
 from millstream.events.types import UNKNOWN, Constant, Field, RowSchema
 from millstream.pipelines.descriptions import undescribed
-from millstream.pipelines.impact import outputs_of
+from millstream.pipelines.plan import outputs_of
 from millstream.testing.scripted_source import Row
 
 

@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from schema_chains_database import INT, TEXT
 from schema_chains_mesh import Chains, Process, run_until_quiet
 from schema_chains_oracle import check_decodes, check_outputs, check_sinks
-from schema_chains_queries import again
+from schema_chains_queries import MOVIE, again
 
 from millstream.catalogue.judge import Versions
 from millstream.cli import discover
 from millstream.cli.impact import Asking
 from millstream.cli.mesh import Mesh
-from millstream.events.types import RowSchema
+from millstream.events.types import Field, RowSchema
 from millstream.pipelines import impact
 from millstream.schemas.rules import gravest
+from millstream.testing.scripted_source import Row
 
-SEEDS, MORE_SEEDS = range(3), (*range(3, 11), *range(100, 103))
+SEEDS, MORE_SEEDS = range(3), (*range(3, 41), *range(100, 103))
 ROUNDS = 4
 
 Ruled = dict[tuple[str, str, int], str]
@@ -170,3 +172,30 @@ def play(world: Chains) -> None:
 @pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(s, marks=pytest.mark.long) for s in MORE_SEEDS)])
 def test_chains(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(Chains.begin(tmp_path, seed, 0.01 if seed % 3 else 0.0, monkeypatch))
+
+
+STARS = [("star", "follow", MOVIE), ("join_star", "follow", MOVIE), *(("behind_star", "follow", f"{p}.out") for p in ("p0", "p1"))]
+
+
+def test_a_column_under_the_name_of_one_that_was_dropped_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of before have nothing in it, of the values that the dropped one had in them; of whatever type."""
+    world = Chains.begin(tmp_path, 1, 0.0, monkeypatch, STARS)
+    world.may_rebuild |= {m.pipeline for m in world.made.values()}
+    table, db = "public.movie", world.database
+    process = run_until_quiet(world, None)
+    for number, type_ in enumerate((INT, None, TEXT, None, INT)):
+        was = db.tables[table]
+        left = tuple(f for f in was.fields if f.name != "note")
+        new = () if type_ is None else (Field("note", type_, 20 + number),)
+        db.turn(table, RowSchema((*left, *new), was.key), lambda r, new=new: {**r, "note": None} if new else without(r, "note"))
+        db.write(table, 2)
+        process = run_until_quiet(world, process)
+        assert not process.paused
+        check_outputs(world, process)
+        check_sinks(world, process)
+    check_decodes(process.mesh)
+    process.end()
+
+
+def without(row: Row, name: str) -> Row:
+    return {n: v for n, v in row.items() if n != name}

@@ -15,6 +15,7 @@ from millstream.events.batch import Batch
 from millstream.events.types import UNKNOWN, Constant, Field, Fill, RowSchema
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
+from millstream.schemas.turns import following, latest
 
 CHANGES_MAX = 100  # of one topic
 
@@ -61,11 +62,16 @@ class Versions:
 
     def place(self, batches: Sequence[Batch], *, told_again: bool = False) -> Placed:
         """Each batch in its version, and what changes with it. Rows that are `told_again` as they were change nothing."""
-        placed = [self.registered(b) for b in batches]
+        placed: list[Batch] = []
         written, changes, unsaid = dict(self.written), dict(self.changes), {}
-        for batch in [] if told_again else placed:
-            assert batch.schema_id is not None
+        for batch in map(self.registered, batches):
             before = written.get(batch.topic)
+            if not told_again and before is not None:
+                batch = self._after(batch, before)
+            placed.append(batch)
+            assert batch.schema_id is not None
+            if told_again:
+                continue
             written[batch.topic] = batch.schema_id
             if before is None or before == batch.schema_id:
                 continue
@@ -75,6 +81,14 @@ class Versions:
             if _leaves_unsaid(old, batch.schema):
                 unsaid[batch.topic] = self._version(batch.topic, batch.schema)[1]
         return Placed(placed, written, changes, unsaid)
+
+    def _after(self, batch: Batch, before: int) -> Batch:
+        """In a version that does not come before the one that was last written: who reads asks about each that comes."""
+        if batch.schema_id == before:
+            return batch
+        version = following(self._registry, batch.topic, batch.schema, before)
+        self._ids[batch.topic, batch.schema] = (version.id, version.version)
+        return batch.with_schema_id(version.id)
 
     def committed(self, placed: Placed) -> None:
         self.written, self.changes = dict(placed.written), dict(placed.changes)
@@ -100,7 +114,7 @@ class Versions:
         """Its id, and its number in its subject."""
         known = self._ids.get((topic, schema))
         if known is None:
-            version = self._registry.register(f"{topic}-value", envelope.value_schema(topic, schema))
+            version = latest(self._registry, topic, schema)
             known = self._ids[topic, schema] = (version.id, version.version)
         return known
 

@@ -28,6 +28,7 @@ from millstream.pipelines.explain import explain
 from millstream.pipelines.plan import Input, Plan
 from millstream.pipelines.rollout import Actual, Step, Wanted, generation_of
 from millstream.pipelines.searches import match_schema, matches_topic
+from millstream.schemas import turns
 from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
@@ -218,7 +219,7 @@ class Controller:
             case "create_topic":
                 self._create_topic(step.subject)
             case "register_schema":
-                self._registry.register(f"{step.subject}-value", envelope.value_schema(step.subject, self._wanted(step.subject)))
+                self._registered(step.subject)
             case "describe_topic":
                 described = self._change.wanted.descriptions[step.subject]
                 self._registry.register(f"{step.subject}-value", envelope.value_schema(step.subject, described))
@@ -307,7 +308,12 @@ class Controller:
         now, wanted = self._change.known.topics.get(topic), self._change.wanted.topics.get(topic)
         if now is not None and now.schema_id and (wanted is None or undescribed(wanted.schema) == undescribed(now.schema)):
             return now.schema_id
-        return self._registry.register(f"{topic}-value", envelope.value_schema(topic, self._wanted(topic))).id
+        return self._registered(topic)
+
+    def _registered(self, topic: str) -> int:
+        """The id of the wanted schema: of a topic that is there, of a version that comes after the one in force."""
+        now = self._change.known.topics.get(topic)
+        return turns.following(self._registry, topic, self._wanted(topic), now.schema_id or 0 if now else 0).id
 
     def _put_sink(self, name: str) -> None:
         pipeline = self._pipeline_of_sink[name]
@@ -324,7 +330,8 @@ class Controller:
 
 
 def published(pipelines: Mapping[str, AppliedPipeline]) -> dict[str, int]:
-    """Output topic → the id of the schema that it was last applied with. It may be an earlier version that came back."""
+    """Output topic → the id of the schema that it was last applied with. It need not be the newest: a change that was cut off may have
+    registered a later one."""
     return {topic: schema_id for p in pipelines.values() for topic, schema_id in p.outputs.items()}
 
 

@@ -12,8 +12,8 @@ from millstream.catalogue.store import Catalogue
 from millstream.errors import Refused
 from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import Project
-from millstream.pipelines.impact import consumer, outputs_of
-from millstream.pipelines.plan import Plan
+from millstream.pipelines.impact import consumer
+from millstream.pipelines.plan import Plan, outputs_of
 from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import Step
 from millstream.pipelines.verdicts import Use, of_sink, uses

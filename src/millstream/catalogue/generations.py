@@ -56,7 +56,7 @@ def compiled(
         for g, text in product.generations.items()
     }
     # What an older generation reads of pipelines is published as long as it runs.
-    plans = compile_all(replace(project, products=(*project.products, *kept.values())), known.inputs, known.history, accepted)
+    plans = compile_all(replace(project, products=(*project.products, *kept.values())), known.inputs, known.past, accepted)
     weaving = _Weaving(project, known, readable(project, plans, known.inputs), pipelines, actual, kept, accepted)
     products = weaving.products()
     return (*plans, *weaving.plans), products
@@ -106,7 +106,7 @@ class _Weaving:
 
     def _plan(self, definition: ProductDefinition, generation: int) -> Plan:
         topics = reading(self._topics, self._accepted, generation_name(definition.name, generation))
-        return compile_product(definition, generation, topics, self._known.history, self._names)
+        return compile_product(definition, generation, topics, self._known.past, self._names)
 
     def _as_it_was(self, definition: ProductDefinition, generation: int) -> Plan:
         """An older generation goes on as it was applied; over newer schemas of what it reads only where it makes the same of them."""
@@ -117,7 +117,7 @@ class _Weaving:
             plan = self._plan(definition, generation)
             if rollout.wanted_pipeline(plan).fingerprint == applied.fingerprint:
                 return plan
-        return compile_product(definition, generation, self._known.accepted(applied.inputs), self._known.history, self._names)
+        return compile_product(definition, generation, self._known.accepted(applied.inputs), self._known.past, self._names)
 
 
 # ---- what a person or the runner does with them

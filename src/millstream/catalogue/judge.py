@@ -13,7 +13,6 @@ from functools import cached_property
 from millstream.catalogue.store import AppliedPipeline, Catalogue
 from millstream.catalogue.verdicts import Kept, Ruled
 from millstream.engine.gate import Ruling
-from millstream.engine.publisher import outputs_of
 from millstream.engine.reader import NotAccepted
 from millstream.errors import Refused
 from millstream.events import envelope
@@ -23,10 +22,11 @@ from millstream.pipelines.definitions import Evolve, Project
 from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.explain import explain
 from millstream.pipelines.impact import Definition
-from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.plan import Input, Plan, SinkPlan, outputs_of
 from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.verdicts import Compiles, Rule, Verdict
+from millstream.schemas import turns
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -92,10 +92,7 @@ class PipelineJudge:
         now = reads.fingerprint(following)
         if applied is not None and applied.fingerprint == now and applied.inputs.get(met.topic) == met.schema_id:
             return
-        outputs = {
-            topic: self._versions.registry.register(f"{topic}-value", envelope.value_schema(topic, schema)).id
-            for topic, schema in outputs_of(following).items()
-        }
+        outputs = {topic: self._next_version(topic, schema, applied) for topic, schema in outputs_of(following).items()}
         if applied is None or applied.fingerprint != reads.fingerprint(plan) or not self._moved(applied, now, following, met, outputs):
             raise Refused(
                 "another plan of this pipeline was applied while it ran",
@@ -104,20 +101,24 @@ class PipelineJudge:
                 cure=f"`millstream resume {plan.pipeline}`, or start `millstream run` again",
             )
 
+    def _next_version(self, topic: str, schema: RowSchema, applied: AppliedPipeline | None) -> int:
+        return turns.following(self._versions.registry, topic, schema, applied.outputs.get(topic, 0) if applied else 0).id
+
     def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, met: NotAccepted, outputs: Mapping[str, int]) -> bool:
         inputs = {**was.inputs, met.topic: met.schema_id}
         now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs)
         return self._catalogue.move_pipeline(was, now)
 
-    def plan_at(self, plan: Plan, accepted: Mapping[str, int]) -> Plan | None:
+    def plan_at(self, plan: Plan, accepted: Mapping[str, int], outputs: Mapping[str, int]) -> Plan | None:
         inputs = {}
         for given in plan.inputs:
             schema = self._versions.of(given.topic).get(accepted.get(given.topic, 0))
             if schema is None:
                 return None
             inputs[given.topic] = replace(given, schema=schema, schema_id=accepted[given.topic])
+        written = {topic: self._versions.of(topic).get(schema_id) for topic, schema_id in outputs.items()}
         try:
-            return self._compiles(inputs)
+            return self._compiles(inputs, {topic: schema for topic, schema in written.items() if schema is not None})
         except InvalidProject:
             return None
 

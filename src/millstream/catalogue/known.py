@@ -10,6 +10,7 @@ from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines import rollout
 from millstream.pipelines.atsource import askable
+from millstream.pipelines.compile import past
 from millstream.pipelines.definitions import Project, SourceDefinition
 from millstream.pipelines.plan import Input
 from millstream.schemas.registry import Registry
@@ -19,7 +20,7 @@ from millstream.topics.contract import Topics
 
 @dataclass(frozen=True)
 class Known:
-    """`inputs` for the compiler, `history` the schema versions of each topic, oldest first, `topics` what really exists;
+    """`inputs` for the compiler, `history` the schema versions of each topic, oldest first, `topics` what really exists, as it is in force;
     `discovered` the tables, by topic, that are not topics yet; `versions` each topic in each of its registered schemas, by id."""
 
     inputs: Mapping[str, Input]
@@ -27,6 +28,11 @@ class Known:
     topics: Mapping[str, rollout.Topic]
     discovered: Mapping[str, Table] = field(default_factory=dict)
     versions: Mapping[str, Mapping[int, Input]] = field(default_factory=dict)
+
+    @property
+    def past(self) -> dict[str, list[RowSchema]]:
+        """`history` as the compiler wants it: up to the version in force, which need not be the newest."""
+        return {topic: past(versions, self.topics[topic].schema) for topic, versions in self.history.items()}
 
     def of(self, project: Project) -> Known:
         """Without the topics that nothing in the project writes any more: they stay, but a new reader of one is a mistake."""

@@ -19,9 +19,9 @@ from millstream.cli.session import Here, Session
 from millstream.errors import Refused
 from millstream.events.types import RowSchema
 from millstream.pipelines.definitions import Project
-from millstream.pipelines.impact import Affected, Consumer, Impact, consumer, outputs_of
+from millstream.pipelines.impact import Affected, Consumer, Impact, consumer
 from millstream.pipelines.impact import impact as impact_of
-from millstream.pipelines.plan import Plan
+from millstream.pipelines.plan import Plan, outputs_of
 from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.sql.mistakes import suggestion

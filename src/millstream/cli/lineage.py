@@ -88,7 +88,7 @@ def graph_of(session: Session, project: Project, there: Known) -> Lineage:
 
 def all_plans(project: Project, there: Known) -> list[Plan]:
     """The plans of pipelines and products as the files say. Raises InvalidProject with every mistake."""
-    plans = compile_all(project, there.inputs, there.history)
+    plans = compile_all(project, there.inputs, there.past)
     made, mistakes = product_plans(project, there.inputs, plans)
     if mistakes:
         raise InvalidProject(mistakes)

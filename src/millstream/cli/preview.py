@@ -80,7 +80,7 @@ def preview(
         name, _, wanted = step.partition(".")
         if name in unchecked:
             raise faults[0] if faults else not_applied(f"pipeline {name}: {unchecked[name]}")
-        plans = compile_all(left, there.of(left).inputs, there.history)
+        plans = compile_all(left, there.of(left).inputs, there.past)
         products, mistakes = product_plans(left, there.of(left).inputs, plans)
         if mistakes:
             raise InvalidProject(mistakes)

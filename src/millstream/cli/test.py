@@ -81,7 +81,7 @@ def _plans(project: Project, there: Known, subjects: set[str], mistakes: list[Di
             cure = "declare them beside the example (inputs: {topic: {key: [id], columns: {id: int64}}}), or `millstream apply` the source"
             at = place[path]
             mistakes.append(Diagnostic(at.file, at.line, at.column, path, "columns_unknown", unchecked[name], cure))
-    plans = compile_all(left, there.inputs, there.history)
+    plans = compile_all(left, there.inputs, there.past)
     products, wrong = product_plans(left, there.inputs, plans)
     mistakes += wrong
     return [*plans, *products]

@@ -90,7 +90,7 @@ def checked(project: Project, there: Known) -> Findings:
     there = there.of(project)
     left, unchecked = compilable(project, there)
     try:
-        plans = compile_all(left, there.inputs, there.history)
+        plans = compile_all(left, there.inputs, there.past)
     except InvalidProject as error:
         return Findings(tuple(sorted({*error.diagnostics, *product_plans(left, there.inputs, [])[1]})), unchecked=unchecked)
     products, wrong = product_plans(left, there.inputs, plans)

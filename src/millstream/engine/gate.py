@@ -43,8 +43,8 @@ class Judge(Protocol):
         """Keep the verdict, durably; of propagate, the ruling's plan is in force from now on, whatever happens to this process. `how` says
         what is done with the rows that there are. Raises Refused("applied_anew") where another plan was applied meanwhile."""
 
-    def plan_at(self, plan: Plan, accepted: Mapping[str, int]) -> Plan | None:
-        """The same definition over its inputs in these versions (topic → schema id); None where it has none."""
+    def plan_at(self, plan: Plan, accepted: Mapping[str, int], outputs: Mapping[str, int]) -> Plan | None:
+        """The same definition over its inputs, and with its outputs, in these versions (topic → schema id); None where it has none."""
 
 
 class SinkJudge(Protocol):
@@ -72,7 +72,7 @@ class Strict:
     def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
         """Nothing is kept."""
 
-    def plan_at(self, plan: Plan, accepted: Mapping[str, int]) -> Plan | None:
+    def plan_at(self, plan: Plan, accepted: Mapping[str, int], outputs: Mapping[str, int]) -> Plan | None:
         return None
 
 

@@ -22,19 +22,19 @@ from millstream.engine.figures import Rate, Work
 from millstream.engine.gate import Gate, Judge, Ruling, Strict
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
-from millstream.engine.publisher import Commit, Publisher, outputs_of
+from millstream.engine.publisher import Commit, Publisher
 from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.engine.rebuild import Rebuild
 from millstream.engine.remote import Sources
 from millstream.engine.requests import Requests
 from millstream.engine.resend import Resends
 from millstream.engine.sql import Sql
-from millstream.engine.state import Meta, State
+from millstream.engine.state import Meta, State, passing
 from millstream.engine.store import Store
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.faultpoints import reached
-from millstream.pipelines.plan import Plan
+from millstream.pipelines.plan import Plan, outputs_of
 from millstream.pipelines.reads import fingerprint, of_plan
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
@@ -136,7 +136,7 @@ class Pipeline:
     def _before(self, state: Mapping[str, Any], made_by: str | None) -> Plan | None:
         """The plan that made `state`, where it is this one over other versions of its inputs: the process ended between a verdict
         and what follows from it, or a person has accepted them."""
-        was = self._gate.judge.plan_at(self.plan, state.get("accepted", {}))
+        was = self._gate.judge.plan_at(self.plan, state.get("accepted", {}), state.get("outputs", {}))
         return was if was is not None and fingerprint(was) == made_by else None
 
     def _carry(self, was: Plan, positions: Mapping[str, int]) -> bool:
@@ -357,6 +357,7 @@ class Pipeline:
             "progress": self._complete.progress,
             "applied": self._complete.applied,
             "accepted": {i.topic: i.schema_id for i in self.plan.inputs},
+            "outputs": self._publisher.ids,
             **self._gate.state(),
             "ready": {o.topic: self._ready for o in self.plan.outputs},
             "fingerprint": self._fingerprint,
@@ -414,12 +415,8 @@ class Pipeline:
         if self._state is not None:
             self._rebuild(self._state)
         else:  # a stateless pipeline needs a state for the comparison only
-            state = State(Store(self._path, memory_mib=self._memory_mib))
-            try:
+            with passing(self._path, self._memory_mib) as state:
                 self._rebuild(state)
-            finally:
-                state.store.close()
-            self._path.unlink()
         self._ready = not self.waiting_for()
         self.pending = 0
         self._settle()

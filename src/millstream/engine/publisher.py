@@ -14,13 +14,12 @@ import pyarrow as pa
 
 from millstream.engine.reader import TopicReader
 from millstream.errors import Irrecoverable
-from millstream.events import envelope
 from millstream.events.batch import Batch, columns
 from millstream.events.types import RowSchema
 from millstream.events.version import hex_text
 from millstream.faultpoints import reached
-from millstream.pipelines.plan import Plan
 from millstream.schemas.registry import Registry
+from millstream.schemas.turns import following, latest
 from millstream.topics.contract import Block, Producer, Topic, Topics
 
 
@@ -59,7 +58,11 @@ class Publisher:
 
     def register(self, outputs: Mapping[str, RowSchema]) -> dict[str, int]:
         """The schemas are known to everyone before anything is published in them (invariant 5). Output → id."""
-        return {o: self._registry.register(f"{o}-value", envelope.value_schema(o, schema)).id for o, schema in outputs.items()}
+        ids, made = self.ids, {}
+        for output, schema in outputs.items():
+            given = (self._registry, output, schema)
+            made[output] = (following(*given, ids[output]) if output in ids else latest(*given)).id
+        return made
 
     @property
     def whole_from(self) -> int:
@@ -76,6 +79,11 @@ class Publisher:
     def state(self) -> Mapping[str, Any]:
         """The state published with it."""
         return self._producer.record.state
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Output → the id of the schema that it is published in."""
+        return {topic: schema_id for topic, (_, schema_id) in self._outputs.items()}
 
     @property
     def ends(self) -> dict[str, int]:
@@ -119,9 +127,3 @@ class Publisher:
         }
         arrays = [given.get(f.name, batch.column(f.name)) for f in columns(batch.schema)]
         return Batch(batch.topic, batch.schema, pa.RecordBatch.from_arrays(arrays, schema=columns(batch.schema)), schema_id)
-
-
-def outputs_of(plan: Plan) -> dict[str, RowSchema]:
-    """Output topic → the schema of what is published there."""
-    nodes = {n.name: n for n in plan.nodes}
-    return {o.topic: nodes[o.node].schema for o in plan.outputs}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -114,6 +115,17 @@ class State:
 
     def trim_outbox(self, up_to: int) -> None:
         self.store.rows(f"DELETE FROM {_OUTBOX} WHERE sequence <= ?", [up_to])
+
+
+@contextmanager
+def passing(path: Path, memory_mib: int) -> Iterator[State]:
+    """A state that is needed for this alone: its file goes with it, unless what it was for fails."""
+    state = State(Store(path, memory_mib=memory_mib))
+    try:
+        yield state
+    finally:
+        state.store.close()
+    path.unlink()
 
 
 def copy_table(step: str, source: str) -> str:

@@ -152,19 +152,18 @@ class RowSchema:
 
 
 def numbered(wanted: Iterable[tuple[str, Type]], history: Sequence[tuple[Field, ...]]) -> tuple[Field, ...]:
-    """Fields of these names and types: one that an earlier version had, by name, keeps its id; a new one gets an id never used.
+    """Fields of these names and types: one that the version in force has, by name, keeps its id; any other gets an id never used.
 
-    So do the members of records in them. `history` has the fields of every earlier version, the newest last.
+    So do the members of records in them. `history` has the fields of every earlier version, those in force last. What was dropped is
+    not found again under its name: the rows of then still have its values, of whatever type (invariant 5).
     """
-    earlier: dict[str, list[Field]] = {}
-    for version in history:
-        for f in version:
-            earlier.setdefault(f.name, []).append(f)
+    now = {f.name: f for f in history[-1]} if history else {}
     free = max((f.id for version in history for f in version), default=0) + 1
     fields = []
     for name, type_ in wanted:
-        if had := earlier.get(name):
-            fields.append(Field(name, _kept(type_, [f.type for f in had if f.id == had[-1].id]), had[-1].id))
+        if name in now:
+            had = [f.type for version in history for f in version if f.id == now[name].id]
+            fields.append(Field(name, _kept(type_, had), now[name].id))
         else:
             fields.append(Field(name, type_, free))
             free += 1

@@ -27,7 +27,15 @@ _READS_PRODUCT = "read the tables that it is made of, or make what both need a s
 _SINKS_PRODUCT = "put the sink into the product's own sinks:"
 
 History = Mapping[str, Sequence[RowSchema]]
-"""Topic → the versions of its schema so far, oldest first: a column keeps its id by name, and no id is used again."""
+"""Topic → the versions of its schema so far, the one in force last: a column of that keeps its id by name, and no id is used again."""
+
+
+def past(versions: Sequence[RowSchema], now: RowSchema) -> list[RowSchema]:
+    """Of a topic's registered versions those that were ever in force, where `now` is: a later one is of a change that was cut off, which
+    gives the same ids when it is done again."""
+    fields = descriptions.undescribed(now).fields
+    last = max((i for i, v in enumerate(versions) if descriptions.undescribed(v).fields == fields), default=len(versions))
+    return [*versions[:last], now]
 
 
 def compile_pipeline(

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from millstream.events.types import RowSchema
-from millstream.pipelines.compile import compile_pipeline
+from millstream.pipelines.compile import compile_pipeline, past
 from millstream.pipelines.definitions import Evolve, PipelineDefinition, ProductDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.generations import compile_product
-from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.plan import Input, Plan, SinkPlan, outputs_of
 from millstream.pipelines.renames import with_ids_kept
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.verdicts import Compiles, Rule, Use, Verdict, judge, of_sink, together, uses
@@ -110,7 +110,8 @@ def rule(
     if verdict.kind != "propagate":
         return Ruling(steps, verdict)
     try:
-        following = with_ids_kept(plan, compiles({**inputs, topic: replace(given, schema=schema, schema_id=schema_id)}))
+        next_inputs = {**inputs, topic: replace(given, schema=schema, schema_id=schema_id)}
+        following = with_ids_kept(plan, compiles(next_inputs, outputs_of(plan)))
     except InvalidProject as e:
         return Ruling(steps, Verdict("pause", tuple(_mistake(d, topic, plan.pipeline) for d in e.diagnostics)))
     for name, (was, now) in _moved(plan, following).items():
@@ -135,24 +136,18 @@ def consumer(plan: Plan, definition: Definition, known: Mapping[str, Input], his
 def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], history: History, products: Collection[str]) -> Compiles:
     """Compiles the definition that `plan` was made from. `others` are the topics that only its sinks read, `products` the names of all.
 
-    `history` gives every version of a topic's schema so far; before the first apply the plan's own columns are all that there is.
+    `history` gives every version of a topic's schema so far, oldest first.
     """
 
-    def compiles(inputs: Mapping[str, Input]) -> Plan:
-        past = {topic: history(topic) or [schema] for topic, schema in outputs_of(plan).items()}
+    def compiles(inputs: Mapping[str, Input], outputs: Mapping[str, RowSchema]) -> Plan:
+        versions = {topic: past(history(topic), schema) for topic, schema in outputs.items()}
         over = {**others, **inputs}
         if isinstance(definition, PipelineDefinition):
-            return compile_pipeline(definition, over, past, {o.node for o in plan.outputs})
+            return compile_pipeline(definition, over, versions, {o.node for o in plan.outputs})
         of = generation_of(plan.pipeline)
-        return compile_product(definition, of[1] if of else 1, over, past, products)
+        return compile_product(definition, of[1] if of else 1, over, versions, products)
 
     return compiles
-
-
-def outputs_of(plan: Plan) -> dict[str, RowSchema]:
-    """The topics that it writes."""
-    schemas = {n.name: n.schema for n in plan.nodes}
-    return {o.topic: schemas[o.node] for o in plan.outputs}
 
 
 def _moved(was: Plan, now: Plan) -> dict[str, tuple[RowSchema, RowSchema]]:

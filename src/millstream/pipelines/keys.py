@@ -327,5 +327,5 @@ def union_key(
 
 
 def evolved(columns: Sequence[Column], key: tuple[str, ...], history: Sequence[RowSchema]) -> RowSchema:
-    """The row schema: a column that an earlier version had, by name, keeps its id; a new one gets an id never used."""
+    """The row schema: a column that the last version has, by name, keeps its id; a new one gets an id never used."""
     return RowSchema(numbered([(c.name, c.type) for c in columns], [version.fields for version in history]), key)

@@ -174,3 +174,9 @@ class Plan:
     @property
     def stateful(self) -> bool:
         return any(isinstance(n, Stateful) for n in self.nodes)
+
+
+def outputs_of(plan: Plan) -> dict[str, RowSchema]:
+    """The topics that it writes."""
+    schemas = {n.name: n.schema for n in plan.nodes}
+    return {o.topic: schemas[o.node] for o in plan.outputs}

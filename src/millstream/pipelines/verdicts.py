@@ -14,13 +14,14 @@ from millstream.pipelines import reads
 from millstream.pipelines.definitions import Evolve
 from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.lineage import alike
-from millstream.pipelines.plan import Input, Plan, Stateful, Stateless
+from millstream.pipelines.plan import Input, Plan, Stateful, Stateless, outputs_of
 from millstream.pipelines.sql.places import names_in
 from millstream.schemas.operations import Operation, operations
 from millstream.schemas.rules import Decision, Violation, default_verdict, gravest
 
-Compiles = Callable[[Mapping[str, Input]], Plan]
-"""compiles(inputs): a pipeline's plan over its input topics in these versions. Raises InvalidProject with every mistake."""
+Compiles = Callable[[Mapping[str, Input], Mapping[str, RowSchema]], Plan]
+"""compiles(inputs, outputs): a pipeline's plan over its input topics in these versions. `outputs` are the topics that it writes, in the
+versions that are in force, whose columns keep their ids. Raises InvalidProject with every mistake."""
 
 _NEW = "new_column"
 
@@ -93,7 +94,7 @@ def uses(plan: Plan, compiles: Compiles) -> list[Use]:
     named = {topic: _named(plan, inputs, topic, compiles) for topic in inputs}
     found: list[Use] = []
     for topic, given in inputs.items():
-        starred = _steps_with_star(inputs, topic, compiles)
+        starred = _steps_with_star(plan, inputs, topic, compiles)
         for step, columns in _read_by_step(plan, topic).items():
             used = frozenset((columns & named[topic]) | set(given.schema.key))
             found.append(Use(plan.pipeline, plan.owner, step, topic, used, step in starred, given.schema.key))
@@ -124,15 +125,16 @@ def step_of(node: str) -> str:
     return node.partition("#")[0]
 
 
-def _steps_with_star(inputs: Mapping[str, Input], topic: str, compiles: Compiles) -> set[str]:
+def _steps_with_star(now: Plan, inputs: Mapping[str, Input], topic: str, compiles: Compiles) -> set[str]:
     """The steps that would read a column that the topic has not."""
     given = inputs[topic]
     name = next(n for n in (f"{_NEW}{i or ''}" for i in range(len(given.schema.fields) + 1)) if n not in given.schema.names)
     more = Field(name, Type("text"), max((f.id for f in given.schema.fields), default=0) + 1)
     try:
-        plan = compiles({**inputs, topic: replace(given, schema=RowSchema((*given.schema.fields, more), given.schema.key))})
+        wider = replace(given, schema=RowSchema((*given.schema.fields, more), given.schema.key))
+        plan = compiles({**inputs, topic: wider}, outputs_of(now))
     except InvalidProject:  # a UNION whose branches would differ: the new column would come into it
-        return set(_read_by_step(compiles(inputs), topic))
+        return set(_read_by_step(compiles(inputs, outputs_of(now)), topic))
     return {step for step, columns in _read_by_step(plan, topic).items() if name in columns}
 
 
@@ -140,13 +142,13 @@ def _named(plan: Plan, inputs: Mapping[str, Input], topic: str, compiles: Compil
     """The topic's columns that the definition does not compile without, or not to the same."""
     given = inputs[topic]
     read = set().union(*_read_by_step(plan, topic).values())
-    if not _steps_with_star(inputs, topic, compiles):
+    if not _steps_with_star(plan, inputs, topic, compiles):
         return read
     named = set(given.schema.key)
     for column in read - named:
         left = RowSchema(tuple(f for f in given.schema.fields if f.name != column), given.schema.key)
         try:
-            without = compiles({**inputs, topic: replace(given, schema=left)})
+            without = compiles({**inputs, topic: replace(given, schema=left)}, outputs_of(plan))
         except InvalidProject:
             named.add(column)
             continue

@@ -104,6 +104,24 @@ def test_a_change_that_was_registered_but_not_committed_is_met_again() -> None:
     assert again.place([events(wanted)]).unsaid == {"s.t": 2}
 
 
+def test_columns_that_come_back_are_a_version_of_their_own() -> None:
+    """Who has accepted the version in between has accepted all before it: it would not ask what became of n."""
+    world = World(schema())
+    plain, wider = schema(), schema(Field("n", INT, 2))
+    world.write(wider)
+    again = Versions(world.registry, world.versions.written, {})
+    again.place([events(plain)])  # registered, and not committed
+    placed = world.versions.place([events(plain), events(plain), events(wider), events(plain)])
+    numbers = {v.id: v.version for v in world.registry.versions("s.t-value")}
+    assert [numbers[b.schema_id or 0] for b in placed.batches] == [3, 3, 4, 5]
+    assert [c["operations"] for c in placed.changes["s.t"]] == [["added n (int32)"], ["dropped n"], ["added n (int32)"], ["dropped n"]]
+    assert [b.schema.fields for b in placed.batches] == [s.fields for s in (plain, plain, wider, plain)]
+    chunk = world.versions.place([events(plain)], told_again=True).batches[0]
+    assert numbers[chunk.schema_id or 0] == 5
+    for version in world.registry.versions("s.t-value"):  # the texts differ, what is written by them does not
+        assert envelope.row_schema(version.text, ("id",)).fields == (plain, wider)[version.version % 2 == 0].fields
+
+
 def test_what_is_said_about_columns_is_as_it_was_last_looked_at() -> None:
     world = World(schema(Field("v", TEXT, 2)))
     told, _ = world.write(schema(Field("v", TEXT, 2)))

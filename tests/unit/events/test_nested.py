@@ -85,6 +85,11 @@ def test_columns_and_members_keep_their_ids_by_name() -> None:
     second = numbered([("cast", list_of(changed)), ("year", INT)], [first])
     assert [(f.name, f.id) for f in second] == [("cast", 2), ("year", 3)]
     assert [(f.name, f.id) for f in second[0].type.element.fields] == [("b", 2), ("role", 3), ("a", 1)]
-    # A member that went and came again is what it was; an id is never given to another.
     third = numbered([("cast", list_of(record_of(("role", TEXT), ("new", TEXT))))], [first, second])
     assert [(f.name, f.id) for f in third[0].type.element.fields] == [("role", 3), ("new", 4)]
+    # What went and comes again under its name is another: rows of then still have its values. An id is never given twice.
+    fourth = numbered([("year", TEXT), ("cast", list_of(record_of(("b", INT), ("new", TEXT))))], [first, second, third])
+    assert [(f.name, f.id) for f in fourth] == [("year", 4), ("cast", 2)]
+    assert [(f.name, f.id) for f in fourth[1].type.element.fields] == [("b", 5), ("new", 4)]
+    back = numbered([("year", INT)], [first, fourth, second])  # an earlier version that came back is in force: it stands last
+    assert [(f.name, f.id) for f in back] == [("year", 3)]

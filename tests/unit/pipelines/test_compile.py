@@ -211,7 +211,7 @@ def test_columns_keep_their_ids_by_name_and_no_id_is_used_again(project, known) 
     first = RowSchema((Field("id", Type("int64"), 1), Field("gone", text, 2), Field("again", text, 3)), ("id",))
     second = RowSchema((Field("id", Type("int64"), 1), Field("title", text, 4)), ("id",))
     plan = compile_pipeline(definition, known, {"p.s": [first, second]})
-    assert {f.name: f.id for f in plan.nodes[0].schema.fields} == {"title": 4, "id": 1, "fresh": 5, "again": 3}
+    assert {f.name: f.id for f in plan.nodes[0].schema.fields} == {"title": 4, "id": 1, "fresh": 5, "again": 6}
     assert compile_pipeline(definition, known).nodes[0].schema.fields[0] == Field("title", text, 1)
 
 
