@@ -16,7 +16,7 @@ Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 # The first n bytes of a little-endian word.
-_LOW8 = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
+LOW8 = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
 _LOW4 = np.array([(1 << (8 * n)) - 1 for n in range(5)], np.uint32)
 
 
@@ -71,8 +71,14 @@ class Octets:
         return self._at_every_byte("<u4")
 
     @cached_property
-    def _little64(self) -> npt.NDArray[np.uint64]:
+    def little64(self) -> npt.NDArray[np.uint64]:
         return self._at_every_byte("<u8")
+
+    def packed(self, at: Index, length: Index) -> tuple[npt.NDArray[np.uint8], Index]:
+        """The bytes of many stretches one after the other, and where each begins among them, and the end of the last."""
+        begins = np.zeros(len(at) + 1, np.int64)
+        np.cumsum(length, out=begins[1:])
+        return self.u8[np.repeat(at - begins[:-1], length) + np.arange(begins[-1])], begins
 
     def text(self, cells: Cells) -> pa.StringArray:
         """The values as text, one a row, copied out of the buffer.
@@ -83,7 +89,7 @@ class Octets:
         """
         rows = len(cells)
         length = cells.length
-        first = self._little64[cells.at] & _LOW8[np.minimum(length, 8)]
+        first = self.little64[cells.at] & LOW8[np.minimum(length, 8)]
         view = np.empty((rows, 4), np.uint32)
         view[:, 0] = length
         view[:, 1] = first & np.uint64(0xFFFFFFFF)

@@ -1,6 +1,6 @@
 """Which type a CockroachDB column has here: the one table of it.
 
-A type that is not in it (an enum, INET, INTERVAL …) travels as the text that the server writes for it.
+A type that is not in it (an enum, INET, INTERVAL, OID …) travels as the text that the server writes for it.
 Reference: CockroachDB 26.1, "Data Types"; `tree.AsJSON` for what a changefeed writes.
 """
 
@@ -15,7 +15,7 @@ DECIMAL_PRECISION_MAX = 38
 _TYPES = {
     "boolean": ("bool", "boolean"),
     "int32": ("int2", "int4", "smallint", "integer"),
-    "int64": ("int8", "int", "bigint", "oid"),  # oid: 32 bits without a sign
+    "int64": ("int8", "int", "bigint"),
     "float32": ("float4", "real"),
     "float64": ("float8", "float", "double precision"),
     "bytes": ("bytes", "bytea"),

@@ -12,7 +12,7 @@ from millstream.sources.cockroach.types import is_shard, type_of
     [
         ("boolean", ("BOOL", "boolean")),
         ("int32", ("INT2", "INT4", "smallint", "integer")),
-        ("int64", ("INT8", "bigint", "OID", "oid")),
+        ("int64", ("INT8", "bigint")),
         ("float32", ("FLOAT4", "real")),
         ("float64", ("FLOAT8", "double precision")),
         (
@@ -27,7 +27,7 @@ from millstream.sources.cockroach.types import is_shard, type_of
             "text",
             ("TIMETZ", "time with time zone", "time(3) with time zone", "BOX2D", "TSVECTOR", "TSQUERY", "VECTOR(3)", "PG_LSN", "LTREE"),
         ),
-        ("text", ("REGCLASS", "numeric_range", "DATERANGE")),
+        ("text", ("OID", "REGCLASS", "numeric_range", "DATERANGE")),
         ("bytes", ("BYTES", "bytea")),
         ("date", ("DATE",)),
         ("time", ("TIME", "TIME(3)", "time without time zone", "time(3) without time zone")),
