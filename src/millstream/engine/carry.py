@@ -16,6 +16,7 @@ from millstream.pipelines import reads
 from millstream.pipelines.plan import Plan, Stateful, Stateless, Union
 from millstream.pipelines.renames import places
 from millstream.pipelines.sql.places import names_in
+from millstream.schemas.operations import operations
 
 Way = Literal["as it is", "in place", "rebuild"]
 _NESTED = ("list", "record")
@@ -80,6 +81,8 @@ def _stateless(was: Plan, now: Plan, old: Stateless, new: Stateless) -> Iterator
                 yield f"{column} of {new.input} is another column now"
     if now.stateful:  # a step behind it may keep its rows
         yield from _lost(f"step {new.name}", old.schema, new.schema)
+    elif new.name in {o.node for o in now.outputs}:  # what was told need not fit, and is null where the topic begins anew: told again
+        yield from (f"step {new.name} has {o}" for o in operations(old.schema, new.schema) if o.uncovered)
 
 
 def _stateful(was: Plan, now: Plan, old: Stateful, new: Stateful) -> Iterator[str]:

@@ -118,6 +118,22 @@ def test_what_was_added_while_nobody_read(capture: Callable[..., Captured], rig:
     assert captured.rows(A) == table(rig)
 
 
+@pytest.mark.parametrize("type_", ["text", "integer"])
+def test_a_column_made_again_while_nobody_read(capture: Callable[..., Captured], rig: PostgresRig, type_: str) -> None:
+    """Rows of before are in the log with the old column: they are told under it, and have nothing in the new one."""
+    rig.run(f"ALTER TABLE {A} ADD n text DEFAULT 'was'", f"ALTER TABLE {A} ADD k integer")
+    captured = loaded(capture, rig)
+    assert captured.connector is not None
+    captured.connector.close()
+    rig.run(f"UPDATE {A} SET n = 'gone', k = 1 WHERE id < 9")
+    rig.run(f"ALTER TABLE {A} DROP n", f"ALTER TABLE {A} ADD n {type_}", f"UPDATE {A} SET k = 2 WHERE id = 1")
+    captured.open()
+    captured.catch_up()
+    assert captured.rows(A) == table(rig)
+    told = [b.schema for b in captured.batches(A)]
+    assert [[f.id for f in s.fields] for s in told if "n" in s.names][-2:] == [[1, 2, 3, 4], [1, 2, 4, 5]]
+
+
 def test_a_converted_column_is_read_again(capture: Callable[..., Captured], rig: PostgresRig) -> None:
     captured = loaded(capture, rig)
 

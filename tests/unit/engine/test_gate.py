@@ -23,7 +23,7 @@ from millstream.events.types import UNKNOWN, Constant, Field, RowSchema, Type, l
 from millstream.pipelines.compile import compile_pipeline
 from millstream.pipelines.definitions import PipelineDefinition, StepDefinition
 from millstream.pipelines.diagnostics import Place
-from millstream.pipelines.plan import Input, Plan, SinkPlan
+from millstream.pipelines.plan import Input, Plan, SinkPlan, outputs_of
 from millstream.pipelines.verdicts import Verdict
 from millstream.schemas.sql import SqlRegistry
 from millstream.topics.contract import Topic
@@ -36,12 +36,13 @@ STAR = "SELECT * FROM s.item WHERE amount > 0"
 JOIN = "SELECT i.*, m.name AS made_by FROM s.item i LEFT JOIN s.maker m ON m.id = i.maker"
 
 
-def plan(sql: str, item: RowSchema = ITEM) -> Plan:
+def plan(sql: str, item: RowSchema = ITEM, was: Plan | None = None) -> Plan:
     marks = tuple((1, n + 1) for n in range(len(sql) + 1))
     places = {path: Place("p.yaml", 1, 1) for path in ("pipelines.p", "pipelines.p.steps[0]", "pipelines.p.steps[0].sql")}
     step = StepDefinition("step", sql, ("id",), "pipelines.p.steps[0]", marks)
     known = {"s.item": Input("s.item", item, 1, "whole"), "s.maker": Input("s.maker", MAKER, 2, "whole")}
-    return compile_pipeline(PipelineDefinition("p", "o", (step,), (), places), known)
+    in_force = {topic: [schema] for topic, schema in outputs_of(was).items()} if was else {}
+    return compile_pipeline(PipelineDefinition("p", "o", (step,), (), places), known, in_force)
 
 
 def also(*fields: Field, without: str = "", schema: RowSchema = ITEM) -> RowSchema:
@@ -64,6 +65,8 @@ NESTED = Field("shades", list_of(Type("text")), 4, fill=Constant("[]"))
         (STAR, also(without="maker"), "as it is", ""),
         (STAR, also(Field("maker", Type("int64"), 9), without="maker"), "rebuild", "another column"),
         (STAR, also(SHADE, replace(ITEM["maker"], name="by"), without="maker"), "rebuild", "by of step step is new there, and old rows"),
+        (STAR, retyped("maker", Type("int32")), "rebuild", "narrowed maker (int64 is now int32)"),
+        (STAR, retyped("maker", Type("numeric")), "as it is", ""),
         (JOIN, also(SHADE), "in place", "'grey'"),
         (JOIN, also(replace(SHADE, fill=None)), "in place", "null"),
         (JOIN, also(NESTED), "rebuild", "list"),
@@ -73,7 +76,8 @@ NESTED = Field("shades", list_of(Type("text")), 4, fill=Constant("[]"))
     ],
 )
 def test_what_is_kept_of_what_was_computed(sql: str, item: RowSchema, way: str, why: str) -> None:
-    found = carry(plan(sql), plan(sql, item))
+    was = plan(sql)
+    found = carry(was, plan(sql, item, was))
     assert found.way == way and why in found.why
 
 

@@ -186,26 +186,55 @@ _LEAVES = "SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf UNION S
 def ids_of(names: list[str], attributes: tuple[Attribute, ...], before: dict[str, int]) -> list[int]:
     """The field ids of a Relation's columns `names`: attribute numbers, also of columns that were renamed or dropped since.
 
-    By name; else as they were `before` in this stream; else by place: columns stand in the order of their numbers, so
-    what lies between two known ones are the numbers between theirs. Where nothing fits, a fresh id.
+    Columns stand in the order of their numbers, and one that is there now was there since the first of a higher number. What agrees
+    with that is taken, and of it what explains most names: by the catalogue, then as they were `before` in this stream; else the
+    lowest numbers. So a name alone proves nothing: it may be that of a column that was made since. A fresh id where nothing fits.
     """
-    numbers = {a.name: a.number for a in attributes if not a.dropped}
-    ids: list[int | None] = [numbers.get(name) for name in names]
-    for place, name in enumerate(names):
-        if ids[place] is None and before.get(name) not in ids:
-            ids[place] = before.get(name)
-    for place, given in enumerate(ids):
-        if given is None:
-            ids[place] = _by_place(ids, place, attributes)
+    present = [a for a in attributes if not a.generated]
+    live = [a for a in present if not a.dropped]
+    if [a.name for a in live[: len(names)]] == names:
+        return [a.number for a in live[: len(names)]]
+    ids: list[int | None] = []
+    for name, number in zip(names, _aligned(names, present, before), strict=True):
+        was = before.get(name)
+        ids.append(number if number is not None or was is None or was < FRESH_ID_FROM else was)
     fresh = FRESH_ID_FROM + max([0, *(i - FRESH_ID_FROM + 1 for i in before.values() if i >= FRESH_ID_FROM)])
     return [fresh + place if i is None else i for place, i in enumerate(ids)]
 
 
-def _by_place(ids: list[int | None], place: int, attributes: tuple[Attribute, ...]) -> int | None:
-    below = max((i for i in ids[:place] if i is not None and i < FRESH_ID_FROM), default=0)
-    above = min((i for i in ids[place + 1 :] if i is not None), default=FRESH_ID_FROM)
-    between = (a.number for a in attributes if below < a.number < above and not a.generated)
-    return next((number for number in between if number not in ids), None)
+_Worth = tuple[int, int, int, int]  # columns without a number, passed over though they are there now; names, and those as before
+
+
+def _aligned(names: list[str], present: list[Attribute], before: dict[str, int]) -> list[int | None]:
+    """Of each name its column's number, rising; the best way of all, by each name and column from the last to the first."""
+    columns, ways = len(present), list[list[tuple[_Worth, int]]]()  # ways[-1 - p][i]: names[p:] over present[i:], and what is done first
+    ways.append([((0, 0, 0, 0), _END)] * (columns + 1))
+    for left, name in enumerate(reversed(names), 1):
+        row: list[tuple[_Worth, int]] = [((-left, 0, 0, 0), _FRESH)]
+        for i in range(columns - 1, -1, -1):
+            a = present[i]
+            choices = [
+                (_plus(ways[-1][i + 1][0], (0, 0, int(a.name == name and not a.dropped), int(before.get(name) == a.number))), _TAKE),
+                (_plus(row[-1][0], (0, -int(not a.dropped), 0, 0)), _PASS),
+                (_plus(ways[-1][i][0], (-1, 0, 0, 0)), _FRESH),
+            ]
+            row.append(max(choices, key=lambda c: c[0]))  # the first of equals: the lowest number
+        ways.append(row[::-1])
+    found: list[int | None] = []
+    i = 0
+    while len(found) < len(names):
+        step = ways[len(names) - len(found)][i][1]
+        if step != _PASS:
+            found.append(present[i].number if step == _TAKE else None)
+        i += step != _FRESH
+    return found
+
+
+_END, _TAKE, _PASS, _FRESH = range(4)
+
+
+def _plus(one: _Worth, more: _Worth) -> _Worth:
+    return one[0] + more[0], one[1] + more[1], one[2] + more[2], one[3] + more[3]
 
 
 def schema_of(
