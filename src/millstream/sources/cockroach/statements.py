@@ -144,18 +144,76 @@ class KeyColumn:
 
 
 def chunk(
-    table: TableName, row: Iterable[tuple[str, bool]], key: Sequence[KeyColumn], after: Sequence[str] | None, at: str, rows: int
+    table: TableName,
+    row: Iterable[tuple[str, bool]],
+    key: Sequence[KeyColumn],
+    at: str | None,
+    *,
+    within: Sequence[str] = (),
+    rows: int | None = None,
 ) -> str:
-    """The next rows by key, each as one JSON text and the texts of its key columns.
+    """Rows for which all of `within` holds, by key, at most `rows`: each as one JSON text and the texts of its key columns.
 
     `row` names the columns, each with whether it is JSONB. json_build_object writes values as a feed does, so one decoder reads both; JSON
     null is written as a feed with JSON_NULLS writes it. The database compares keys, by their own types and collations.
     """
     members = ", ".join(f"{literal(name)}, {_member(name, is_json=is_json)}" for name, is_json in row)
-    texts = "".join(f", {quoted(k.name)}::STRING" for k in key)
-    beyond = f" WHERE {_beyond(key, after)}" if after is not None else ""
-    order = ", ".join(f"{quoted(k.name)} {'DESC' if k.descending else 'ASC'}" for k in key)
-    return f"SELECT json_build_object({members})::STRING{texts} FROM {table.quoted}{as_of(at)}{beyond} ORDER BY {order} LIMIT {rows}"
+    return f"SELECT json_build_object({members})::STRING{_texts_of(key)} FROM {table.quoted}{as_of(at)}{_where(within)}{_by(key, rows)}"
+
+
+def key_at(table: TableName, key: Sequence[KeyColumn], at: str | None, *, within: Sequence[str], rows: int) -> str:
+    """The texts of the key of the row that is `rows` further, if there is one."""
+    texts = _texts_of(key).removeprefix(", ")
+    return f"SELECT {texts} FROM {table.quoted}{as_of(at)}{_where(within)}{_by(key, 1)} OFFSET {rows - 1}"
+
+
+def tried(table: TableName, within: Sequence[str]) -> str:
+    """Fails where the server cannot evaluate a condition over the table's rows."""
+    return f"SELECT 1 FROM {table.quoted}{_where(within)} LIMIT 1"
+
+
+def cast(values: Sequence[str], key: Sequence[KeyColumn]) -> str:
+    """Fails where a text is no value of its column."""
+    return "SELECT " + ", ".join(f"{_value(value, k)}::STRING" for value, k in zip(values, key, strict=True))
+
+
+def placed(rows: Sequence[Sequence[str | None]], columns: Sequence[KeyColumn], within: Sequence[str]) -> str:
+    """The places of those of `rows` (each the texts of `columns`) for which all of `within` holds."""
+    names = ", ".join(quoted(c.name) for c in columns)
+    given = ", ".join(
+        f"({i}, {', '.join('NULL' if value is None else _value(value, c) for value, c in zip(row, columns, strict=True))})"
+        for i, row in enumerate(rows)
+    )
+    return f"SELECT millstream_place FROM (VALUES {given}) AS v (millstream_place, {names}){_where(within)}"
+
+
+def one_of(keys: Sequence[Sequence[str]], key: Sequence[KeyColumn]) -> str:
+    """Whether a row has one of these keys."""
+    names = ", ".join(quoted(k.name) for k in key)
+    given = [", ".join(_value(value, k) for value, k in zip(values, key, strict=True)) for values in keys]
+    if len(key) == 1:
+        return f"{names} IN ({', '.join(given)})"
+    return f"({names}) IN ({', '.join(f'({values})' for values in given)})"
+
+
+def beyond(key: Sequence[KeyColumn], values: Sequence[str], *, backward: bool = False, inclusive: bool = False) -> str:
+    """Whether a row comes after a key, or before it (`backward`), in the order in which the table is read; or has it (`inclusive`).
+
+    `key` may be the first columns of it. Where all of them rise this is a row comparison, of which the server makes one span; else what
+    it stands for.
+    """
+    names = [quoted(k.name) for k in key]
+    given = [_value(value, k) for value, k in zip(values, key, strict=True)]
+    equal = "=" if inclusive else ""
+    if not any(k.descending for k in key):
+        sign = ("<" if backward else ">") + equal
+        return f"({', '.join(names)}) {sign} ({', '.join(given)})" if len(key) > 1 else f"{names[0]} {sign} {given[0]}"
+    ways = []
+    for i, k in enumerate(key):
+        same = [f"{name} = {value}" for name, value in zip(names[:i], given[:i], strict=True)]
+        sign = ("<" if k.descending != backward else ">") + (equal if i == len(key) - 1 else "")
+        ways.append("(" + " AND ".join([*same, f"{names[i]} {sign} {given[i]}"]) + ")")
+    return f"({' OR '.join(ways)})"
 
 
 def _member(name: str, *, is_json: bool) -> str:
@@ -163,17 +221,21 @@ def _member(name: str, *, is_json: bool) -> str:
     return f"""CASE WHEN {column} = 'null'::JSONB THEN '{{"__crdb_json_null__": true}}'::JSONB ELSE {column} END""" if is_json else column
 
 
-def _beyond(key: Sequence[KeyColumn], after: Sequence[str]) -> str:
-    """Rows after a key. Where all columns rise a row comparison, of which the server makes one span; else what it stands for."""
-    names = [quoted(k.name) for k in key]
-    values = [f"{literal(value)}::{k.sql_type}" for k, value in zip(key, after, strict=True)]
-    if not any(k.descending for k in key):
-        return f"({', '.join(names)}) > ({', '.join(values)})" if len(key) > 1 else f"{names[0]} > {values[0]}"
-    ways = []
-    for i, k in enumerate(key):
-        same = [f"{name} = {value}" for name, value in zip(names[:i], values[:i], strict=True)]
-        ways.append("(" + " AND ".join([*same, f"{names[i]} {'<' if k.descending else '>'} {values[i]}"]) + ")")
-    return f"({' OR '.join(ways)})"
+def _value(text: str, column: KeyColumn) -> str:
+    return f"{literal(text)}::{column.sql_type}"
+
+
+def _texts_of(key: Sequence[KeyColumn]) -> str:
+    return "".join(f", {quoted(k.name)}::STRING" for k in key)
+
+
+def _where(within: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(within)}" if within else ""
+
+
+def _by(key: Sequence[KeyColumn], rows: int | None) -> str:
+    order = ", ".join(f"{quoted(k.name)} {'DESC' if k.descending else 'ASC'}" for k in key)
+    return f" ORDER BY {order}" + (f" LIMIT {rows}" if rows is not None else "")
 
 
 def as_of(at: str | None) -> str:

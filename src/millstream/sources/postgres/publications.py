@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from millstream.errors import Irrecoverable, Refused
+from millstream.sources.faults import Fault
 from millstream.sources.postgres.describe import Described
-from millstream.sources.postgres.faults import Fault
 from millstream.sources.postgres.names import TableName, quoted
 from millstream.sources.postgres.session import Session
 

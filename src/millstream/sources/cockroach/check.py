@@ -1,0 +1,85 @@
+"""Is everything there that a first start needs? Every fault is found in one go, each with its cure. Nothing is made: the server keeps
+nothing for us."""
+
+from __future__ import annotations
+
+import difflib
+
+from millstream.errors import Refused
+from millstream.sources.cockroach import statements
+from millstream.sources.cockroach.describe import Catalogue, Found, Shape
+from millstream.sources.cockroach.names import TableName, quoted
+from millstream.sources.cockroach.session import Session
+from millstream.sources.faults import Fault, refused
+
+OLDEST_VERSION = (22, 1)
+_KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
+
+
+def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...]) -> None:
+    """Raises Refused with all faults; its code is the first one's."""
+    version = session.version
+    if version < OLDEST_VERSION:  # of which the rest could not even be asked
+        cure = f"CockroachDB {OLDEST_VERSION[0]}.{OLDEST_VERSION[1]} or newer is needed"
+        raise refused([Fault("server_version", f"the server is CockroachDB {version[0]}.{version[1]}", cure)], session.where)
+    database, user = (str(x) for x in session.rows(statements.WHO)[0])
+    faults = _rangefeed_faults(session)
+    found = catalogue.find(names)
+    oids = [f.oid for f in found.values() if f.kind == "r"]
+    shapes = catalogue.shapes(oids, None)
+    unreadable = catalogue.unreadable(oids)
+    for name in names:
+        faults += _table_faults(catalogue, name, found.get(name.written), shapes, unreadable, user)
+    faults += _topic_faults(names, database)
+    if faults:
+        raise refused(faults, session.where)
+
+
+def _rangefeed_faults(session: Session) -> list[Fault]:
+    try:
+        (enabled,) = session.rows(statements.RANGEFEEDS)[0]
+    except Refused as error:
+        if error.code != "privilege":
+            raise
+        return []  # only some may see settings; where it is off, the feed itself says so
+    if str(enabled).lower() in ("true", "on", "t"):
+        return []
+    cure = "an administrator runs: SET CLUSTER SETTING kv.rangefeed.enabled = true"
+    return [Fault("rangefeed", "kv.rangefeed.enabled is off: changefeeds cannot follow anything", cure)]
+
+
+def _table_faults(
+    catalogue: Catalogue, name: TableName, found: Found | None, shapes: dict[int, Shape], unreadable: set[int], user: str
+) -> list[Fault]:
+    if found is None:
+        near = difflib.get_close_matches(f"{name.schema}.{name.table}", catalogue.names(), 3, 0.4)
+        cure = f"did you mean {' or '.join(near)}?" if near else "name a table of this database as schema.table"
+        said = f"there is no table {name.written}, or user {user} may see nothing of it"
+        return [Fault("table_unknown", said, f"{cure} Else: GRANT SELECT, CHANGEFEED ON TABLE {name.quoted} TO {quoted(user)}")]
+    if found.kind != "r":
+        kind = _KINDS.get(found.kind, "no ordinary table")
+        return [Fault("table_kind", f"{name.written} is {kind}: its changes are in no feed", "leave it out")]
+    if found.oid in unreadable or found.oid not in shapes:
+        grant = f"GRANT SELECT, CHANGEFEED ON TABLE {name.quoted} TO {quoted(user)}"
+        return [Fault("privilege", f"user {user} may not read {name.written}", grant)]
+    faults = []
+    if (families := catalogue.families(name)) > 1:
+        cure = "put all columns into one family, or leave the table out: a topic per family is not built"
+        faults.append(Fault("column_families", f"{name.written} has {families} column families, and a feed tells each by itself", cure))
+    shape = shapes[found.oid]
+    if not shape.key_numbers:
+        cure = f"ALTER TABLE {name.quoted} ALTER PRIMARY KEY USING COLUMNS (…) with ordinary columns"
+        faults.append(Fault("no_key", f"the primary key of {name.written} has no column that its rows have", cure))
+    return faults
+
+
+def _topic_faults(names: tuple[TableName, ...], database: str) -> list[Fault]:
+    """Two tables that a feed would name alike: "a.b".c and a."b.c"."""
+    owners: dict[str, str] = {}
+    for name in names:
+        for topic in name.topics(database)[:1]:
+            if topic in owners:
+                said = f"a feed names {owners[topic]} and {name.written} alike"
+                return [Fault("same_topic", said, "put them into two sources")]
+            owners[topic] = name.written
+    return []

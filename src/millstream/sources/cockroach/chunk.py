@@ -1,0 +1,207 @@
+"""Chunks of a backfill: rows in key order, as the table was at a time that the stream has passed. Design §5.7.
+
+A chunk is read as of the table's place, where all that was committed before it was given. So its rows are never older than what
+the stream gave up to there, and never newer than what it gives from there on: each row's version is the place itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.errors import Refused, Retryable
+from millstream.events.batch import HOLES, Batch
+from millstream.events.types import RowSchema
+from millstream.sources.cockroach import scopes, statements
+from millstream.sources.cockroach.decode import Decoder, Messages
+from millstream.sources.cockroach.describe import Catalogue, Past, Shape
+from millstream.sources.cockroach.described import Described
+from millstream.sources.cockroach.failures import LOST
+from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.names import TableName
+from millstream.sources.cockroach.session import Session
+from millstream.sources.contract import Chunk, Scope
+
+ROW_BYTES_UNKNOWN = 1024
+KEYS_AT_ONCE = 1000
+
+
+class Chunks:
+    """Reads chunks of at most about `bytes_max`. `stopped` ends one that is being read."""
+
+    def __init__(self, session: Session, catalogue: Catalogue, bytes_max: int, stopped: Callable[[], bool]) -> None:
+        self._session, self._catalogue = session, catalogue
+        self._bytes_max, self._stopped = bytes_max, stopped
+        self._row_bytes: dict[str, int] = {}
+        self._shapes: dict[int, tuple[tuple[Any, ...], Shape]] = {}
+
+    def read(self, written: str, oid: int, at: Hlc, past: Past, after: list[Any] | None, rows_max: int, scope: Scope) -> Chunk | None:
+        """The next rows of the scope after the key `after` (its texts), as of `at`. None where that is too long ago by now.
+
+        Raises Refused where the table is gone or its key has another width, or the scope cannot be read.
+        """
+        read_us = time.time_ns() // 1000
+        where = f"{self._session.where} {written}"
+        with scopes.explained(scope, where):
+            try:
+                shape = self._shape(written, oid, at, after)
+                limit = max(1, min(rows_max, self._bytes_max // self._row_bytes.get(written, ROW_BYTES_UNKNOWN)))
+                within = scopes.within(scope, shape, where)
+                begun = [] if after is None else [statements.beyond(shape.reading, after)]
+                upto = self._step(shape, at, begun, limit) if scope.where is not None else None
+                ended = [] if upto is None else [statements.beyond(shape.reading, upto, backward=True, inclusive=True)]
+                found, whole = self._rows(shape, at, [*begun, *ended, *within], limit)
+            except Retryable as error:
+                if error.code != LOST:
+                    raise
+                return None
+        if found:
+            self._row_bytes[written] = max(1, sum(len(row[0] or b"") for row in found) // len(found))
+        described = past.described(shape, written, at)
+        rows, holes = self._decoded(described, at, [row[0] or b"" for row in found])
+        is_all = whole and len(found) < limit  # of what lies up to the end of the step
+        last = [(value or b"").decode() for value in found[-1][1:]] if found else after
+        return Chunk(
+            table=written,
+            schema=described.schema,
+            rows=rows,
+            mark=uuid.uuid4().hex,
+            newer=lambda live: newer(at, live),
+            last_key=upto if is_all and upto is not None else last,
+            done=is_all and upto is None,
+            read_us=read_us,
+            holes=holes,
+            read_point=(at.wall, at.logical),
+        )
+
+    def admits(self, written: str, oid: int, scope: Scope) -> int:
+        """About how many rows the scope has. Raises Refused("bad_scope")."""
+        where = f"{self._session.where} {written}"
+        with scopes.explained(scope, where):
+            shape = self._shape(written, oid, None, None)
+            key = scopes.key_columns(shape)
+            within = scopes.within(scope, shape, where)
+            given = [*(scope.keys or ()), *(end for end in (scope.first, scope.last) if end is not None)]
+            for values in dict.fromkeys(given):
+                self._session.rows(statements.cast(values, key[: len(values)]))
+            if within:
+                self._session.rows(statements.tried(_name(written, shape), within))
+            return len(set(scope.keys)) if scope.keys is not None else self._catalogue.estimate(_name(written, shape))
+
+    def absent(self, written: str, oid: int, at: Hlc, past: Past, schema: RowSchema, rows: pa.RecordBatch, scope: Scope) -> Chunk | None:
+        """Of `rows` those of the scope whose key no row has as of `at`; see `sources.contract`. None as `read`."""
+        read_us = time.time_ns() // 1000
+        where = f"{self._session.where} {written}"
+        with scopes.explained(scope, where):
+            try:
+                shape = self._shape(written, oid, at, None)
+                described = past.described(shape, written, at)
+                if described.schema.key != schema.key:
+                    said = f"the key is ({', '.join(described.schema.key)}) now, not ({', '.join(schema.key)})"
+                    raise Refused(said, code="table_changed", where=where)
+                gone = [
+                    start + i
+                    for start in range(0, rows.num_rows, KEYS_AT_ONCE)
+                    for i in self._absent(shape, described, at, schema, rows.slice(start, KEYS_AT_ONCE), scope, where)
+                ]
+            except Retryable as error:
+                if error.code != LOST:
+                    raise
+                return None
+        return Chunk(
+            table=written,
+            schema=schema,
+            rows=rows.take(pa.array(gone, pa.int64())),
+            mark=uuid.uuid4().hex,
+            newer=lambda live: newer(at, live),
+            last_key=None,
+            done=True,
+            read_us=read_us,
+            read_point=(at.wall, at.logical),
+        )
+
+    def _absent(
+        self, shape: Shape, described: Described, at: Hlc, schema: RowSchema, rows: pa.RecordBatch, scope: Scope, where: str
+    ) -> list[int]:
+        taken = set(range(rows.num_rows))
+        if not scope.is_whole:
+            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, shape, where)]))
+            given = scopes.texts(rows, schema, names)
+            placed = statements.placed(given, scopes.columns(shape, names), scopes.within(scope, shape, where))
+            taken = {int(place) for (place,) in self._session.rows(placed)}
+        key = scopes.key_columns(shape)
+        keys = [[value or "" for value in row] for row in scopes.texts(rows, schema, schema.key)]
+        json_names = [(name, False) for name in schema.key]
+        asked = statements.chunk(_name(described.name, shape), json_names, key, str(at), within=[statements.one_of(keys, key)])
+        found, _ = self._session.texts(asked, 1 << 40, self._stopped)
+        there = Described(
+            described.name, tuple(c for c in described.columns if c.id in described.key), described.key, described.key_width, at
+        )
+        present, _ = self._decoded(there, at, [row[0] or b"" for row in found])
+        have = set(zip(*(present.column(there.schema.names.index(name)).to_pylist() for name in schema.key), strict=True))
+        asked_for = zip(*(rows.column(schema.names.index(name)).to_pylist() for name in schema.key), strict=True)
+        return [i for i, values in enumerate(asked_for) if i in taken and values not in have]
+
+    # ---- parts of them
+
+    def _shape(self, written: str, oid: int, at: Hlc | None, after: list[Any] | None) -> Shape:
+        """The table as it was then; asked for anew only where its outline differs from the last one."""
+        outline = self._catalogue.outlines([oid], at).get(oid)
+        known = self._shapes.get(oid)
+        if outline is not None and (known is None or known[0] != outline):
+            shape = self._catalogue.shapes([oid], at).get(oid)
+            known = None if shape is None else (outline, shape)
+            if known is not None:
+                self._shapes[oid] = known
+        if outline is None or known is None or (after is not None and len(after) != len(known[1].key)):
+            raise Refused(f"{written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
+        return known[1]
+
+    def _step(self, shape: Shape, at: Hlc, begun: Sequence[str], limit: int) -> list[Any] | None:
+        """The key up to which a chunk looks; None: to the end. A condition that few rows fulfil would look through the whole table for one
+        chunk, and the stream would wait: so at most `limit` rows are looked at."""
+        asked = statements.key_at(_name("", shape), shape.reading, str(at), within=begun, rows=limit)
+        found, _ = self._session.texts(asked, self._bytes_max, self._stopped)
+        return [(value or b"").decode() for value in found[0]] if found else None
+
+    def _rows(self, shape: Shape, at: Hlc, within: Sequence[str], limit: int) -> tuple[list[list[bytes | None]], bool]:
+        columns = [(c.name, c.sql_type.upper() in ("JSONB", "JSON")) for c in shape.told]
+        asked = statements.chunk(_name("", shape), columns, shape.reading, str(at), within=within, rows=limit)
+        return self._session.texts(asked, 2 * self._bytes_max, self._stopped)
+
+    def _decoded(self, described: Described, at: Hlc, rows: Sequence[bytes]) -> tuple[pa.RecordBatch, pa.Array | None]:
+        """The rows in columns, and what the columns' types could not hold: by the feed's own decoder."""
+        schema = described.schema
+        if not rows:
+            return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema.arrow], schema=pa.schema(list(schema.arrow))), None
+        decoder = Decoder(lambda _topic, _at: described, self._session.where)
+        decoder.know(described.name, described)
+        key = json.dumps([None] * described.key_width).encode()
+        times = f'"mvcc_timestamp": "{at}", "updated": "{at}"'.encode()
+        values = [b'{"after": ' + row + b', "before": null, ' + times + b"}" for row in rows]
+        told = decoder.decode(Messages([described.name] * len(rows), [key] * len(rows), values))
+        for _, why in told.aside:
+            raise why
+        (batch,) = told.batches
+        after = batch.column("after")
+        images = pa.RecordBatch.from_arrays([*after.flatten()], schema=pa.schema(list(batch.schema.arrow)))
+        holes = batch.column("holes")
+        return images, None if holes.null_count == len(holes) else holes.cast(HOLES)
+
+
+def newer(at: Hlc, live: Batch) -> npt.NDArray[np.bool_]:
+    """For each live event, whether it is above the read point."""
+    major, minor = np.asarray(live.column("major")), np.asarray(live.column("minor"))
+    above: npt.NDArray[np.bool_] = (major > at.wall) | ((major == at.wall) & (minor > at.logical))
+    return above
+
+
+def _name(written: str, shape: Shape) -> TableName:
+    return TableName(written, shape.schema, shape.table)

@@ -1,0 +1,277 @@
+"""Changefeeds as they are read: one connection and one thread each, all into one queue.
+
+A thread exists so that the server goes on sending while a piece is decoded and made durable. What waits in the queue is bounded in
+bytes, over all feeds; then nothing more is read, and the server waits. A feed that ends says why, behind all that came before.
+Reference: CockroachDB 26.1, "CREATE CHANGEFEED" without INTO; libpq, "Retrieving Query Results Row-by-Row".
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from millstream.errors import MillstreamError, Retryable
+from millstream.sources.cockroach import statements
+from millstream.sources.cockroach.decode import Decoder, Messages
+from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.names import TableName
+from millstream.sources.cockroach.session import Server, send
+
+TICK_S = 0.5
+# While behind, a little waiting turns many small pieces into one; nothing waits longer than GATHER_S for others.
+NAP_S = 0.002
+GATHER_S = 0.05
+BEHIND_FROM = 20  # rows that one look at the connection found
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one piece, and of all that wait together."""
+
+    messages: int
+    bytes: int
+    queue_bytes: int
+
+
+@dataclass
+class Ability:
+    """What is learnt about the server as it is asked: shared by the feeds of a source."""
+
+    json_nulls: bool = True
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Messages of one feed, in its order. `bytes` is their size."""
+
+    feed: Feed
+    messages: Messages
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The feed gives nothing more, and why. After all of its pieces."""
+
+    feed: Feed
+    why: MillstreamError
+
+
+class Queue:
+    """Pieces of several feeds, in the order in which they came. Bounded in bytes; a single piece always finds room in an empty one."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._items: deque[Piece | Ended] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: Piece | Ended) -> None:
+        """Waits for room. Where the reader, or the feed, is closed meanwhile the item is lost: nobody wants it."""
+        size = item.bytes if isinstance(item, Piece) else 0
+        with self._changed:
+            while size and self._bytes and self._bytes + size > self._bytes_max and not (self._closed or item.feed.closing):
+                self._changed.wait(TICK_S)
+            if not (self._closed or item.feed.closing):
+                self._items.append(item)
+                self._bytes += size
+                self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> Piece | Ended | None:
+        """The next item, None if there is none within the time, or when it is closed."""
+        with self._changed:
+            if not self._items and not self._closed and timeout_s > 0:
+                self._changed.wait(timeout_s)
+            if not self._items or self._closed:
+                return None
+            item = self._items.popleft()
+            self._bytes -= item.bytes if isinstance(item, Piece) else 0
+            self._changed.notify_all()
+            return item
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._items
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A table in a feed: as the definition writes it, its id, and the name that it has now."""
+
+    written: str
+    oid: int
+    name: TableName
+
+
+@dataclass(eq=False)
+class Feed:
+    """One changefeed. `start` it; `close` may be called from any thread, and twice.
+
+    The source's thread keeps on it `decoder`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), in
+    seconds of the monotonic clock; `resolved`: it has given one.
+    """
+
+    server: Server
+    tables: tuple[Watched, ...]
+    cursor: Hlc
+    queue: Queue
+    limits: Limits
+    ability: Ability
+    every: str
+    decoder: Decoder
+    heard_at: float = field(default_factory=time.monotonic)
+    resolved_at: float = field(default_factory=time.monotonic)
+    resolved: bool = False
+    closing: bool = False
+
+    def __post_init__(self) -> None:
+        self._wake_out, self._wake_in = os.pipe()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"{self.server.where} feed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Nothing of it is put into the queue from here on."""
+        with self._lock:
+            self.closing = True
+            if self._wake_in >= 0:
+                os.write(self._wake_in, b"\0")
+        self.queue.wake()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._lock:
+            for end in (self._wake_in, self._wake_out):
+                if end >= 0:
+                    os.close(end)
+            self._wake_in = self._wake_out = -1
+
+    # ---- the reading thread
+
+    def _run(self) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        why: MillstreamError = Retryable("the server ended the feed", code="connection", where=self.server.where)
+        try:
+            connection = self.server.connect()
+            with self.server.failing("the changefeed ended", feed=True):
+                self._read(connection.pgconn)
+        except MillstreamError as error:
+            why = error
+        finally:
+            if connection is not None:
+                connection.close()
+        self.queue.put(Ended(self, why))
+
+    def _read(self, pgconn: Any) -> None:
+        asked = self._ask(pgconn)
+        gathered = _Gathered()
+        while not self.closing:
+            count, ended = self._drain(pgconn, gathered, asked)
+            full = gathered.size >= self.limits.bytes or len(gathered.values) >= self.limits.messages
+            if gathered.values and (full or ended or not self._worth_waiting(count, gathered)):
+                self.queue.put(Piece(self, gathered.messages(), gathered.size))
+                gathered = _Gathered()
+            if ended:
+                return
+            if full:
+                continue
+            if gathered.values:
+                time.sleep(NAP_S)
+                pgconn.consume_input()
+            elif pgconn.is_busy():
+                self._wait(pgconn)
+
+    def _ask(self, pgconn: Any) -> bool:
+        json_nulls = self.ability.json_nulls
+        names = [t.name for t in self.tables]
+        send(pgconn, statements.feed(names, str(self.cursor), json_nulls=json_nulls, every=self.every).encode(), binary=True)
+        return json_nulls
+
+    def _worth_waiting(self, count: int, gathered: _Gathered) -> bool:
+        """While the other thread has pieces to work on, a larger one costs no time."""
+        waited = time.monotonic() - gathered.since
+        return waited < GATHER_S and (not self.queue.is_empty or count >= BEHIND_FROM)
+
+    def _drain(self, pgconn: Any, into: _Gathered, json_nulls: bool) -> tuple[int, bool]:
+        """What is at hand, up to about the limits: how many rows, and whether the feed has ended behind them."""
+        count, room, bytes_max = 0, self.limits.messages - len(into.values), self.limits.bytes
+        is_busy, get_result, single = pgconn.is_busy, pgconn.get_result, pq.ExecStatus.SINGLE_TUPLE
+        while count < room and into.size < bytes_max and not is_busy():
+            result = get_result()
+            if result is None:
+                return count, True
+            if result.status == single:
+                into.add(result)
+                count += 1
+            elif result.status == pq.ExecStatus.TUPLES_OK:
+                continue
+            else:
+                self._refused(pgconn, result, json_nulls)
+        return count, False
+
+    def _refused(self, pgconn: Any, result: Any, json_nulls: bool) -> None:
+        """The one option that older servers do not know is left out; anything else ends the feed."""
+        error = psycopg.errors.error_from_result(result)
+        text = str(error)
+        if not (json_nulls and "invalid option" in text and statements.JSON_NULLS in text):
+            raise error
+        while pgconn.get_result() is not None:  # the connection is free again
+            continue
+        self.ability.json_nulls = False
+        self._ask(pgconn)
+
+    def _wait(self, pgconn: Any) -> None:
+        """Until there is something to read, or to stop for."""
+        select.select([pgconn.socket, self._wake_out], [], [], TICK_S)
+        pgconn.consume_input()  # also where nothing woke us: what TLS has decrypted already does not
+
+
+class _Gathered:
+    """Rows as they come, until they are made a piece."""
+
+    def __init__(self) -> None:
+        self._topics: list[str | None] = []
+        self._keys: list[bytes | None] = []
+        self.values: list[bytes] = []
+        self.size = 0
+        self.since = time.monotonic()
+        self._spelt: dict[bytes, str] = {}
+
+    def add(self, result: Any) -> None:
+        topic, key, value = result.get_value(0, 0), result.get_value(0, 1), result.get_value(0, 2)
+        if result.fformat(2) == pq.Format.TEXT:  # a server that does not do as it was asked
+            key, value = _unhexed(key), _unhexed(value)
+        if topic is None:
+            self._topics.append(None)
+        else:
+            self._topics.append(self._spelt.get(topic) or self._spelt.setdefault(topic, topic.decode()))
+            self.size += len(key or b"")
+        self._keys.append(key)
+        self.values.append(value or b"")
+        self.size += len(value or b"")
+
+    def messages(self) -> Messages:
+        return Messages(self._topics, self._keys, self.values)
+
+
+def _unhexed(value: bytes | None) -> bytes | None:
+    return bytes.fromhex(value[2:].decode()) if value is not None and value.startswith(b"\\x") else value

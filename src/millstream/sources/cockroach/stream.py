@@ -1,0 +1,356 @@
+"""One reading of a source: which feeds run, up to where each table is complete, and what is done where a feed ends.
+
+Each table has a place of its own, a resolved time, and resumes there. Tables at one place share a feed; feeds whose places
+have come near are made one. What ends a feed ends it for the table that it is about: the others go on from their places.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
+from millstream.events.batch import Batch
+from millstream.events.progress import Position
+from millstream.sources.cockroach import failures, statements
+from millstream.sources.cockroach.decode import Decoder
+from millstream.sources.cockroach.describe import Catalogue, Past, Shape
+from millstream.sources.cockroach.described import Described
+from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
+from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.names import TableName
+from millstream.sources.cockroach.options import Options
+from millstream.sources.cockroach.session import Server, Session
+from millstream.sources.contract import Delivery, Lost
+
+IDLE_S = 0.1
+LOOK_EVERY_S = 1.0  # at the tables' descriptions
+MERGE_WITHIN_NS = 5_000_000_000
+_AFRESH = "the other tables of the source go on. For this one begin a source under another name, with new topics and a load of its own"
+
+
+@dataclass
+class _Table:
+    """What is known of a table while it is watched. `place`: all up to there was given."""
+
+    watched: Watched
+    place: Hlc
+    outline: tuple[Any, ...] = ()
+
+
+class Stream:
+    """One call of `Source.stream`. `marks` are those of chunks that were read: each goes with a delivery of its own."""
+
+    def __init__(
+        self, server: Server, session: Session, catalogue: Catalogue, options: Options, ability: Ability, reopened: set[str]
+    ) -> None:
+        """`reopened` outlives the stream: tables whose feed was opened again for want of a resolved time, and has given none since."""
+        self._server, self._session, self._catalogue, self._options = server, session, catalogue, options
+        self._ability, self._reopened = ability, reopened
+        self._limits = Limits(options.batch_messages, options.batch_bytes, options.queue_bytes)
+        self._queue = Queue(options.queue_bytes)
+        self._tables: dict[str, _Table] = {}
+        self._aside: dict[str, str] = {}
+        self._feeds: list[Feed] = []
+        self._database = ""
+        self._looked_at = 0.0
+        self._least = (0, 0)
+        self.marks: list[str] = []
+        self.past: Past
+        self._closed = False
+
+    # ---- what chunks ask
+
+    def table(self, written: str) -> tuple[int, Hlc] | None:
+        """The id and the place of a table; None where it is not watched (any longer)."""
+        found = self._tables.get(written)
+        return None if found is None else (found.watched.oid, found.place)
+
+    # ---- opening
+
+    def open(self, resume: Position | None) -> list[tuple[str, MillstreamError]]:
+        """Start the feeds; tables that are not what they were come back, with why."""
+        detail = resume.detail if resume is not None else {}
+        self._least = (resume.major, resume.minor) if resume is not None else (0, 0)
+        self._database = str(self._session.rows(statements.WHO)[0][0])
+        self.past = Past(self._catalogue, detail.get("past", {}))
+        self._aside = dict(detail.get("aside", {}))
+        names = [n for n in self._options.names() if n.written not in self._aside]
+        places = {t: Hlc(*at) for t, at in resume.tables.items()} if resume is not None else {}
+        oids: dict[str, int] = detail.get("oids", {})
+        found = self._catalogue.find(names) if names else {}
+        now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
+        aside: list[tuple[str, MillstreamError]] = []
+        for name in names:
+            written = name.written
+            here = found.get(written)
+            if written in places and written in oids and (here is None or here.oid != oids[written]):
+                watched = self._renamed(name, oids[written])
+                if watched is None:
+                    aside.append((written, self._gone(written, again=here is not None)))
+                    continue
+            elif here is None:
+                raise unknown_table(name, self._server.where)
+            else:
+                watched = Watched(written, here.oid, name)
+            self._tables[written] = _Table(watched, places.get(written, now))
+        for written, _ in aside:
+            self._aside[written] = "gone"
+        self._open_feeds(list(self._tables.values()))
+        return aside
+
+    def _renamed(self, name: TableName, oid: int) -> Watched | None:
+        """The table under the name that it has now. Its topic keeps the one of the definition."""
+        shape = self._catalogue.shapes([oid], None).get(oid)
+        return None if shape is None else Watched(name.written, oid, TableName(name.written, shape.schema, shape.table))
+
+    def _gone(self, written: str, *, again: bool) -> MillstreamError:
+        said = "was dropped, and another of its name was made" if again else "was dropped"
+        return Irrecoverable(f"{written} {said}", code="table_dropped", where=f"{self._server.where} {written}", cure=_AFRESH)
+
+    def _open_feeds(self, tables: Sequence[_Table], *, alone: bool = False) -> None:
+        """Feeds for these tables, which are in none: one for each place, or for each table."""
+        groups: dict[Any, list[_Table]] = {}
+        for t in tables:
+            groups.setdefault(t.watched.written if alone or self._options.feeds == "per_table" else t.place, []).append(t)
+        for group in groups.values():
+            feed = self._feed([t.watched for t in group], min(t.place for t in group))
+            self._feeds.append(feed)
+            feed.start()
+
+    def _feed(self, watched: Sequence[Watched], cursor: Hlc) -> Feed:
+        by_topic = {topic: w for w in watched for topic in w.name.topics(self._database)}
+        decoder = self._decoder(by_topic)
+        self._describe(decoder, by_topic, cursor)
+        every = f"{round(self._options.resolved_every_s * 1000)}ms"
+        return Feed(self._server, tuple(watched), cursor, self._queue, self._limits, self._ability, every, decoder)
+
+    def _decoder(self, by_topic: dict[str, Watched]) -> Decoder:
+        def describe(topic: str, at: Hlc) -> Described:
+            watched = by_topic.get(topic)
+            if watched is None:
+                raise Irrecoverable(
+                    f"the feed gave rows of {topic}, which it was not asked for", code="unknown_table", where=self._server.where
+                )
+            shape = self._catalogue.shapes([watched.oid], at).get(watched.oid)
+            if shape is None:
+                raise Retryable(f"{watched.written} was not there at {at}", code="not_described", where=self._server.where)
+            return self.past.described(shape, watched.written, at)
+
+        @lru_cache(maxsize=65_536)
+        def changing(topic: str, at: Hlc) -> bool:
+            return self._catalogue.changing(by_topic[topic].oid, at)
+
+        return Decoder(describe, self._server.where, changing=changing if self._session.version[0] <= 22 else None)
+
+    def _describe(self, decoder: Decoder, by_topic: dict[str, Watched], at: Hlc) -> None:
+        """Tables as they were where the feed begins: what changes after that is news."""
+        oids = sorted({w.oid for w in by_topic.values()})
+        shapes = self._catalogue.shapes(oids, at)
+        outlines = self._catalogue.outlines(oids, at)
+        for topic, watched in by_topic.items():
+            if (shape := shapes.get(watched.oid)) is not None:
+                self.past.begin(shape, at)
+                self._tables[watched.written].outline = outlines.get(watched.oid, ())
+                decoder.know(topic, self.past.described(shape, watched.written, at))
+
+    # ---- the loop
+
+    def deliveries(self, aside: list[tuple[str, MillstreamError]]) -> Iterator[Delivery]:
+        if aside:
+            yield self._delivery(aside=aside)
+        looked_after = time.monotonic()
+        while not self._closed:
+            if time.monotonic() - looked_after >= LOOK_EVERY_S:
+                looked_after = time.monotonic()
+                self._look_after_feeds()
+            item = self._queue.take(0 if self.marks else IDLE_S)
+            if item is None:
+                yield self._delivery(idle=True)
+            elif item.feed not in self._feeds:
+                continue
+            elif isinstance(item, Ended):
+                yield from self._ended(item)
+            else:
+                yield self._told(item)
+
+    def _told(self, piece: Piece) -> Delivery:
+        feed = piece.feed
+        told = feed.decoder.decode(piece.messages)
+        feed.heard_at = time.monotonic()
+        aside = list(told.aside)
+        for written, _ in aside:
+            self._put_aside(written)
+        if told.resolved is not None:
+            self._advance(feed, told.resolved)
+        return self._delivery(batches=told.batches, aside=aside, dropped=told.dropped)
+
+    def _advance(self, feed: Feed, resolved: Hlc) -> None:
+        feed.resolved_at, feed.resolved = time.monotonic(), True
+        for watched in feed.tables:
+            self._reopened.discard(watched.written)
+            if (table := self._tables.get(watched.written)) is not None:
+                # A feed that was merged begins below the place of some of its tables: those do not go back.
+                table.place = max(table.place, resolved)
+        if feed.resolved_at - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = feed.resolved_at
+            self._look(feed, resolved)
+
+    def _look(self, feed: Feed, at: Hlc) -> None:
+        """Describe anew those of the feed's tables that are not as they were."""
+        oids = [t.oid for t in feed.tables if t.written in self._tables]
+        outlines = self._catalogue.outlines(oids, at)
+        changed = [w for w in feed.tables if w.oid in outlines and w.written in self._tables]
+        changed = [w for w in changed if self._tables[w.written].outline != outlines[w.oid]]
+        shapes: dict[int, Shape] = self._catalogue.shapes([w.oid for w in changed], at)
+        for watched in changed:
+            if (shape := shapes.get(watched.oid)) is None:
+                continue
+            table = self._tables[watched.written]
+            table.outline = outlines[watched.oid]
+            table.watched = Watched(watched.written, watched.oid, TableName(watched.written, shape.schema, shape.table))
+            for topic in watched.name.topics(self._database):  # an open feed keeps the name that it was opened with
+                feed.decoder.know(topic, self.past.described(shape, watched.written, at))
+
+    def _delivery(
+        self,
+        *,
+        batches: tuple[Batch, ...] = (),
+        idle: bool = False,
+        aside: Sequence[tuple[str, MillstreamError]] = (),
+        dropped: Any = None,
+        lost: tuple[Lost, ...] = (),
+    ) -> Delivery:
+        mark = self.marks.pop(0) if self.marks else None
+        return Delivery(batches, self._position(), mark, idle, None, tuple(aside), dropped or {}, lost)
+
+    def _position(self) -> Position:
+        places = {written: (t.place.wall, t.place.logical) for written, t in self._tables.items()}
+        detail = {
+            "oids": {written: t.watched.oid for written, t in self._tables.items()},
+            "past": self.past.stored,
+            "aside": self._aside,
+        }
+        self._least = min(places.values(), default=self._least)  # where every table is set aside it stays
+        return Position(*self._least, detail, places)
+
+    # ---- feeds that end, are silent, or can be one
+
+    def _ended(self, ended: Ended) -> Iterator[Delivery]:
+        feed, why = ended.feed, ended.why
+        self._feeds.remove(feed)
+        feed.close()
+        left = [self._tables[w.written] for w in feed.tables if w.written in self._tables]
+        match why.code:
+            case failures.LOST if len(left) > 1:
+                # The time that old rows are kept for is a table's own: each is tried by itself.
+                self._open_feeds(left, alone=True)
+            case failures.LOST:
+                yield self._delivery(lost=self._resume_now(left, why))
+                self._open_feeds(left)
+            case failures.TRUNCATED:
+                gone = [t for t in left if t.watched.name.table == failures.named_table(why.message)] or left[:1]
+                yield self._delivery(lost=self._resume_now(gone, why))
+                self._open_feeds(left)
+            case failures.DROPPED:
+                there = self._catalogue.outlines([t.watched.oid for t in left], None)
+                dropped = [t.watched.written for t in left if t.watched.oid not in there]
+                if not dropped:
+                    raise why
+                yield self._set_aside([(written, self._gone(written, again=False)) for written in dropped])
+                self._open_feeds([t for t in left if t.watched.written not in dropped])
+            case failures.FAMILIES:
+                named = failures.named_table(why.message)
+                cut = [t.watched.written for t in left if t.watched.name.table == named]
+                if not cut:
+                    raise why
+                yield self._set_aside([(written, why) for written in cut])
+                self._open_feeds([t for t in left if t.watched.written not in cut])
+            case failures.KEY_CHANGED:
+                at = failures.time_of_change(why.message)
+                if at is None:
+                    raise why
+                for table in left:
+                    table.place = max(table.place, Hlc.parse(at))
+                self._open_feeds(left)
+            case _:
+                raise why
+
+    def _resume_now(self, tables: Sequence[_Table], why: MillstreamError) -> tuple[Lost, ...]:
+        now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
+        lost = []
+        for table in tables:
+            written = table.watched.written
+            said = Irrecoverable(
+                f"changes of {written} after {table.place} and up to {now} are in no feed: {why.message}",
+                code=why.code,
+                where=f"{self._server.where} {written}",
+                cure="a reconciling backfill makes the topic what the table is: `on_loss: reconcile` starts it; what rows were in between "
+                "is not known",
+            )
+            lost.append(Lost(written, said, (now.wall, now.logical)))
+            table.place = now
+        return tuple(lost)
+
+    def _set_aside(self, tables: list[tuple[str, MillstreamError]]) -> Delivery:
+        for written, _ in tables:
+            self._put_aside(written)
+        return self._delivery(aside=tables)
+
+    def _put_aside(self, written: str) -> None:
+        self._aside[written] = "aside"
+        self._tables.pop(written, None)
+
+    def _look_after_feeds(self) -> None:
+        now = time.monotonic()
+        for feed in self._feeds:
+            names = {w.written for w in feed.tables}
+            unresolved = now - feed.resolved_at > self._options.resolved_timeout_s
+            silent = now - feed.heard_at > self._options.resolved_timeout_s
+            # Once: a feed that catches up tells rows for long before it can say up to where, and would begin again each time.
+            if unresolved and (silent or not names <= self._reopened):
+                self._reopened |= names
+                raise Retryable(
+                    f"the feed of {', '.join(sorted(names))} has not said for {self._options.resolved_timeout_s:g} s "
+                    "up to where it is complete",
+                    code="no_resolved",
+                    where=self._server.where,
+                    cure="nothing: the feed is opened again from its place. If this comes again, see SHOW RANGES and the server's log",
+                )
+        if len(self._feeds) > 1 and self._options.feeds == "one":
+            self._merge()
+
+    def _merge(self) -> None:
+        """One feed where several have come to about one place. It begins at the least: what is told again is below the others' places."""
+        tables = list(self._tables.values())
+        places = [t.place.wall for t in tables]
+        if all(f.resolved for f in self._feeds) and max(places) - min(places) <= MERGE_WITHIN_NS:
+            self._close_feeds()
+            feed = self._feed([t.watched for t in tables], min(t.place for t in tables))
+            self._feeds.append(feed)
+            feed.start()
+
+    def _close_feeds(self) -> None:
+        for feed in self._feeds:
+            feed.close()
+        self._feeds = []
+
+    def close(self) -> None:
+        """Ends `deliveries`; may be called from any thread, and twice."""
+        self._closed = True
+        self._queue.close()
+        for feed in list(self._feeds):
+            feed.close()
+
+
+def unknown_table(name: TableName, where: str) -> Refused:
+    return Refused(
+        f"there is no table {name.written}, or this user may see nothing of it",
+        code="table_unknown",
+        where=where,
+        cure=f"name a table of this database as schema.table, and GRANT SELECT ON TABLE {name.quoted}. One that was renamed: give it its "
+        "old name back; a topic keeps its table's name for life, so under the new name it is a new table, with a load of its own",
+    )
