@@ -1,6 +1,6 @@
 """What the suite needs of each kind of source: a rig, which is a real database with the hands to work it.
 
-A kind in `sources.kinds` without a rig here fails the suite.
+A kind with a log, in `sources.kinds`, without a rig here fails the suite. What tells things again has a suite of its own.
 """
 
 from __future__ import annotations
