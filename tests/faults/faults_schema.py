@@ -21,6 +21,7 @@ from typing import Any
 
 import psycopg
 from faults_events import Change, Event, Row, changes, row
+from faults_hook import Hook
 from faults_oracle import rows, written
 from faults_project import Project, until
 from faults_schema_oracle import Told, Wanted, changelog, complaints_of, source_topic
@@ -56,6 +57,7 @@ CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON movie FOR EACH ROW EX
 CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON studio FOR EACH ROW EXECUTE FUNCTION audited();
 """
 
+_MESH = "mesh: altered\nnotify: {webhook: '${HOOK_URL}', webhook_hosts: [127.0.0.1]}\n"
 _SOURCE = """\
 source: studio
 connector: postgres
@@ -88,7 +90,7 @@ class Pipeline:
 
 
 class Altered:
-    """Enter it: the database is made, the mesh is applied and has caught up, the workload writes."""
+    """Enter it: the database is made, the mesh is applied and has caught up, the workload writes. `hook` is where owners are told."""
 
     _numbers = count(1)
 
@@ -105,9 +107,11 @@ class Altered:
             )
             connection.execute(f"INSERT INTO movie SELECT i, 'Old ' || i, 2001, 1, NULL, 1 FROM generate_series({QUIET}) i".encode())
             connection.execute(_AUDITED)  # what is there before the first change is read, and that the replay shows
-        files = {"mesh.yaml": "mesh: altered\n", "sources/studio.yaml": _SOURCE}
+        files = {"mesh.yaml": _MESH, "sources/studio.yaml": _SOURCE}
         files |= {f"pipelines/{name}.yaml": pipeline(name, p.sql, *p.sinks, follow=p.follow) for name, p in pipelines.items()}
-        self.project = Project(folder, {"STUDIO_URL": server.url(self.database), "STUDIO_SLOT": self.database}, files)
+        self.hook = Hook()
+        settings = {"STUDIO_URL": server.url(self.database), "STUDIO_SLOT": self.database, "HOOK_URL": self.hook.url}
+        self.project = Project(folder, settings, files)
         self.workload = Writer(self.connect, seed, pace_s)
         self._alterations: list[Alteration] = []
         self._events: dict[str, list[Told]] = {}
@@ -120,6 +124,7 @@ class Altered:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.project.close()
+        self.hook.close()
         try:
             self.workload.stop()
         finally:

@@ -107,6 +107,17 @@ def drop_note(world: Altered) -> None:
     world.alter("DROP COLUMN note", lambda found: found.pop("note", None) and None)
 
 
+def told_of_pauses(world: Altered, concerned: set[str]) -> None:
+    """Each owner once, whatever was killed since; nobody else."""
+    told = {n["part"]: n for n in world.hook.told}
+    assert sorted(n["part"] for n in world.hook.told) == sorted(concerned), world.hook.told
+    for part, notice in told.items():
+        name = part.removeprefix("pipeline.")
+        assert (notice["state"], notice["owner"], notice["mesh"]) == ("paused", f"team-{name}", "altered")
+        assert f"{MOVIE}.note" in notice["reason"] and f"step {name} uses it" in notice["reason"], notice
+        assert f"millstream resume {name}" in notice["cure"], notice
+
+
 def drop_a_consumed_column(world: Altered, kills: int) -> None:
     rng = random.Random(f"drop {kills}")
     concerned = {"pipeline.noted", "pipeline.remarked"}
@@ -126,6 +137,7 @@ def drop_a_consumed_column(world: Altered, kills: int) -> None:
             said = parts[f"pipeline.{name}"]
             assert f"{MOVIE}.note" in said["reason"] and f"step {step} uses it" in said["reason"], said
             assert f"millstream resume {name}" in said["cure"], said
+    told_of_pauses(world, concerned)
     killed(world, kills, rng)
     with world.workload.paused():
         world.project.command("run", "--until-caught-up", code=4)
@@ -134,6 +146,7 @@ def drop_a_consumed_column(world: Altered, kills: int) -> None:
             before = [e for e in world.events(topics, MOVIE) if "note" in e.schema.names]
             assert not made_of("noted before the change", world.events(topics, "noted.noted"), before, noted)
             since = {name: world.events(topics, f"{name}.{name}")[-1].offset + 1 for name in ("noted", "remarked")}
+    told_of_pauses(world, concerned)
     world.edit("noted", TITLES, Wanted(plain(TITLES), MOVIE, picks("id", "title"), changed_at=since["noted"]))
     now = REMARKED.replace("m.note", "m.title")
     world.edit("remarked", now, Wanted(plain(now), changed_at=since["remarked"]))
