@@ -136,6 +136,10 @@ def build_mesh(
 
             return [pipeline(p) for p in plans if p.nodes], [sink(p, s) for p in plans for s in p.sinks]
 
+        def connector(source: str) -> Connector:
+            folder, orders = place.copies(source), catalogue.backfills
+            return Connector(open_source(source), topics, registry, describe=describe, folder=folder, orders=orders)
+
         def runner(change: Change, report: Report, figures: Figures) -> Runner:
             versions, memory_mib = Versions(topics, registry), project.mesh.state_memory_mib
             pipelines, sinks = parts(project, change.plans)
@@ -168,7 +172,7 @@ def build_mesh(
 
             return Runner(
                 topics,
-                [Connector(open_source(s.name), topics, registry, describe=describe, folder=place.copies(s.name)) for s in project.sources],
+                [connector(s.name) for s in project.sources],
                 pipelines,
                 sinks,
                 report,

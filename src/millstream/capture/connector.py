@@ -7,8 +7,9 @@ backfills are read between two deliveries of the stream, by the same thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +20,10 @@ import pyarrow as pa
 from millstream.capture import emptying
 from millstream.capture.admission import Admission, LogAdmission
 from millstream.capture.aside import entry, unfit_key
-from millstream.capture.backfill import Backfills, next_up, resumed, stored, with_schema_backfill
+from millstream.capture.backfill import Backfills, doing, resumed, stored, with_schema_backfill
 from millstream.capture.keeping import complete
+from millstream.capture.orders import Desk, Orders
+from millstream.capture.reading import Reading
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
@@ -34,7 +37,6 @@ from millstream.sources.contract import Delivery, Source, Truncate
 from millstream.topics.contract import Producer, Topic, Topics
 
 PROGRESS_EVERY_S = 1.0  # how often a position that moved without events is made durable
-CHUNK_ROWS_MAX = 50_000
 
 
 @dataclass
@@ -58,13 +60,17 @@ class Connector:
         clock: Callable[[], float] = time.time,
         describe: Callable[[str, RowSchema], RowSchema] = lambda _, schema: schema,
         folder: Path | None = None,
+        orders: Orders | None = None,
     ) -> None:
         """`describe(topic, schema)` is the schema with what people say of its columns. `folder`: where copies of rows are kept from
-        one opening to the next; None: nowhere."""
+        one opening to the next; None: nowhere. `orders`: what people ask of backfills."""
         self._folder = folder
         self._source, self._topics, self._registry, self._clock = source, topics, registry, clock
         self._describe = describe
         self.name = f"source.{source.name}"
+        self._desk = Desk(source.name, orders, clock)
+        self._reading = Reading(source, topics, registry, self._desk, self._rows_of)
+        self._backfills: Backfills = {}
         self.counts = Counts()
         self._producer: Producer | None = None
         self._stream: Iterator[Delivery] | None = None
@@ -92,7 +98,8 @@ class Connector:
         tables = self._source.tables()
         self._topic_of = {t.name: self._existing(f"{self._source.name}.{t.name}") for t in tables}
         start = self._source.schema_backfill == "start"
-        self._backfills: Backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
+        self._backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
+        self._backfills = self._desk.look(self._backfills, self._topic_of)
         self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}), self._describe)
         for table in tables:
             if table.kept:
@@ -159,8 +166,8 @@ class Connector:
 
     @property
     def loaded(self) -> bool:
-        """Every backfill that is wanted is done."""
-        return next_up(self._backfills, self._aside) is None
+        """Every backfill that is wanted and not paused is done."""
+        return not self._desk.busy(self._backfills, self._aside)
 
     @property
     def aside(self) -> Mapping[str, Mapping[str, Any]]:
@@ -170,11 +177,7 @@ class Connector:
     @property
     def loading(self) -> tuple[str, int, int]:
         """What is loaded now, its rows done and the estimate of all."""
-        loads = [b for b in self._backfills.values() if b.is_initial]
-        if all(b.done for b in loads):
-            loads = [b for b in self._backfills.values() if b.wanted and not b.is_initial]
-        what = "initial load" if loads and loads[0].is_initial else "schema backfill"
-        return what, sum(b.rows for b in loads), sum(max(b.estimate, b.rows) for b in loads)
+        return doing(self._backfills)
 
     # ---- the loop
 
@@ -194,6 +197,7 @@ class Connector:
         reached("connector.decoded")
         backfills, aside = self._backfills, len(self._aside)
         live: list[Batch] = []
+        gone: list[Batch] = []
         for table, why in delivery.aside:
             self._set_aside(table, why, delivery.position)
         for b in (self._admitted(b) for b in delivery.batches if self._is_told(b.topic, b.schema, delivery.position)):
@@ -205,16 +209,19 @@ class Connector:
             self._seen_by_window(b)
         out = [b for b in live if len(b)]
         if delivery.mark is not None and self._window is not None and delivery.mark == self._window.chunk.mark:
-            rows, backfills = self._chunk_in(delivery.position, backfills)
-            out += [rows] if len(rows) else []
+            if self._window.gone:
+                gone, backfills = self._gone_in(delivery.position, backfills)
+            else:
+                rows, backfills = self._chunk_in(delivery.position, backfills)
+                out += [rows] if len(rows) else []
             self._window = None
         if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
             self._emptying = self._emptied(delivery.truncate, delivery.position, out, backfills)
             return True
         if out or backfills is not self._backfills or aside != len(self._aside) or self._progress_is_due(delivery.position):
-            self._commit(out, delivery.position, backfills)
+            self._commit(out, delivery.position, backfills, gone)
         self._open_window()
-        return bool(out)
+        return bool(out or gone)
 
     def _emptied(self, truncate: Truncate, at: Position, before: list[Batch], backfills: Backfills) -> Iterator[None]:
         """`before` and then the truncate, in as many commits as it takes; the position passes it with the last one."""
@@ -224,7 +231,9 @@ class Connector:
             topic = self._topic_of[table]
             if self._window is not None and self._window.topic == topic.name:
                 schema = self._window.chunk.schema
-                self._window = self._window.emptied(emptying.deletes(topic, schema, None, pa.nulls(1, schema.arrow), [None], truncate, at))
+                said = emptying.by(truncate, at)
+                one = emptying.deletes(topic, schema, None, pa.nulls(1, schema.arrow), [None], (at.major, at.minor), said)
+                self._window = self._window.emptied(one)
             rows = self._rows_of(topic)
             for _ in rows.follow(self._topics):
                 reached("truncate.reading")
@@ -293,7 +302,7 @@ class Connector:
         self.counts.orphans += found.orphans
         if found.left:
             table = batch.topic.removeprefix(f"{self._source.name}.")
-            unfinished = [b for b in backfills.values() if b.table == table and b.wanted and not b.done]
+            unfinished = [b for b in backfills.values() if b.table == table and b.wanted and not b.done and not b.is_asked]
             if not unfinished:
                 raise Irrecoverable(
                     f"{found.left} changed rows of {table} have a value that did not change, is stored out of line, and is not in the copy",
@@ -326,13 +335,23 @@ class Connector:
             position=str(at),
             now_us=int(self._clock() * 1e6),
         )
-        if window.spoiled or backfill.name != window.backfill:  # a later one took its place: it has read nothing yet
+        # A later one may have taken its place, which has read nothing yet; or it was cancelled.
+        if window.spoiled or backfill.name != window.backfill or backfill.done:
             return rows.slice(0, 0), backfills
         if topic.name in self._kept and len(rows):
             rows = self._versions.registered(rows)
             self._copies[topic.name].put(rows)
-        done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done)
+        done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
         return rows, {**backfills, window.slot: done}
+
+    def _gone_in(self, at: Position, backfills: Backfills) -> tuple[list[Batch], Backfills]:
+        """Deletes of rows that only the topic has, and the backfills with this page done."""
+        assert self._window is not None
+        topic, slot = self._topic_of[self._window.chunk.table], self._window.slot
+        gone, backfill = self._reading.gone(self._window, topic, backfills[slot], at)
+        for b in gone if topic.name in self._kept else []:
+            self._copies[topic.name].put(b)
+        return gone, {**backfills, slot: backfill}
 
     def _rows_of(self, topic: Topic) -> RowCopy:
         """A copy of the topic's rows. Temporary, but kept while this is open: who truncates once does it again."""
@@ -342,17 +361,24 @@ class Connector:
 
     def _open_window(self) -> None:
         """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream."""
-        if self._window is not None or (backfill := next_up(self._backfills, self._aside)) is None:
+        if self._window is not None:
             return
-        at = self.position or Position(0, 0)
+        self._backfills = self._desk.look(self._backfills, self._topic_of)
+        turn = self._desk.next(self._backfills, self._aside)
+        if turn is None:
+            return
+        backfill, at = turn.backfill, self.position or Position(0, 0)
         try:
-            chunk = self._source.chunk(backfill.table, backfill.after, CHUNK_ROWS_MAX)
+            is_told = partial(self._is_told, at=at)
+            self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told)
         except Refused as e:
-            if e.code != "table_changed":
+            if e.code == "bad_scope" and backfill.is_asked:
+                self._backfills = {**self._backfills, backfill.slot: backfill.over("failed", e.message)}
+            elif e.code == "table_changed":
+                self._set_aside(backfill.table, e, at)
+            else:
                 raise
-            return self._set_aside(backfill.table, e, at)
-        if chunk is not None and self._is_told(chunk.table, chunk.schema, at):
-            self._window = Window.over(chunk, self._topic_of[backfill.table].name, backfill)
+        if self._window is not None:
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:
@@ -360,11 +386,14 @@ class Connector:
         moved = self.position is None or position > self.position
         return moved and self._clock() - self._committed_at >= PROGRESS_EVERY_S
 
-    def _commit(self, out: list[Batch], position: Position, backfills: Backfills, *, told_again: bool = False) -> None:
+    def _commit(
+        self, out: list[Batch], position: Position, backfills: Backfills, gone: Sequence[Batch] = (), *, told_again: bool = False
+    ) -> None:
+        """`gone`: deletes of rows as they were told, which change no version."""
         assert self._producer is not None
         reached("connector.before_register")
         placed = self._versions.place(out, told_again=told_again)
-        out = placed.batches
+        out = [*placed.batches, *gone]
         for topic, version in placed.unsaid.items():
             table = topic.removeprefix(f"{self._source.name}.")
             backfills = with_schema_backfill(backfills, table, version, start=self._source.schema_backfill == "start")
@@ -397,6 +426,7 @@ class Connector:
         }
 
     def close(self) -> None:
+        self._desk.closing(self._backfills)
         self._close_stream()
         for copy in self._copies.values():
             copy.close()

@@ -7,6 +7,9 @@ what is still live. The deletes share the message's version: they have one place
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -23,7 +26,13 @@ SLICE_BYTES = 8 << 20
 
 def first(rows: RowCopy, topic: Topic, truncate: Truncate, at: Position) -> list[Batch]:
     """The deletes of some of the rows; none when there are no rows."""
-    return [deletes(topic, r.schema, r.schema_id, r.images, r.holes, truncate, at) for r in rows.first(SLICE_ROWS, SLICE_BYTES)]
+    found = rows.first(SLICE_ROWS, SLICE_BYTES)
+    return [deletes(topic, r.schema, r.schema_id, r.images, r.holes, (at.major, at.minor), by(truncate, at)) for r in found]
+
+
+def by(truncate: Truncate, at: Position) -> dict[str, Any]:
+    """What its deletes say of themselves."""
+    return {"ts_us": truncate.ts_us, "tx_id": truncate.tx_id, "position": str(at), "cause": "truncate"}
 
 
 def deletes(
@@ -32,12 +41,13 @@ def deletes(
     schema_id: int | None,
     images: pa.StructArray,
     holes: list[list[dict[str, str]] | None],
-    truncate: Truncate,
-    at: Position,
+    version: tuple[int, int],
+    said: Mapping[str, Any],
 ) -> Batch:
-    """One for each image, in the schema in which it was told: its before is what stood there."""
+    """One for each image, in the schema in which it was told: its before is what stood there. `said` is the same of all: columns of a
+    batch and their values."""
     count = len(images)
-    said = [None if one is None else [{"image": "before", **hole} for hole in one] for one in holes]
+    held = [None if one is None else [{"image": "before", **hole} for hole in one] for one in holes]
     return batch(
         topic.name,
         schema,
@@ -45,13 +55,10 @@ def deletes(
             "op": pa.repeat(DELETE, count),
             "before": images,
             "incarnation": np.full(count, topic.incarnation, np.uint32),
-            "major": np.full(count, at.major, np.uint64),
-            "minor": np.full(count, at.minor, np.uint32),
-            "ts_us": np.full(count, truncate.ts_us, np.int64),
-            "tx_id": pa.repeat(truncate.tx_id, count),
-            "position": pa.repeat(str(at), count),
-            "cause": pa.repeat("truncate", count),
-            "holes": pa.array(said, HOLES),
+            "major": np.full(count, version[0], np.uint64),
+            "minor": np.full(count, version[1], np.uint32),
+            "holes": pa.array(held, HOLES),
+            **{column: pa.repeat(value, count) for column, value in said.items()},
         },
         schema_id,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.avro import Codec
@@ -100,12 +101,12 @@ class RowCopy:
 
     # ---- following its topic
 
-    def follow(self, topics: Topics) -> Iterator[None]:
+    def follow(self, topics: Topics, bytes_max: int = _READ_BYTES) -> Iterator[None]:
         """Read the topic on to its end, piece by piece."""
         name = self._topic.name
         if 0 < self.next < topics.compacted_to(name) or self.next > topics.end(name):
             self._clear()
-        while batches := topics.read(name, self.next, bytes_max=_READ_BYTES):
+        while batches := topics.read(name, self.next, bytes_max=bytes_max):
             self.apply(batches, topics.read_end(batches))
             yield
 
@@ -150,13 +151,29 @@ class RowCopy:
             self._connection.execute("SELECT key, schema, row, holes FROM rows ORDER BY key LIMIT ?", [rows_max]), bytes_max
         )
 
+    def after(self, key: bytes, rows_max: int, bytes_max: int) -> list[Rows]:
+        """As `first`, of the rows beyond a key, in the order of the keys' bytes."""
+        found = self._connection.execute("SELECT key, schema, row, holes FROM rows WHERE key > ? ORDER BY key LIMIT ?", [key, rows_max])
+        return self._grouped(found, bytes_max)
+
     def of(self, keys: Sequence[bytes]) -> list[Rows]:
         """The rows with these keys that there are, in no order."""
+        return self._grouped(self._asked(keys), None)
+
+    def has(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """For each event, whether its row is here exactly as it is after it, told in the same version."""
+        keys, after = key_bytes(batch), batch.column("after")
+        stands = {key: (schema, row, said) for key, schema, row, said in self._asked(keys)}
+        holes = map(_of_after, batch.column("holes").to_pylist())
+        told = zip(keys, _encoded(batch.topic, batch.schema, after), holes, strict=True)
+        return np.array([stands.get(key) == (batch.schema_id, row, said) for key, row, said in told], np.bool_)
+
+    def _asked(self, keys: Sequence[bytes]) -> sqlite3.Cursor:
         connection = self._connection
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS asked (key BLOB PRIMARY KEY)")
         connection.execute("DELETE FROM asked")
         connection.executemany("INSERT OR IGNORE INTO asked VALUES (?)", ([key] for key in keys))
-        return self._grouped(connection.execute("SELECT r.key, schema, row, holes FROM asked a JOIN rows r ON r.key = a.key"), None)
+        return connection.execute("SELECT r.key, schema, row, holes FROM asked a JOIN rows r ON r.key = a.key")
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM rows").fetchone()[0])

@@ -20,13 +20,17 @@ from millstream.capture.rowcopy import row_keys
 from millstream.capture.versions import same_columns
 from millstream.events.batch import READ, Batch, batch
 from millstream.events.types import RowSchema
-from millstream.sources.contract import Chunk
+from millstream.sources.contract import WHOLE, Chunk, Scope
 
 
 @dataclass(frozen=True)
 class Window:
     """An open window: the chunk with the rows that are still in, of the `backfill` kept under `slot`; their keys, and whether its
-    table's schema changed meanwhile."""
+    table's schema changed meanwhile. `whole` is what the backfill reads, of which the chunk's scope is the next part.
+
+    `compares`: the chunk was compared with the topic; what the stream says of a key after that, it says better, so each event takes its
+    key out, seen or not. `gone`: its rows are those of the topic that the table does not have, up to the key `upto` (hex; None: the last).
+    """
 
     chunk: Chunk
     topic: str
@@ -34,26 +38,35 @@ class Window:
     backfill: str
     keys: pa.BinaryArray
     spoiled: bool = False
+    whole: Scope = WHOLE
+    read: int = 0
+    compares: bool = False
+    gone: bool = False
+    upto: str | None = None
 
     @classmethod
-    def over(cls, chunk: Chunk, topic: str, backfill: Backfill) -> Window:
-        return cls(chunk, topic, backfill.slot, backfill.name, _keys_of(chunk.rows, chunk.schema, topic))
+    def over(cls, chunk: Chunk, topic: str, backfill: Backfill, whole: Scope = WHOLE) -> Window:
+        keys = _keys_of(chunk.rows, chunk.schema, topic)
+        return cls(chunk, topic, backfill.slot, backfill.name, keys, False, whole, chunk.rows.num_rows, backfill.reconcile)
 
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
         if not len(live):
             return self
-        if not same_columns(live.schema, self.chunk.schema):
+        if not self.gone and not same_columns(live.schema, self.chunk.schema):
             # The table changed between the read and the read point: rows of both shapes cannot be told apart by key alone.
             newer = self.chunk.newer(live)
             return replace(self, spoiled=True) if newer.any() else self
-        newer = self.chunk.newer(live)
+        newer = np.ones(len(live), np.bool_) if self.compares else self.chunk.newer(live)
         if not newer.any():
             return self
         gone = pa.concat_arrays(
             [images.drop_null() for images in (_key_bytes(live.filter(newer), side, self.topic) for side in ("before", "after"))]
         )
-        keep = pc.invert(pc.is_in(self.keys, value_set=gone))
+        return self.keeping(pc.invert(pc.is_in(self.keys, value_set=gone)))
+
+    def keeping(self, keep: pa.BooleanArray) -> Window:
+        """The window with these rows of its chunk alone."""
         holes = None if self.chunk.holes is None else self.chunk.holes.filter(keep)
         chunk = replace(self.chunk, rows=self.chunk.rows.filter(keep), holes=holes)
         return replace(self, chunk=chunk, keys=self.keys.filter(keep))
@@ -61,7 +74,7 @@ class Window:
     def emptied(self, by: Batch) -> Window:
         """The window after the stream truncated its table: `by` is an event of that message. What the chunk's read saw is gone, unless it
         read after it."""
-        if not self.chunk.newer(by).all():
+        if not self.gone and not self.chunk.newer(by).all():
             return self
         holes = None if self.chunk.holes is None else self.chunk.holes.slice(0, 0)
         return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.slice(0, 0), holes=holes), keys=self.keys.slice(0, 0))
@@ -69,7 +82,7 @@ class Window:
     def seen_by_key(self, live: Batch) -> tuple[Mapping[bytes, int], pa.StructArray, npt.NDArray[np.bool_]] | None:
         """The chunk's rows by their keys, and which events of `live` it did not see: of those it has what their rows were before the
         first. None where the columns are others."""
-        if not same_columns(live.schema, self.chunk.schema):
+        if self.gone or not same_columns(live.schema, self.chunk.schema):
             return None
         by_key = {key: i for i, key in enumerate(self.keys.to_pylist())}
         return by_key, pa.StructArray.from_arrays(self.chunk.rows.columns, fields=list(self.chunk.schema.arrow)), self.chunk.newer(live)

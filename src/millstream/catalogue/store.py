@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from millstream.catalogue.backfills import Backfills
 from millstream.catalogue.tables import Tables
 from millstream.catalogue.verdicts import Verdicts
 from millstream.engine.requests import OPEN, Request, RequestState
@@ -169,6 +170,7 @@ class Catalogue(Tables):
     def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
         super().__init__(engine, clock, _METADATA)
         self.verdicts = Verdicts(engine, clock)
+        self.backfills = Backfills(engine, clock)
 
     # ---- what was applied
 
@@ -201,6 +203,7 @@ class Catalogue(Tables):
         """It is no longer applied; its topics stay. A name that is not known changes nothing."""
         self._delete(_SOURCES, _SOURCES.c.name == name)
         self._delete(_STATES, _STATES.c.part == f"source.{name}")
+        self.backfills.forget(name)
 
     def forget_pipeline(self, name: str) -> None:
         """It is no longer applied; its topics stay. A name that is not known changes nothing."""

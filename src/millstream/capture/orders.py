@@ -1,0 +1,164 @@
+"""What people ask of a connector's backfills while it runs, and what they are told. Its own thread looks, once a second.
+
+An order is kept by whoever hands it in and is there again after a restart; how far it is stands in the connector's record, which is
+what counts: an order that had ended before that could be said is told so when it is found again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+from millstream.capture.backfill import Backfill, Backfills, BackfillState, Order, Turns, Wanted, waiting
+from millstream.errors import MillstreamError
+from millstream.sources.contract import WHOLE, Scope
+
+log = logging.getLogger("millstream.backfill")
+
+LOOK_EVERY_S = 1.0
+RATE_OVER_S = 10.0
+ROWS_MAX = 50_000
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far an order is: rows `read` of about `estimate`, `rows` of them appended, `gone` deleted; `rate` in rows read a second."""
+
+    state: BackfillState
+    read: int
+    rows: int
+    gone: int
+    estimate: int
+    rate: float = 0.0
+    reason: str = ""
+
+
+class Orders(Protocol):
+    """Where orders are kept. Every call may raise Retryable."""
+
+    def standing(self, source: str) -> Sequence[tuple[str, Wanted, float | None]]:
+        """Name, what is wanted now and throttle of those that are not over, oldest first."""
+
+    def order(self, name: str) -> Order:
+        """As it was asked, whole."""
+
+    def tell(self, name: str, told: Told) -> None:
+        """One that is over stays so."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose chunk is read now, what of: the whole scope and the part that is next; and at most how many rows."""
+
+    backfill: Backfill
+    whole: Scope
+    scope: Scope
+    rows_max: int
+
+
+class Desk:
+    """One connector's. What cannot be asked or told for a moment is asked and told later: nobody waits for it."""
+
+    def __init__(self, source: str, orders: Orders | None, clock: Callable[[], float]) -> None:
+        self._source, self._orders, self._clock = source, orders, clock
+        self._known: dict[str, Order] = {}
+        self._told: dict[str, Told] = {}
+        self._meters: dict[str, deque[tuple[float, int]]] = {}
+        self._turns = Turns()
+        self._looked_at = -math.inf
+
+    def look(self, backfills: Backfills, tables: Collection[str]) -> Backfills:
+        """The backfills after what is asked now; the same where nothing is new."""
+        if self._orders is None or 0 <= self._clock() - self._looked_at < LOOK_EVERY_S:
+            return backfills
+        self._looked_at = self._clock()
+        try:
+            standing = self._orders.standing(self._source)
+            asked = [replace(self._known.get(n) or self._orders.order(n), wanted=w, throttle=t) for n, w, t in standing]
+            self._known = {order.name: order for order in asked}
+            for order in asked:
+                backfills = self._heard(order, backfills, tables)
+            self._tell(backfills)
+        except MillstreamError as error:
+            log.warning("what is asked of backfills of %s is looked at later: %s", self._source, error)
+        return backfills
+
+    def _heard(self, order: Order, backfills: Backfills, tables: Collection[str]) -> Backfills:
+        found = next((b for b in backfills.values() if b.id(self._source) == order.name), None)
+        if found is None and order.asks and order.table in tables:
+            found = order.backfill()
+        if found is None:
+            gone = "the source has no such table any more" if order.asks else "another one took its place"
+            self._say(order.name, Told("cancelled", 0, 0, 0, order.estimate, reason=gone))
+            return backfills
+        if order.wanted == "cancel" and found.is_asked and not found.done:
+            found = found.over("cancelled")
+        elif order.wanted == "run" and not found.wanted:
+            found = replace(found, wanted=True)
+        return backfills if backfills.get(found.slot) == found else {**backfills, found.slot: found}
+
+    # ---- whose turn it is
+
+    def paused(self, backfills: Backfills) -> set[str]:
+        """Slots that are to wait: asked to, or what they are to read is not known."""
+        orders = {slot: self._known.get(b.id(self._source)) for slot, b in backfills.items()}
+        return {slot for slot, o in orders.items() if (backfills[slot].is_asked if o is None else o.wanted == "pause")}
+
+    def busy(self, backfills: Backfills, aside: Collection[str]) -> bool:
+        """Whether any wants to read on, now or when its throttle lets it."""
+        return next(waiting(backfills, aside, self.paused(backfills)), None) is not None
+
+    def next(self, backfills: Backfills, aside: Collection[str]) -> Turn | None:
+        throttles = {s: o.throttle for s, b in backfills.items() if (o := self._known.get(b.id(self._source))) and o.throttle is not None}
+        backfill = self._turns.next(backfills, aside, self.paused(backfills), throttles, self._clock())
+        if backfill is None:
+            return None
+        order = self._known.get(backfill.id(self._source))
+        whole = order.scope if order is not None and backfill.is_asked else WHOLE
+        throttle = throttles.get(backfill.slot)
+        rows_max = ROWS_MAX if throttle is None else max(1, min(ROWS_MAX, math.ceil(throttle)))
+        return Turn(backfill, whole, backfill.scope(whole), rows_max)
+
+    def took(self, turn: Turn, rows: int) -> None:
+        """A chunk of so many rows was read, or so many were compared."""
+        now = self._clock()
+        self._turns.took(turn.backfill.slot, rows, now)
+        meter = self._meters.setdefault(turn.backfill.slot, deque(maxlen=4096))
+        meter.append((now, rows))
+        while now - meter[0][0] > RATE_OVER_S and len(meter) > 2:
+            meter.popleft()
+
+    # ---- what people are told
+
+    def _tell(self, backfills: Backfills) -> None:
+        paused = self.paused(backfills)
+        for b in backfills.values():
+            if (name := b.id(self._source)) in self._known:
+                self._say(name, self._of(b, b.slot in paused))
+
+    def _of(self, b: Backfill, is_paused: bool) -> Told:
+        state = cast(BackfillState, b.ended) if b.done else "paused" if is_paused else "running" if b.wanted else "offered"
+        rate = self._rate(b.slot) if state == "running" else 0.0
+        return Told(state, b.read, b.rows, b.gone, max(b.estimate, b.read), rate, b.why)
+
+    def _rate(self, slot: str) -> float:
+        """Rows a second of late: of all chunks but the first, whose time is when it began."""
+        meter = self._meters.get(slot, deque())
+        lasted = self._clock() - meter[0][0] if meter else 0.0
+        return sum(rows for _, rows in meter) / max(lasted, LOOK_EVERY_S) if meter else 0.0
+
+    def _say(self, name: str, told: Told) -> None:
+        if self._orders is not None and self._told.get(name) != told:
+            self._orders.tell(name, told)
+            self._told[name] = told
+
+    def closing(self, backfills: Backfills) -> None:
+        """The last word before the connector closes."""
+        try:
+            self._tell(backfills)
+        except MillstreamError as error:
+            log.warning("how far backfills of %s are is told later: %s", self._source, error)

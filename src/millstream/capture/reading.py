@@ -1,0 +1,67 @@
+"""What a backfill reads next, as a window over it, and what comes out of a window that looked for rows that are gone.
+
+The connector says whose turn it is, keeps the window open until the stream has passed its read point, and commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pyarrow as pa
+
+from millstream.capture import comparing
+from millstream.capture.backfill import Backfill
+from millstream.capture.orders import Desk, Turn
+from millstream.capture.rowcopy import RowCopy
+from millstream.capture.versions import Versions
+from millstream.capture.window import Window
+from millstream.events import envelope
+from millstream.events.batch import Batch
+from millstream.events.progress import Position
+from millstream.events.types import RowSchema
+from millstream.schemas.registry import Registry
+from millstream.sources.contract import Source
+from millstream.topics.contract import Topic, Topics
+
+
+class Reading:
+    """One connector's. `rows_of(topic)` is a copy of what a topic has."""
+
+    def __init__(self, source: Source, topics: Topics, registry: Registry, desk: Desk, rows_of: Callable[[Topic], RowCopy]) -> None:
+        self._source, self._topics, self._registry, self._desk, self._rows_of = source, topics, registry, desk, rows_of
+
+    def window(self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool]) -> Window | None:
+        """The window over what a backfill reads next; None where that cannot be read now. `is_told(table, schema)`: whether such rows
+        can be told in the topic. Everything that the stream gave is in the topic. Raises as the source's `chunk`."""
+        backfill = turn.backfill
+        if backfill.reconcile and not comparing.follows(self._rows_of(topic), self._topics, topic):
+            return None
+        if backfill.compares:
+            return self._over_what_is_gone(turn, topic, versions)
+        chunk = self._source.chunk(backfill.table, backfill.after, turn.rows_max, turn.scope)
+        if chunk is None or not is_told(chunk.table, chunk.schema):
+            return None
+        self._desk.took(turn, chunk.rows.num_rows)
+        window = Window.over(chunk, topic.name, backfill, turn.whole)
+        if backfill.reconcile and window.read:
+            rows = window.rows(0, 0, backfill=backfill, incarnation=topic.incarnation, position="", now_us=0)
+            window = window.keeping(pa.array(~self._rows_of(topic).has(versions.registered(rows))))
+        return window
+
+    def _over_what_is_gone(self, turn: Turn, topic: Topic, versions: Versions) -> Window | None:
+        schema = envelope.row_schema(self._registry.by_id(versions.written[topic.name]), topic.key)
+        page = comparing.page(self._rows_of(topic), turn.backfill.looked or "", schema, turn.rows_max)
+        chunk = self._source.absent(turn.backfill.table, schema, page.rows, turn.whole)
+        if chunk is None:
+            return None
+        self._desk.took(turn, page.rows.num_rows)
+        return replace(Window.over(chunk, topic.name, turn.backfill, turn.whole), gone=True, upto=page.upto)
+
+    def gone(self, window: Window, topic: Topic, backfill: Backfill, at: Position) -> tuple[list[Batch], Backfill]:
+        """Deletes of the rows that are left in the window, at its read point, and the backfill with this page done."""
+        if backfill.done:  # it was cancelled
+            return [], backfill
+        version = window.chunk.read_point or (at.major, at.minor)
+        deletes = comparing.deletes(self._rows_of(topic), window.keys, topic, version, at, backfill.name, window.chunk.read_us)
+        return deletes, backfill.compared(window.upto, sum(map(len, deletes)))
