@@ -83,6 +83,9 @@ class Desk:
             for order in asked:
                 backfills = self._heard(order, backfills, tables)
             self._tell(backfills)
+            for b in backfills.values():
+                if b.is_asked and not b.done and b.name not in self._known:
+                    backfills = {**backfills, b.slot: b.over("cancelled", "what was asked for is not known any more")}
         except MillstreamError as error:
             log.warning("what is asked of backfills of %s is looked at later: %s", self._source, error)
         return backfills

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from millstream.capture.backfill import OVER, BackfillState, Order, Wanted
+from millstream.capture.backfill import OVER, Order, Wanted
 from millstream.capture.orders import Told
 from millstream.catalogue.tables import Tables
 from millstream.errors import Refused, without_secrets
@@ -113,10 +113,3 @@ def _scope(document: dict[str, Any]) -> Scope:
         None if first is None else tuple(first),
         None if last is None else tuple(last),
     )
-
-
-def state_of(ordered: Ordered) -> BackfillState:
-    """As people see it: what is asked shows before the connector has looked."""
-    if ordered.is_over or ordered.told.state == "waiting":
-        return ordered.told.state
-    return "paused" if ordered.order.wanted == "pause" else ordered.told.state

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import App, Group, Parameter
 
 import millstream
-from millstream.cli import diagnostics, products, registry, resend, schemas, searches, sources, topics
+from millstream.cli import backfill, diagnostics, products, registry, resend, schemas, searches, sources, topics
 from millstream.cli.apply import apply
 from millstream.cli.exits import MEANING, exit_code
 from millstream.cli.init import init
@@ -43,7 +43,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     *(init, validate, test, preview, plan, apply, run, resume, status),
     *(query, lineage, reconcile, search, suggest),
 )
-GROUPS = (sources.app, topics.app, schemas.app, registry.app, products.app, searches.app, resend.app)
+GROUPS = (sources.app, topics.app, schemas.app, registry.app, products.app, searches.app, backfill.app, resend.app)
 
 
 def build(session: list[Session], wiring: Wiring, secrets: Secrets) -> App:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from millstream.capture.backfill import Backfill
 from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
-from millstream.cli import running, topics
+from millstream.cli import backfillview, running, topics
 from millstream.cli.exits import FAILED, OK, PAUSED
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
@@ -60,6 +61,7 @@ def status(*, session: Here) -> int:
         is_running = running.is_held(mesh.place.running)
         kept = {t.name: mesh.topics.kept(t.name) for t in mesh.topics.topics()}
         parts = list(views(mesh, sources, pipelines, is_running, kept))
+        backfills = [b for b in backfillview.everything(mesh) if b.order.asks and not b.is_over]
         asked = [a for a in mesh.catalogue.requests() if a.state in OPEN]
         ruled = [k for k in mesh.catalogue.verdicts.everything() if time.time() - k.at < _NEWS_S]
     _show(parts, is_running, session.output)
@@ -68,6 +70,8 @@ def status(*, session: Here) -> int:
             session.output.say(f"{k.consumer}: took version {k.version} of {k.topic} at {when(k.at)}, {k.how}")
     for a in asked:
         session.output.say(f"pipeline.{a.request.pipeline}: {in_words_of(a)}", "yellow")
+    for b in backfills:
+        session.output.say(f"source.{b.order.source}: backfill {backfillview.in_words(b)}", "yellow")
     space = [{"topic": name, **topics.space(k)} for name, k in kept.items()]
     size = sum(k.stored_bytes for k in kept.values())
     session.output.say(f"{len(kept)} topics hold {topics.mib(size)} MiB; of what is older than the history, the last event of each key")
@@ -87,6 +91,7 @@ def status(*, session: Here) -> int:
                 {"consumer": k.consumer, "topic": k.topic, "version": k.version, "verdict": k.verdict, "how": k.how, "at": when(k.at)}
                 for k in ruled
             ],
+            "backfills": [b.document() for b in backfills],
             "requests": [
                 {
                     "request": a.request.name,
@@ -195,7 +200,7 @@ def _position(record: ProducerRecord | None) -> dict[str, Any] | None:
 
 
 def _loading(record: ProducerRecord | None) -> dict[str, Any]:
-    """Table → rows done and estimated, of the backfills that are not done; what is only offered has not begun."""
+    """Table → rows done and estimated, of the backfills that are not done and that nobody asked for; what is only offered has not begun."""
     loads = record.state.get("backfills", {}) if record else {}
     return {
         table: {
@@ -205,7 +210,7 @@ def _loading(record: ProducerRecord | None) -> dict[str, Any]:
             "offered": not b.get("wanted", True),
         }
         for table, b in loads.items()
-        if not b["done"]
+        if not (b["done"] or Backfill(**b).is_asked)
     }
 
 

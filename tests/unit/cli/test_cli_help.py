@@ -53,7 +53,7 @@ def test_the_help_is_as_it_was(helped) -> None:
 
 
 def test_every_command_teaches_by_an_example(helped) -> None:
-    groups = ("sources", "topics", "schemas", "registry", "products", "searches")
+    groups = ("sources", "topics", "schemas", "registry", "products", "searches", "backfill")
     words = [w for w in all_commands() if len(w) == 2 or (len(w) == 1 and w[0] not in groups)]
     assert len(words) >= 20
     assert [w for w in words if f"Example: millstream {' '.join(w)}" not in helped[w].replace("--json ", "")] == []
