@@ -50,6 +50,7 @@ from millstream.sources.kinds import KINDS as SOURCES
 from millstream.wiring import Wiring
 
 REFERENCE = Path(__file__).parent / "reference"
+RECORDINGS = Path(__file__).parents[1] / "tests" / "golden" / "cockroach"
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n\n"
 
 
@@ -57,7 +58,15 @@ def pages() -> dict[str, str]:
     made = {"commands.md": commands, "options.md": options, "sql.md": sql, "refusals.md": refusals, "search.md": search}
     made["schema-changes.md"] = schema_changes
     made["registry.md"] = registry
+    made["changefeed-recordings.md"] = changefeed_recordings
     return {page: NOTE + text() for page, text in made.items()}
+
+
+def changefeed_recordings() -> str:
+    sys.path.insert(0, str(RECORDINGS))
+    from counts import page
+
+    return page()
 
 
 def commands() -> str:

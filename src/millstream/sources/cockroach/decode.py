@@ -63,7 +63,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Scan:
-    """How rows of a feed's scan are told: `r` of the backfill of this id. `snapshot` "true" (initial load) or "incremental".
+    """How the rows of a feed's scan are told: `r` of the backfill of this id. `snapshot` "true" (initial load) or "incremental".
 
     `at`: the version of the rows of a feed that tells no times (`initial_scan='only'`); None: what `updated` says.
     """
@@ -77,8 +77,8 @@ class Decoder:
     """One feed's. Not for two threads at once.
 
     `describe(topic, at)` asks the server for the table of that topic as it was at that time; what it raises goes through. It is asked
-    from within `decode`, once for each shape that nothing known fits. `scan`: the feed began with one (`initial_scan`), so rows
-    older than their `updated` are its rows; None: they are told again because the schema changed.
+    from within `decode`, once for each shape that nothing known fits. `scan`: the feed began with one (`initial_scan`), whose rows are
+    older than their `updated` and have no before image; all others that are older are told again because the schema changed.
     `changing(topic, at)`, given for 22.x alone: whether a change of that table's schema was under way then. Events there whose
     after is their before are dropped as covered if so.
     """
@@ -201,6 +201,8 @@ class _Table:
             self._updated = Times.all_at(at, len(rows))
         else:
             raise BadText("no message says when it was: the feed has no `updated`", int(piece.starts[rows[0]]))
+        if not laid.diff and at is None:
+            raise BadText("no message says what its row was before: the feed has no `diff`", int(piece.starts[rows[0]]))
         self._mvcc = None if laid.mvcc is None else a.times(piece.text, laid.mvcc)
 
     def batches(self) -> Iterator[tuple[Batch, Times | None]]:
@@ -298,7 +300,7 @@ class _Table:
 
     def _without_covered(self, group: Group, rows: Index, shown: Described) -> Index:
         """Without those told again for a change that gave no row a value: what its new columns have, every reader fills in already."""
-        if self._decoder._scan is not None or not len(rows) or group.after < 0 or group.before < 0:
+        if not len(rows) or group.after < 0 or group.before < 0:
             return rows
         again = self._retold(rows) & ~self._laid.after.absent[rows] & ~self._laid.before.absent[rows]
         if not again.any():
@@ -342,10 +344,13 @@ class _Table:
     def _backfills(self, rows: Index, again: Mask) -> pa.Array | None:
         if not again.any():
             return None
-        if (scan := self._decoder._scan) is not None:
-            return pc.if_else(pa.array(again), scan.backfill, None)
-        ids = [f"schema-{self._updated.one(int(row))}" if is_ else None for row, is_ in zip(rows, again, strict=True)]
-        return pa.array(ids, pa.string())
+        scan = self._decoder._scan
+        scanned = np.zeros(len(rows), np.bool_) if scan is None else again & self._laid.before.absent[rows]
+        ids: list[str | None] = [None] * len(rows)
+        for i in np.flatnonzero(again & ~scanned).tolist():
+            ids[i] = f"schema-{self._updated.one(int(rows[i]))}"
+        array = pa.array(ids, pa.string())
+        return array if scan is None else pc.if_else(pa.array(scanned), scan.backfill, array)
 
     def _batch(self, target: Described, found: list[tuple[Index, dict[str, Any]]]) -> tuple[Batch, Times | None] | None:
         """The events of one schema in the feed's order."""
@@ -359,17 +364,21 @@ class _Table:
         if not len(rows):
             return None
         self._decoder._told_in[self._topic] = target
-        again = pc.is_valid(given["backfill"])
-        if pc.any(again).as_py():
-            scan = self._decoder._scan
-            given["snapshot"] = pc.if_else(again, "incremental" if scan is None else scan.snapshot, pa.scalar(None, pa.string()))
-            given["cause"] = pc.if_else(again, "schema" if scan is None else "backfill", pa.scalar(None, pa.string()))
+        given |= self._causes(given["backfill"])
         updates = pc.equal(given["op"], "u").to_numpy(zero_copy_only=False)
         moved = a.moved(given["before"], given["after"], target, updates)
         if moved.any():
             given = deleted_and_created(given, moved)
             rows = np.repeat(rows, np.where(moved, 2, 1))
         return batch(target.name, target.schema, given), None if self._mvcc is None else self._mvcc[rows]
+
+    def _causes(self, backfill: pa.Array) -> dict[str, pa.Array]:
+        if backfill.null_count == len(backfill):
+            return {}
+        scan, none = self._decoder._scan, pa.scalar(None, pa.string())
+        schema = pc.starts_with(backfill, "schema-") if scan is None else pc.not_equal(backfill, scan.backfill)
+        snapshot = pc.if_else(schema, "incremental", none if scan is None else scan.snapshot)
+        return {"snapshot": snapshot, "cause": pc.if_else(schema, "schema", none if scan is None else "backfill")}
 
     def _before_unfit(self, target: Described, rows: Index, given: dict[str, Any]) -> tuple[Index, dict[str, Any]]:
         """The events before the first whose key has a hole: from there on the table cannot be told."""

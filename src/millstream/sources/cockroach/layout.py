@@ -46,10 +46,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Laid:
-    """One row a message. Without `diff` there is no before image at all; a time that the feed does not tell is None."""
+    """One row a message. Without `diff` all before images are absent; a time that the feed does not tell is None."""
 
     after: Image
     before: Image
+    diff: bool
     updated: Values | None
     mvcc: Values | None
 
@@ -89,7 +90,7 @@ class Layout:
             raise BadText("a message does not end where it should", int(starts[np.flatnonzero(~fits)[0]]))
         none = np.zeros(len(starts), np.int64)
         before = images.get("before") or Image(Values(none, none, none.astype(np.uint8)), [])
-        return Laid(images["after"], before, others.get("updated"), others.get("mvcc_timestamp"))
+        return Laid(images["after"], before, "before" in images, others.get("updated"), others.get("mvcc_timestamp"))
 
     def _image(self, topic: str, text: Text, at: Index, quote: Index, ends: Index | None) -> tuple[Image, Index, Index]:
         """The image at each place, the place behind it, and the number of the next quote there."""
