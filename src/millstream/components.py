@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ def _made_by(opener: str) -> Callable[..., Any]:
     module, _, attribute = opener.partition(":")
     make: Callable[..., Any] = getattr(import_module(module), attribute)
     return make
+
+
+def sendable(secret: SecretStr | None) -> SecretStr | None:
+    """A secret that stands in the head of an HTTP request as it is. ValueError where none can carry it: a library that finds so later
+    writes it into its error, escaped, where nothing that blots secrets out knows it (invariant 10)."""
+    if secret is not None and not all("!" <= sign <= "~" for sign in secret.get_secret_value()):
+        raise ValueError("it has a sign that is no visible ASCII, such as a blank, an umlaut or the end of a line")
+    return secret
 
 
 def find(components: tuple[Component, ...], name: str) -> Component | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from schema_chains_database import FIRST, ChangingDatabase
-from schema_chains_queries import KINDS, TABLES, Made, make
+from schema_chains_queries import KINDS, TABLES, Made, again, make
 
 from millstream import wiring
 from millstream.capture.connector import Connector
+from millstream.catalogue.controller import Controller, change_of_all
 from millstream.catalogue.controller import change as change_of
 from millstream.catalogue.judge import Versions, definition_of
 from millstream.cli import discover
@@ -34,7 +35,9 @@ from millstream.engine.gate import Paused
 from millstream.engine.pipeline import Pipeline
 from millstream.engine.sinkrun import SinkRun
 from millstream.events.types import RowSchema
+from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.impact import Consumer, consumer
+from millstream.pipelines.rollout import Step
 from millstream.testing.scripted_source import ScriptedSource
 from millstream.wiring import Wiring
 
@@ -77,6 +80,7 @@ class Chains:
     # ---- the project
 
     living: Mesh = field(init=False)  # of the process that runs
+    stepping: bool = False  # a command may be killed
 
     @classmethod
     def begin(
@@ -146,6 +150,41 @@ class Chains:
         finally:
             self.armed = was
 
+    def killed(self, *arguments: str) -> int:
+        """The command, killed between two steps of it or not, and given again."""
+        self.stepping = True
+        try:
+            self(*arguments)
+        except Crash:
+            self.crashes += 1
+        finally:
+            self.stepping = False
+        return self(*arguments)
+
+    def apply(self) -> None:
+        """`millstream apply`, over everything: whatever runs may be made anew, products that make something else get a generation."""
+        assert self.killed("apply") == 0
+        with self.opened() as mesh:
+            products = mesh.catalogue.products()
+        self.made = {n: replace(m, generation=products[n].applied) if n in products else m for n, m in self.made.items()}
+        self.may_rebuild |= {m.pipeline for m in self.made.values()}
+
+    def broken(self) -> list[Made]:
+        """What does not hold over the topics as they are now, as its owner left it."""
+        with self.opened() as mesh:
+            try:
+                found = change_of_all(mesh.project, discover.registered(mesh), mesh.catalogue).behind
+            except InvalidProject as error:
+                found = error.diagnostics
+        names = {d.path.split(".")[1] for d in found}
+        return [m for m in self.made.values() if m.name in names]
+
+    def edit(self, made: Made) -> None:
+        """As its owner does, for the topics as they are."""
+        with self.opened() as mesh:
+            known = discover.registered(mesh).inputs
+        self.put(replace(again(made, {t: known[t].schema for t in known}, self.rng), generation=made.generation))
+
     def opened(self) -> Any:
         return self.wiring.open(self.wiring.load(self.folder))
 
@@ -175,7 +214,7 @@ class Chains:
             monkeypatch.setattr(import_module(f"millstream.{module}"), "reached", reached)
         monkeypatch.setattr(pipeline, "PROGRESS_EVERY_S", 0.0)
         monkeypatch.setattr(wiring, "LINGER_OTHERS_S", 0.0)
-        whole, propagate = Pipeline._build, gate.Gate.propagate
+        whole, propagate, do = Pipeline._build, gate.Gate.propagate, Controller._do
 
         def build(part: Pipeline) -> bool:
             name = part.plan.pipeline
@@ -191,6 +230,13 @@ class Chains:
                 self.may_rebuild.add(plan.pipeline)
             propagate(self_, plan, met, ruling, how)
 
+        def done(controller: Controller, step: Step) -> None:
+            for what in (lambda: None, lambda: do(controller, step)):
+                what()
+                if self.stepping and self.kills and self.rng.random() < 0.15:
+                    raise Crash(f"at {step}")
+
+        monkeypatch.setattr(Controller, "_do", done)
         monkeypatch.setattr(Pipeline, "_build", build)
         monkeypatch.setattr(gate.Gate, "propagate", propagated)
 

@@ -21,7 +21,8 @@ Schemas = Mapping[str, RowSchema]
 
 @dataclass(frozen=True)
 class Made:
-    """A pipeline or product as its owner wrote it. `steps`: name → SQL, in order. `published` are those that are topics; `key` of each."""
+    """A pipeline or product as its owner wrote it. `steps`: name → SQL, in order. `published` are those that are topics; `key` of each.
+    `generation`: of a product, the one that was applied last."""
 
     name: str
     kind: str
@@ -31,10 +32,11 @@ class Made:
     reads: tuple[str, ...]
     text: str
     sunk: bool
+    generation: int = 1
 
     @property
     def pipeline(self) -> str:
-        return f"{self.name}@1" if self.kind == "product" else self.name
+        return f"{self.name}@{self.generation}" if self.kind == "product" else self.name
 
     @property
     def file(self) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from millstream.components import sendable
 
 
 class Options(BaseModel):
@@ -25,12 +27,19 @@ class Options(BaseModel):
     owners: dict[str, str] = Field(default_factory=dict, description="Owner → the address that is told of its parts, beside those.")
     timeout_s: float = Field(default=10.0, gt=0, le=300, description="Seconds to wait for either.")
 
+    @field_validator("webhook", "webhook_token")
+    @classmethod
+    def _are_sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return sendable(value)
+
     @model_validator(mode="after")
     def _fit(self) -> Options:
         if self.webhook is not None:
             parts = urlsplit(self.webhook.get_secret_value())
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
                 raise ValueError("webhook is http:// or https://, a host, a port and a path, without a user")
+            if parts.port == 0:  # beyond 65535 it is a ValueError already
+                raise ValueError("a port is a number from 1 to 65535")
             if parts.hostname not in self.webhook_hosts:
                 raise ValueError("the host of webhook is not in webhook_hosts: nothing is sent to a host that is not named there")
         elif self.webhook_token is not None:

@@ -66,8 +66,14 @@ class Policy:
             star=reader.star,
             domain=consumer.domain if consumer else "",
             topic_domain=of_topic(reader.topic, self._topics).domain,
-            earlier=tuple(takewhile(lambda schema: schema != new, self.versions(reader.topic))),
+            earlier=self._earlier(reader.topic, old, new),
         )
+
+    def _earlier(self, topic: str, old: RowSchema, new: RowSchema) -> tuple[RowSchema, ...]:
+        """The versions before `new`: before that which comes after `old`, as columns that were there before may come back."""
+        versions = list(self.versions(topic))
+        since = versions.index(old) + 1 if old in versions else 0
+        return tuple(versions[:since]) + tuple(takewhile(lambda schema: schema != new, versions[since:]))
 
     @cached_property
     def _topics(self) -> Mapping[str, Description]:

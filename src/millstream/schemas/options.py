@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from millstream.components import sendable
+
 LISTEN = "127.0.0.1:8081"
 
 
@@ -34,12 +36,19 @@ class Options(BaseModel):
     def _listens(cls, value: str | None) -> str | None:
         return None if value is None else checked_listen(value)
 
+    @field_validator("token")
+    @classmethod
+    def _is_sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        return sendable(value)
+
     @field_validator("url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "http://none")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("url is http:// or https://, a host, and at most a port and a path")
+        if parts.port == 0:  # beyond 65535 it is a ValueError already
+            raise ValueError("a port is a number from 1 to 65535")
         if parts.username is not None or parts.password is not None:
             raise ValueError("url has no user and password in it: they are options of their own")
         return None if value is None else value.rstrip("/")

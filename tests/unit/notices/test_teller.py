@@ -159,6 +159,10 @@ def test_where_too_many_wait_the_rest_is_left_and_nobody_waits(caplog: pytest.Lo
         {"webhook": "http://hooks.example.com/x"},
         {"webhook": "ftp://hooks.example.com/x", "webhook_hosts": ["hooks.example.com"]},
         {"webhook": "http://u:p@hooks.example.com/x", "webhook_hosts": ["hooks.example.com"]},
+        {"webhook": "http://hooks.example.com:99999/x", "webhook_hosts": ["hooks.example.com"]},
+        {"webhook": "http://hooks.example.com:0/x", "webhook_hosts": ["hooks.example.com"]},
+        {"webhook": "http://hooks.example.com/hunter2 \n", "webhook_hosts": ["hooks.example.com"]},
+        {"webhook": "http://hooks.example.com/x", "webhook_hosts": ["hooks.example.com"], "webhook_token": "hunter2\n"},
         {"webhook_token": "x"},
         {"smtp": "mail.example.com", "mail_from": "a@b", "mail_to": ["c@d"]},
         {"smtp": "mail.example.com:25", "mail_to": ["c@d"]},
@@ -169,5 +173,6 @@ def test_where_too_many_wait_the_rest_is_left_and_nobody_waits(caplog: pytest.Lo
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as refused:
         Options.model_validate(given)
+    assert "hunter2" not in str(refused.value)

@@ -296,6 +296,9 @@ def test_a_rule_of_the_project_stops_its_step_and_no_other(project) -> None:
     assert [v.what for v in policy(Reading(), MOVIE, WITHOUT_YEAR)] == ["dropped year"]
     assert policy(Reading(pipeline="other"), MOVIE, WITHOUT_YEAR) == []
     assert policy.change(Reading(), MOVIE, WITHOUT_YEAR).earlier == (MOVIE,)
+    back = replace(policy, versions=lambda topic: (WITHOUT_YEAR, MOVIE, WITHOUT_YEAR))  # the first comes back as the third
+    assert back.change(Reading(), MOVIE, WITHOUT_YEAR).earlier == (WITHOUT_YEAR, MOVIE)
+    assert back.change(Reading(), WITHOUT_YEAR, MOVIE).earlier == (WITHOUT_YEAR,)
 
 
 def test_the_rule_of_the_guide_stops_one_pipeline_and_nobody_else(tmp_path: Path) -> None:
