@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from millstream.errors import MillstreamError, Retryable
+from millstream.errors import Irrecoverable, MillstreamError, Retryable
 from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.decode import Decoder, Messages
 from millstream.sources.cockroach.hlc import Hlc
@@ -176,6 +176,13 @@ class Feed:
                 self._read(connection.pgconn)
         except MillstreamError as error:
             why = error
+        except ValueError as error:  # of what is no BYTES, or no UTF-8
+            why = Irrecoverable(
+                f"the server sent what is no message of a feed: {error}",
+                code="bad_message",
+                where=self.server.where,
+                cure="check that nothing between here and the server changes the stream, then report this with the server's version",
+            )
         finally:
             if connection is not None:
                 connection.close()
@@ -203,7 +210,7 @@ class Feed:
     def _ask(self, pgconn: Any) -> bool:
         json_nulls = self.ability.json_nulls
         names = [t.name for t in self.tables]
-        send(pgconn, statements.feed(names, str(self.cursor), json_nulls=json_nulls, every=self.every).encode(), binary=True)
+        send(pgconn, statements.feed(names, str(self.cursor), json_nulls=json_nulls, every=self.every).encode())
         return json_nulls
 
     def _worth_waiting(self, count: int, gathered: _Gathered) -> bool:
@@ -257,9 +264,7 @@ class _Gathered:
         self._spelt: dict[bytes, str] = {}
 
     def add(self, result: Any) -> None:
-        topic, key, value = result.get_value(0, 0), result.get_value(0, 1), result.get_value(0, 2)
-        if result.fformat(2) == pq.Format.TEXT:  # a server that does not do as it was asked
-            key, value = _unhexed(key), _unhexed(value)
+        topic, key, value = result.get_value(0, 0), _octets(result.get_value(0, 1)), _octets(result.get_value(0, 2))
         if topic is None:
             self._topics.append(None)
         else:
@@ -273,5 +278,6 @@ class _Gathered:
         return Messages(self._topics, self._keys, self.values)
 
 
-def _unhexed(value: bytes | None) -> bytes | None:
-    return bytes.fromhex(value[2:].decode()) if value is not None and value.startswith(b"\\x") else value
+def _octets(value: bytes | None) -> bytes | None:
+    """BYTES, from the text of them."""
+    return None if value is None else bytes.fromhex(value[2:].decode())

@@ -158,7 +158,7 @@ def _read(
     connection: psycopg.Connection[Any], statement: bytes, bytes_max: int, stopped: Callable[[], bool]
 ) -> tuple[list[list[bytes | None]], bool]:
     pgconn = connection.pgconn
-    send(pgconn, statement, binary=False)
+    send(pgconn, statement)
     rows: list[list[bytes | None]] = []
     size = 0
     while size <= bytes_max and not stopped():
@@ -178,12 +178,9 @@ def _read(
     return rows, False
 
 
-def send(pgconn: Any, statement: bytes, *, binary: bool) -> None:
-    """Have the rows of a statement come one by one. In binary values are as they are; in text BYTES are written in hex."""
-    if binary:
-        pgconn.send_query_params(statement, None, result_format=pq.Format.BINARY)
-    else:
-        pgconn.send_query(statement)
+def send(pgconn: Any, statement: bytes) -> None:
+    """Have the rows of a statement come one by one, as text: BYTES in hex."""
+    pgconn.send_query(statement)
     pgconn.set_single_row_mode()
     while pgconn.flush():
         select.select([], [pgconn.socket], [], _TICK_S)

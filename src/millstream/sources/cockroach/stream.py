@@ -7,7 +7,7 @@ have come near are made one. What ends a feed ends it for the table that it is a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,6 +54,7 @@ class Stream:
         self._queue = Queue(options.queue_bytes)
         self._tables: dict[str, _Table] = {}
         self._aside: dict[str, str] = {}
+        self._lost: list[Lost] = []
         self._feeds: list[Feed] = []
         self._database = ""
         self._looked_at = 0.0
@@ -117,9 +118,21 @@ class Stream:
         for t in tables:
             groups.setdefault(t.watched.written if alone or self._options.feeds == "per_table" else t.place, []).append(t)
         for group in groups.values():
-            feed = self._feed([t.watched for t in group], min(t.place for t in group))
-            self._feeds.append(feed)
-            feed.start()
+            self._start([t.watched for t in group])
+
+    def _start(self, watched: Sequence[Watched]) -> None:
+        """One feed, from the least of the tables' places. Where the catalogue does not go back so far, what lies between is lost: whether
+        columns came or changed there, nobody could say."""
+        tables = [self._tables[w.written] for w in watched]
+        try:
+            feed = self._feed(watched, min(t.place for t in tables))
+        except Retryable as error:
+            if error.code != failures.LOST:
+                raise
+            self._resume_now(tables, error)
+            feed = self._feed(watched, min(t.place for t in tables))
+        self._feeds.append(feed)
+        feed.start()
 
     def _feed(self, watched: Sequence[Watched], cursor: Hlc) -> Feed:
         by_topic = {topic: w for w in watched for topic in w.name.topics(self._database)}
@@ -186,7 +199,9 @@ class Stream:
             self._put_aside(written)
         if told.resolved is not None:
             self._advance(feed, told.resolved)
-        return self._delivery(batches=told.batches, aside=aside, dropped=told.dropped)
+        # A resolved time alone is a feed that has nothing to tell.
+        idle = not told.batches and not aside and self._queue.is_empty
+        return self._delivery(batches=told.batches, idle=idle, aside=aside, dropped=told.dropped)
 
     def _advance(self, feed: Feed, resolved: Hlc) -> None:
         feed.resolved_at, feed.resolved = time.monotonic(), True
@@ -221,10 +236,10 @@ class Stream:
         batches: tuple[Batch, ...] = (),
         idle: bool = False,
         aside: Sequence[tuple[str, MillstreamError]] = (),
-        dropped: Any = None,
-        lost: tuple[Lost, ...] = (),
+        dropped: Mapping[str, int] | None = None,
     ) -> Delivery:
         mark = self.marks.pop(0) if self.marks else None
+        lost, self._lost = tuple(self._lost), []
         return Delivery(batches, self._position(), mark, idle, None, tuple(aside), dropped or {}, lost)
 
     def _position(self) -> Position:
@@ -249,11 +264,11 @@ class Stream:
                 # The time that old rows are kept for is a table's own: each is tried by itself.
                 self._open_feeds(left, alone=True)
             case failures.LOST:
-                yield self._delivery(lost=self._resume_now(left, why))
+                self._resume_now(left, why)
                 self._open_feeds(left)
             case failures.TRUNCATED:
                 gone = [t for t in left if t.watched.name.table == failures.named_table(why.message)] or left[:1]
-                yield self._delivery(lost=self._resume_now(gone, why))
+                self._resume_now(gone, why)
                 self._open_feeds(left)
             case failures.DROPPED:
                 there = self._catalogue.outlines([t.watched.oid for t in left], None)
@@ -279,9 +294,9 @@ class Stream:
             case _:
                 raise why
 
-    def _resume_now(self, tables: Sequence[_Table], why: MillstreamError) -> tuple[Lost, ...]:
+    def _resume_now(self, tables: Sequence[_Table], why: MillstreamError) -> None:
+        """These go on from the present. The next delivery says what is lost."""
         now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
-        lost = []
         for table in tables:
             written = table.watched.written
             said = Irrecoverable(
@@ -291,9 +306,8 @@ class Stream:
                 cure="a reconciling backfill makes the topic what the table is: `on_loss: reconcile` starts it; what rows were in between "
                 "is not known",
             )
-            lost.append(Lost(written, said, (now.wall, now.logical)))
+            self._lost.append(Lost(written, said, (now.wall, now.logical)))
             table.place = now
-        return tuple(lost)
 
     def _set_aside(self, tables: list[tuple[str, MillstreamError]]) -> Delivery:
         for written, _ in tables:
@@ -329,9 +343,7 @@ class Stream:
         places = [t.place.wall for t in tables]
         if all(f.resolved for f in self._feeds) and max(places) - min(places) <= MERGE_WITHIN_NS:
             self._close_feeds()
-            feed = self._feed([t.watched for t in tables], min(t.place for t in tables))
-            self._feeds.append(feed)
-            feed.start()
+            self._start([t.watched for t in tables])
 
     def _close_feeds(self) -> None:
         for feed in self._feeds:
