@@ -6,20 +6,34 @@ events by (major, minor), rising through the stream and the same whenever it say
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
+from millstream.topics.contract import Block, Topics
 
 
 class Admission(Protocol):
     """One opening of one connector's stream: made anew at every opening and after every lost connection, from what is committed."""
 
+    def follow(self, topics: Topics) -> Iterator[None]:
+        """Read what it needs of the topics, piece by piece: to its end, before anything else is asked."""
+
     def admit(self, topic: str, batch: Batch) -> Batch:
         """The events of `batch` that are not in `topic` yet, nor admitted since the last commit, in order. What is admitted counts from
         here on, so each batch is to be committed, or this is to be thrown away."""
+
+    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which of these keys were admitted in a version above `read_point`, of a chunk that was read there."""
+
+    def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
+        """What it needs in the connector's state once these, batch by block, are committed with `position`. `ends` are those of the
+        commit before."""
 
     def committed(self, position: Position) -> None:
         """All that was admitted is durable, and so is the position."""
@@ -31,6 +45,10 @@ class LogAdmission:
     def __init__(self, position: Position) -> None:
         self.committed(position)
 
+    def follow(self, topics: Topics) -> Iterator[None]:
+        """The position says all."""
+        return iter(())
+
     def admit(self, topic: str, batch: Batch) -> Batch:
         """The events of the batch that were not committed yet, in order, of whatever topic."""
         major = np.asarray(batch.column("major"))
@@ -38,6 +56,14 @@ class LogAdmission:
             return batch
         fresh = (major > self._major) | ((major == self._major) & (np.asarray(batch.column("minor")) > self._minor))
         return batch.filter(fresh)
+
+    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """None: in a log a chunk's read point lies ahead."""
+        return np.zeros(len(keys), np.bool_)
+
+    def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
 
     def committed(self, position: Position) -> None:
         self._major, self._minor = np.uint64(position.major), np.uint32(position.minor)

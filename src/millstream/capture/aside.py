@@ -7,6 +7,7 @@ by a load of its own. Until its owner sees to that, its topic is complete up to 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from millstream.errors import Irrecoverable, MillstreamError
@@ -14,6 +15,7 @@ from millstream.events import envelope
 from millstream.events.avrofields import FIELD_ID
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
+from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topic
 
 CURE = (
@@ -21,6 +23,37 @@ CURE = (
     "(docs/how-to/changed-key.md); the old topic stays readable"
 )
 _SAME_BYTES = ({"int", "long"},)
+
+
+class Aside:
+    """Those of one connector, and which tables fit their topics. `topics`: table → topic."""
+
+    def __init__(self, topics: Mapping[str, Topic], registry: Registry, clock: Callable[[], float], name: str) -> None:
+        self._topics, self._registry, self._clock, self._name = topics, registry, clock, name
+        self._fit: set[tuple[str, RowSchema]] = set()
+        self.entries: dict[str, dict[str, Any]] = {}
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """As last committed."""
+        self.entries = {table: why for table, why in stored.items() if table in self._topics}
+
+    def put(self, table: str, why: MillstreamError, at: Position) -> None:
+        """The table, from here on; one that is aside already stays as it is."""
+        if table not in self.entries:
+            self.entries[table] = entry(why, at, self._clock())
+
+    def is_told(self, table: str, schema: RowSchema, at: Position) -> bool:
+        """Whether rows of the table can be told in its topic; if not, it is set aside from here on."""
+        topic = self._topics.get(table)
+        if topic is None:
+            raise Irrecoverable(f"the stream gave table {table}, which is not in the definition", code="unknown_table", where=self._name)
+        if table not in self.entries and (table, schema) not in self._fit:
+            error = unfit_key(topic, self._registry.by_id(topic.key_schema_id), schema)
+            if error is None:
+                self._fit.add((table, schema))
+            else:
+                self.put(table, error, at)
+        return table not in self.entries
 
 
 def unfit_key(topic: Topic, key_text: str, schema: RowSchema) -> Irrecoverable | None:

@@ -7,6 +7,7 @@ backfills are read between two deliveries of the stream, by the same thread.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,17 +18,18 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 
-from millstream.capture import emptying
+from millstream.capture import emptying, losses
 from millstream.capture.admission import Admission, LogAdmission
-from millstream.capture.aside import entry, unfit_key
+from millstream.capture.aside import Aside
 from millstream.capture.backfill import Backfills, doing, resumed, stored, with_schema_backfill
+from millstream.capture.frontier import FrontierAdmission
 from millstream.capture.keeping import complete
 from millstream.capture.orders import Desk, Orders
 from millstream.capture.reading import Reading
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
-from millstream.errors import Irrecoverable, MillstreamError, Refused
+from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
@@ -78,8 +80,6 @@ class Connector:
         self._emptying: Iterator[None] | None = None
         self._copies: dict[str, RowCopy] = {}
         self._kept: set[str] = set()
-        self._aside: dict[str, dict[str, Any]] = {}
-        self._fit: set[tuple[str, RowSchema]] = set()
         self._committed_at = 0.0
         # Another thread may ask, by the first, where the source's end is; `step` answers by the second, once.
         self.head_wanted = False
@@ -93,10 +93,11 @@ class Connector:
         self._producer = self._topics.open_producer(self.name)
         reached("connector.after_fence")
         state = self._producer.record.state
-        if self._source.admission != "log":
+        if self._source.admission not in ("log", "frontier"):
             raise Refused(f"admission of kind {self._source.admission} is not built", code="admission_kind", where=self.name)
         tables = self._source.tables()
         self._topic_of = {t.name: self._existing(f"{self._source.name}.{t.name}") for t in tables}
+        self._aside = Aside(self._topic_of, self._registry, self._clock, self.name)
         start = self._source.schema_backfill == "start"
         self._backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
         self._backfills = self._desk.look(self._backfills, self._topic_of)
@@ -133,8 +134,15 @@ class Connector:
         position = self.position
         at = position or Position(0, 0)
         assert self._producer is not None
-        self._aside = {t: why for t, why in self._producer.record.state.get("aside", {}).items() if t in self._topic_of}
+        state = self._producer.record.state
+        self._aside.restore(state.get("aside", {}))
+        self._lost: list[Mapping[str, Any]] = list(state.get("lost", []))
+        self._dropped = Counter(state.get("dropped", {}))
         self._admission: Admission = LogAdmission(at)
+        if self._source.admission == "frontier":
+            self._admission = FrontierAdmission(self._topic_of, position, state.get("admission", {}), self._folder)
+        for _ in self._admission.follow(self._topics):
+            reached("admission.reading")
         self._window = None  # its chunk was not appended: it is read again
         self._emptying = None  # the truncate comes again
         for name, copy in self._copies.items():
@@ -167,12 +175,17 @@ class Connector:
     @property
     def loaded(self) -> bool:
         """Every backfill that is wanted and not paused is done."""
-        return not self._desk.busy(self._backfills, self._aside)
+        return not self._desk.busy(self._backfills, self._aside.entries)
 
     @property
     def aside(self) -> Mapping[str, Mapping[str, Any]]:
         """Tables of which nothing more is told, and why (code, reason, cure, position, at)."""
-        return dict(self._aside)
+        return dict(self._aside.entries)
+
+    @property
+    def lost(self) -> Sequence[Mapping[str, Any]]:
+        """What will never be told, of which tables and why, and the backfill that makes it good; closed ones as history."""
+        return list(self._lost)
 
     @property
     def loading(self) -> tuple[str, int, int]:
@@ -195,18 +208,24 @@ class Connector:
             return True
         delivery = next(self._stream)
         reached("connector.decoded")
-        backfills, aside = self._backfills, len(self._aside)
+        delivery = replace(delivery, position=delivery.position.holding(self.position))
+        self._dropped.update(delivery.dropped)
+        if delivery.lost:
+            self._lost = losses.met(self._lost, delivery.lost, self.position, self._clock())
+        backfills, aside = self._backfills, len(self._aside.entries)
         live: list[Batch] = []
         gone: list[Batch] = []
         for table, why in delivery.aside:
-            self._set_aside(table, why, delivery.position)
-        for b in (self._admitted(b) for b in delivery.batches if self._is_told(b.topic, b.schema, delivery.position)):
+            self._aside.put(table, why, delivery.position)
+        for b in (self._admitted(b) for b in delivery.batches if self._aside.is_told(b.topic, b.schema, delivery.position)):
             if b.topic in self._kept and len(b):
                 whole, backfills = self._completed(b, backfills)
                 live.append(whole)
             else:
                 live.append(b)
             self._seen_by_window(b)
+        if self._window is not None and self._window.chunk.table in {*self._aside.entries, *(one.table for one in delivery.lost)}:
+            self._window = None  # what it would have seen is not told
         out = [b for b in live if len(b)]
         if delivery.mark is not None and self._window is not None and delivery.mark == self._window.chunk.mark:
             if self._window.gone:
@@ -218,7 +237,8 @@ class Connector:
         if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
             self._emptying = self._emptied(delivery.truncate, delivery.position, out, backfills)
             return True
-        if out or backfills is not self._backfills or aside != len(self._aside) or self._progress_is_due(delivery.position):
+        news = out or delivery.lost or backfills is not self._backfills or aside != len(self._aside.entries)
+        if news or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills, gone)
         self._open_window()
         return bool(out or gone)
@@ -227,7 +247,7 @@ class Connector:
         """`before` and then the truncate, in as many commits as it takes; the position passes it with the last one."""
         just_before = replace(at, minor=at.minor - 1)
         self._commit(before, just_before, backfills)
-        for table in (t for t in truncate.tables if t not in self._aside):
+        for table in (t for t in truncate.tables if t not in self._aside.entries):
             topic = self._topic_of[table]
             if self._window is not None and self._window.topic == topic.name:
                 schema = self._window.chunk.schema
@@ -264,29 +284,12 @@ class Connector:
             )
         self._reopen_stream()
 
-    def _is_told(self, table: str, schema: RowSchema, at: Position) -> bool:
-        """Whether rows of the table can be told in its topic; if not, it is set aside from here on."""
-        topic = self._topic_of.get(table)
-        if topic is None:
-            raise Irrecoverable(f"the stream gave table {table}, which is not in the definition", code="unknown_table", where=self.name)
-        if table not in self._aside and (table, schema) not in self._fit:
-            error = unfit_key(topic, self._registry.by_id(topic.key_schema_id), schema)
-            if error is not None:
-                self._set_aside(table, error, at)
-            else:
-                self._fit.add((table, schema))
-        return table not in self._aside
-
-    def _set_aside(self, table: str, why: MillstreamError, at: Position) -> None:
-        if table not in self._aside:
-            self._aside[table] = entry(why, at, self._clock())
-            if self._window is not None and self._window.chunk.table == table:
-                self._window = None
-
     def _admitted(self, batch: Batch) -> Batch:
         topic = self._topic_of[batch.topic]
         fresh = self._admission.admit(topic.name, batch)
         self.counts.repeats += len(batch) - len(fresh)
+        if self._source.admission == "frontier":
+            self._dropped["repeats"] += len(batch) - len(fresh)
         if topic.incarnation != 1:
             at = fresh.rows.schema.get_field_index("incarnation")
             column = pa.array(np.full(len(fresh), topic.incarnation, np.uint32))
@@ -327,12 +330,13 @@ class Connector:
         window, chunk = self._window, self._window.chunk
         backfill = self._backfills[window.slot]
         topic = self._topic_of[chunk.table]
+        read_at = at if chunk.read_point is None else Position(*chunk.read_point)
         rows = window.rows(
-            at.major,
-            at.minor,
+            read_at.major,
+            read_at.minor,
             backfill=backfill,
             incarnation=topic.incarnation,
-            position=str(at),
+            position=str(read_at),
             now_us=int(self._clock() * 1e6),
         )
         # A later one may have taken its place, which has read nothing yet; or it was cancelled.
@@ -364,27 +368,28 @@ class Connector:
         if self._window is not None:
             return
         self._backfills = self._desk.look(self._backfills, self._topic_of)
-        turn = self._desk.next(self._backfills, self._aside)
+        turn = self._desk.next(self._backfills, self._aside.entries)
         if turn is None:
             return
         backfill, at = turn.backfill, self.position or Position(0, 0)
         try:
-            is_told = partial(self._is_told, at=at)
+            is_told = partial(self._aside.is_told, at=at)
             self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told)
         except Refused as e:
             if e.code == "bad_scope" and backfill.is_asked:
                 self._backfills = {**self._backfills, backfill.slot: backfill.over("failed", e.message)}
             elif e.code == "table_changed":
-                self._set_aside(backfill.table, e, at)
+                self._aside.put(backfill.table, e, at)
             else:
                 raise
         if self._window is not None:
+            if (read_point := self._window.chunk.read_point) is not None:
+                self._window = self._window.keeping(pa.array(~self._admission.above(self._window.topic, self._window.keys, read_point)))
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:
         # With a window open nothing but the chunk is waited for; its commit carries the position.
-        moved = self.position is None or position > self.position
-        return moved and self._clock() - self._committed_at >= PROGRESS_EVERY_S
+        return position.moved(self.position) and self._clock() - self._committed_at >= PROGRESS_EVERY_S
 
     def _commit(
         self, out: list[Batch], position: Position, backfills: Backfills, gone: Sequence[Batch] = (), *, told_again: bool = False
@@ -400,7 +405,8 @@ class Connector:
         reached("connector.after_register")
         blocks = [self._topics.encode(b) for b in out]
         reached("connector.before_commit")
-        state = self._state(position, backfills, placed)
+        taken = self._admission.taken(out, blocks, self._producer.record.ends, position)
+        state = self._state(position, backfills, placed, taken)
         self._producer.commit(blocks, state, sequence=self._producer.record.sequence + 1, tail=out)
         reached("connector.after_commit")
         for topic in self._kept:
@@ -414,15 +420,17 @@ class Connector:
         self._source.acknowledge(position)  # Invariant 1: acknowledge last
         reached("connector.after_acknowledge")
 
-    def _state(self, position: Position, backfills: Backfills, placed: Placed) -> dict[str, Any]:
+    def _state(self, position: Position, backfills: Backfills, placed: Placed, admission: Mapping[str, Any]) -> dict[str, Any]:
+        said = {"admission": admission, "lost": self._lost, "dropped": +self._dropped}
         return {
             "position": position.json(),
             "progress": {self._source.name: str(position)},
             "backfills": stored(backfills),
             "ready": {self._topic_of[b.table].name: b.done for b in backfills.values() if b.is_initial},
-            "aside": dict(self._aside),
+            "aside": dict(self._aside.entries),
             "schemas": dict(placed.written),
             "schema_changes": dict(placed.changes),
+            **{name: value for name, value in said.items() if value},
         }
 
     def close(self) -> None:

@@ -62,6 +62,7 @@ class Reading:
         """Deletes of the rows that are left in the window, at its read point, and the backfill with this page done."""
         if backfill.done:  # it was cancelled
             return [], backfill
-        version = window.chunk.read_point or (at.major, at.minor)
+        at = at if window.chunk.read_point is None else Position(*window.chunk.read_point)
+        version = (at.major, at.minor)
         deletes = comparing.deletes(self._rows_of(topic), window.keys, topic, version, at, backfill.name, window.chunk.read_us)
         return deletes, backfill.compared(window.upto, sum(map(len, deletes)))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from millstream.events import envelope
 from millstream.events.batch import Batch
 from millstream.events.types import UNKNOWN, Constant, Field, Fill, RowSchema
@@ -66,6 +68,9 @@ class Versions:
         written, changes, unsaid = dict(self.written), dict(self.changes), {}
         for batch in map(self.registered, batches):
             before = written.get(batch.topic)
+            if _is_late(batch, changes.get(batch.topic, ())):
+                placed.append(batch)
+                continue
             if not told_again and before is not None:
                 batch = self._after(batch, before)
             placed.append(batch)
@@ -145,10 +150,26 @@ def _leaves_unsaid(old: RowSchema, new: RowSchema) -> bool:
     return any(f.fill is UNKNOWN and (f.id not in before or before[f.id].type != f.type) for f in new.fields)
 
 
+def _is_late(batch: Batch, changes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether its events are of before the last change, told after it: a source that keeps order by key alone may do so, and a chunk
+    may have been read before. Such rows have the version that they had then, and change nothing."""
+    at = changes[-1].get("at") if changes else None
+    if at is None or not len(batch) or batch.schema_id == changes[-1]["version_id"]:
+        return False
+    return _highest(batch) < (at[0], at[1])
+
+
+def _highest(batch: Batch) -> tuple[int, int]:
+    major, minor = np.asarray(batch.column("major")), np.asarray(batch.column("minor"))
+    top = major.max()
+    return int(top), int(minor[major == top].max())
+
+
 def _change(batch: Batch, schema_id: int, old: RowSchema, new: RowSchema) -> dict[str, Any]:
     said = operations(old, RowSchema(new.fields, ()))
     return {
         "version_id": schema_id,
+        "at": [batch.column("major")[0].as_py(), batch.column("minor")[0].as_py()],
         "position": batch.column("position")[0].as_py(),
         "ts_us": batch.column("ts_us")[0].as_py(),
         "operations": [str(o) for o in said],

@@ -3,6 +3,9 @@
 A window is opened with a chunk, whose read point lies ahead in the stream. Every event that the stream gives until
 then and that the chunk's read did not see takes its key (old and new) out of the chunk. At the read point the rows
 that are left are appended, as reads with the read point as their version.
+
+Where the chunk names its read point, that lies behind: the keys that the stream gave above it before the chunk was read are taken
+out at once, and the mark says no more than that the stream went on. Versions tell there what is newer, whatever the columns.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Window:
         """The window after the stream gave `live`, a batch of this window's table."""
         if not len(live):
             return self
-        if not self.gone and not same_columns(live.schema, self.chunk.schema):
+        if self.chunk.read_point is None and not self.gone and not same_columns(live.schema, self.chunk.schema):
             # The table changed between the read and the read point: rows of both shapes cannot be told apart by key alone.
             newer = self.chunk.newer(live)
             return replace(self, spoiled=True) if newer.any() else self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -20,6 +20,16 @@ class Position:
     minor: int
     detail: Mapping[str, Any] = field(default_factory=dict, compare=False)
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+
+    def holding(self, was: Position | None) -> Position:
+        """This, with each table at the further of both places: a promise holds, whoever does not repeat it."""
+        if was is None or not was.tables:
+            return self
+        return replace(self, tables={**was.tables, **{t: max(at, was.tables.get(t, at)) for t, at in self.tables.items()}})
+
+    def moved(self, was: Position | None) -> bool:
+        """Whether anything is further on than it was."""
+        return was is None or self > was or any(at > was.tables.get(t, (-1, 0)) for t, at in self.tables.items())
 
     def json(self) -> dict[str, Any]:
         tables = {"tables": {table: list(at) for table, at in self.tables.items()}} if self.tables else {}

@@ -54,11 +54,13 @@ class Truncate:
 @dataclass(frozen=True)
 class Lost:
     """What lies between the committed progress of `table` and `resumed_at` (major, minor) will never be told, and `why`: what the
-    server kept does not go back so far. The table goes on after `resumed_at`, where its rows are to be compared with its topic's."""
+    server kept does not go back so far. The table goes on after `resumed_at`, and its rows are to be compared with its topic's: by
+    a backfill that is started, or that is only offered (`reconcile` false)."""
 
     table: str
     why: MillstreamError
     resumed_at: tuple[int, int]
+    reconcile: bool = True
 
 
 @dataclass(frozen=True)

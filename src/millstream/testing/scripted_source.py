@@ -92,7 +92,7 @@ def _altered(row: Row, was: RowSchema, now: RowSchema) -> Row:
     return {f.name: row[names[f.id]] if f.id in names else filled(f, 1)[0].as_py() for f in now.fields}
 
 
-def _within(scope: Scope, key: Key, row: Row) -> bool:
+def within(scope: Scope, key: Key, row: Row) -> bool:
     """A condition is "column = value" here; keys and ends are compared as Python does, after the column's own type."""
     if scope.where is not None:
         name, _, value = scope.where.partition(" = ")
@@ -188,19 +188,19 @@ class ScriptedSource:
         rows_max = self._db.rng.randint(1, 3)
         schema = self._db.schema(table, self._db.visible)
         rows = sorted(self._db.rows(table, self._db.visible).items())
-        rows = [(k, r) for k, r in rows if (after is None or k > tuple(after)) and _within(scope, k, r)]
+        rows = [(k, r) for k, r in rows if (after is None or k > tuple(after)) and within(scope, k, r)]
         last = list(rows[:rows_max][-1][0]) if rows else None
         return self._read(table, schema, [r for _, r in rows[:rows_max]], last, len(rows) <= rows_max)
 
     def admits(self, table: str, scope: Scope) -> int:
-        return len([k for k, r in self._db.rows(table).items() if _within(scope, k, r)])
+        return len([k for k, r in self._db.rows(table).items() if within(scope, k, r)])
 
     def absent(self, table: str, schema: RowSchema, rows: pa.RecordBatch, scope: Scope) -> Chunk | None:
         if not self._look(table):
             return None
         there = self._db.rows(table, self._db.visible)
         keyed = [(tuple(row[k] for k in schema.key), row) for row in rows.to_pylist()]
-        return self._read(table, schema, [row for key, row in keyed if key not in there and _within(scope, key, row)], None, True)
+        return self._read(table, schema, [row for key, row in keyed if key not in there and within(scope, key, row)], None, True)
 
     def _look(self, table: str) -> bool:
         """Moves on what reads see; False while the stream has given more than that."""

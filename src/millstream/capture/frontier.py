@@ -1,0 +1,162 @@
+"""Admission of kind `frontier` (CockroachDB): what lets each version through once where the source says things again at any time, after
+newer ones too, and in no order but each key's own. Invariant 2.
+
+Of a table whose events were all given up to a time, its frontier, whatever lies at or below that is a repeat. Above it a repeat is what is
+not above the last version admitted for its key. These versions are in the topic too, so nothing of them is kept beside it: the
+connector's state says from which offset on a topic holds all that lies above its frontier, its *tail*, and an opening reads that again.
+Rows of a backfill's chunks stand in it like live events: each has a version at which its key was complete.
+
+Compaction leaves the last event of each key in the tail. Only where a frontier stands for longer than the topic's history could a
+delete be missing there, and be admitted again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.capture.fingerprints import Fingerprints, Prints
+from millstream.capture.keytimes import KeyTimes, Times
+from millstream.capture.rowcopy import row_keys
+from millstream.errors import Irrecoverable
+from millstream.events.batch import Batch
+from millstream.events.progress import Position
+from millstream.topics.contract import Block, Topic, Topics
+
+BYTES_MAX = 128 << 20  # of key times in memory, all topics together
+COMMITS_MAX = 512  # that a topic's tail is told apart by
+_READ_BYTES = 8 << 20
+
+
+@dataclass
+class _Tail:
+    """Commits of one topic that hold versions above its frontier: (offset of the first record, highest version), oldest first."""
+
+    commits: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+
+    def add(self, start: int, highest: tuple[int, int]) -> None:
+        self.commits.append((start, highest))
+        if len(self.commits) > COMMITS_MAX:
+            pairs = zip(self.commits[::2], [*self.commits[1::2], self.commits[-1]], strict=False)
+            self.commits = [(one[0], max(one[1], other[1])) for one, other in pairs]
+
+    def start(self, frontier: tuple[int, int]) -> int | None:
+        """Where the first of them begins; None where all is complete."""
+        self.commits = [c for c in self.commits if c[1] > frontier]
+        return self.commits[0][0] if self.commits else None
+
+
+class FrontierAdmission:
+    """One opening's, for the topics of `tables` (by table). `state` is what `taken` gave at the last commit, `folder` is where what
+    does not fit into memory goes while this is open. `follow` is to be run to its end before all else."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, Topic],
+        position: Position | None,
+        state: Mapping[str, Any],
+        folder: Path | None,
+    ) -> None:
+        self._tables = dict(tables)
+        self._table_of = {topic.name: table for table, topic in tables.items()}
+        self._stored: Mapping[str, int] = state.get("tails", {})
+        self._frontier = dict(position.tables) if position is not None else {}
+        self._prints = Fingerprints()
+        self._tails = {name: _Tail() for name in self._table_of}
+        self._times = {t.name: KeyTimes(self._frontier.get(table, (0, 0)), folder) for table, t in tables.items()}
+
+    # ---- opening
+
+    def follow(self, topics: Topics) -> Iterator[None]:
+        """Read the tails, piece by piece. The fence is raised: nobody writes there meanwhile."""
+        for name in self._table_of:
+            offset = self._stored.get(name, 0)
+            while batches := topics.read(name, offset, bytes_max=_READ_BYTES):
+                for b in batches:
+                    assert b.offsets is not None
+                    self._take(name, b, int(b.offsets[0]))
+                offset = topics.read_end(batches)
+                yield
+
+    def _take(self, name: str, batch: Batch, start: int) -> None:
+        """Events that the topic has. Of an earlier incarnation none counts: its order was another."""
+        batch = batch.filter(np.asarray(batch.column("incarnation")) == self._tables[self._table_of[name]].incarnation)
+        above = self._above_frontier(name, times := _times(batch))
+        if not above.any():
+            return
+        self._tails[name].add(start, times.highest())
+        self._times[name].admit(self._of(batch.filter(above)), times.take(above))
+        self._spill()
+
+    # ---- beside the stream
+
+    def admit(self, topic: str, batch: Batch) -> Batch:
+        times = _times(batch)
+        above = self._above_frontier(topic, times)
+        if not above.all():
+            batch, times = batch.filter(above), times.take(above)
+        if not len(batch):
+            return batch
+        fresh = self._times[topic].admit(self._of(batch), times)
+        self._spill()
+        return batch if fresh.all() else batch.filter(fresh)
+
+    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which of these keys were admitted in a version above `read_point`.
+
+        Raises Irrecoverable("read_point_too_old") where that lies below the table's frontier: it is not known any longer.
+        """
+        if read_point < self._frontier.get(self._table_of[topic], (0, 0)):
+            raise Irrecoverable(
+                f"rows were read at {Position(*read_point)}, below what is committed of their table",
+                code="read_point_too_old",
+                where=topic,
+                cure="this is a fault of the source: report it; nothing was written",
+            )
+        return self._times[topic].above(self._prints.of(keys), read_point)
+
+    def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> dict[str, Any]:
+        """What the connector's state is to say once these are committed with `position`: "tails", topic → offset. `ends` are those of
+        the commit before."""
+        after = dict(ends)
+        for batch, block in zip(out, blocks, strict=True):
+            start = after.get(batch.topic, 0)
+            self._tails[batch.topic].add(start, _times(batch).highest())
+            after[batch.topic] = start + block.records
+        tails = {}
+        for name, table in self._table_of.items():
+            start_of = self._tails[name].start(max(position.tables.get(table, (0, 0)), self._frontier.get(table, (0, 0))))
+            tails[name] = after.get(name, 0) if start_of is None else start_of
+        return {"tails": tails}
+
+    def committed(self, position: Position) -> None:
+        for table, at in position.tables.items():
+            if table in self._tables and at > self._frontier.get(table, (0, 0)):
+                self._frontier[table] = at
+                self._times[self._tables[table].name].move(at)
+
+    @property
+    def nbytes(self) -> int:
+        """In memory."""
+        return sum(t.nbytes for t in self._times.values())
+
+    def _above_frontier(self, topic: str, times: Times) -> npt.NDArray[np.bool_]:
+        return times.above(self._frontier.get(self._table_of[topic], (0, 0)))
+
+    def _of(self, batch: Batch) -> Prints:
+        return self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic))
+
+    def _spill(self) -> None:
+        """Invariant 8: the largest table goes to disk."""
+        if self.nbytes > BYTES_MAX:
+            max(self._times.values(), key=lambda t: t.nbytes).spill()
+
+
+def _times(batch: Batch) -> Times:
+    return Times(np.asarray(batch.column("major")), np.asarray(batch.column("minor")))
