@@ -16,7 +16,7 @@ from millstream.testing.cockroach.definitions import named_type
 from millstream.testing.cockroach.descriptors import Change, Column, Descriptor, Row
 from millstream.testing.cockroach.errors import SqlError, not_modelled
 from millstream.testing.cockroach.expressions import Compiler, Env, no_columns
-from millstream.testing.cockroach.functions import shard
+from millstream.testing.cockroach.functions import encoded, shard
 from millstream.testing.cockroach.hlc import Hlc
 from millstream.testing.cockroach.store import Store
 from millstream.testing.cockroach.syntax import Alter, IndexDefinition, KeyDefinition, Name
@@ -286,7 +286,8 @@ class AlterTable:
                 compiler.into(e, c.kind, c.name)((), self._env(self.store.now())) for e, c in zip(row, table.now.key_columns, strict=False)
             ]
             shown = "/".join(values.text(v, c.kind) for v, c in zip(found, table.now.key_columns, strict=False))
-            out.append((f"\\x{table.now.id:04x}", f"/{shown}", "2262-04-11 23:47:16.854776"))
+            key = b"".join(encoded(v) for v in (table.now.id, 1, *found))
+            out.append((f"\\x{key.hex()}", f"/{shown}", "2262-04-11 23:47:16.854776"))
         at = self.store.now()
         self.store.splits.append((at, table.now.id))
         self.store.written(at)

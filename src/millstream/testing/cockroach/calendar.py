@@ -179,8 +179,10 @@ def timestamp_text(micros: int, zone: str) -> str:
     return f"{date} {clock_text(clock)}{zone}" + (f" {era}" if era else "")
 
 
-def timestamp_json(micros: int, zone: str) -> str:
-    """As a changefeed shows it: T between, the astronomical year where it is before 1."""
+def timestamp_json(micros: int, zone: str, version: str = "26.1") -> str:
+    """As a changefeed shows it: T between, the astronomical year where it is before 1; infinity is a day, which 22.1 has one earlier."""
+    if version == "22.1" and micros == TIMESTAMP_MAX:
+        micros -= DAY
     days, clock = divmod(micros, DAY)
     year, month, day = date_of(days)
     shown = f"{year:04}" if year >= 0 else f"-{-year:04}"

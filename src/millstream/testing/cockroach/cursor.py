@@ -39,10 +39,10 @@ class Cursor:
     def here(self) -> Token:
         return self.tokens[self.place]
 
-    def fail(self, because: str = "") -> SqlError:
+    def fail(self, because: str = "", hint: str = "") -> SqlError:
         token = self.here
         near = token.text if token.kind == "end" else self.sql[token.at : self.tokens[self.place + 1].at].strip().lower() or token.text
-        return syntax_error(self.sql, token.at, near, because)
+        return syntax_error(self.sql, token.at, near, because, hint)
 
     def is_word(self, *words: str) -> bool:
         """Do these words come next?"""

@@ -165,7 +165,10 @@ class Compiler:
         op = of.op
         if op in ("and", "or"):
             return Compiled(BOOL, _both(op, self.condition(of.left), self.condition(of.right)))
-        left, right = self.pair(of.left, of.right, None if op in _COMPARISONS else want)
+        if op in ("->", "->>"):
+            left, right = self.compile(of.left), self.compile(of.right)
+        else:
+            left, right = self.pair(of.left, of.right, None if op in _COMPARISONS else want)
         if op in _COMPARISONS or op == "is":
             return self.comparison(op, left, right)
         if op in ("like", "ilike"):

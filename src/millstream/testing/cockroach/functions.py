@@ -196,11 +196,13 @@ def _fnv32(data: bytes) -> int:
 
 
 def shard(key: tuple[Any, ...], buckets: int) -> int:
-    """The shard column of a hash-sharded key: FNV-1 over the key's encoding. Integers and strings only."""
-    return _fnv32(b"".join(map(_encoded, key))) % buckets
+    """The shard column of a hash-sharded key: FNV-1 over the MD5, in hex, of the key's encoding. Integers, texts and bytes only."""
+    digest = hashlib.md5(b"".join(map(encoded, key)), usedforsecurity=False).hexdigest()
+    return _fnv32(digest.encode()) % buckets
 
 
-def _encoded(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
+    """One member of a key as the database orders it, rising. Integers, texts and bytes only."""
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value <= 109:
             return bytes([136 + value])

@@ -257,8 +257,10 @@ class Parser(Cursor):
         return token.kind == "name" or (token.kind == "word" and token.text not in RESERVED)
 
     def source(self) -> Source:
-        if self.is_op("(") or self.is_op("["):
+        if self.is_op("(") or (self.is_op("[") and self.tokens[self.place + 1].text != "create"):
             raise not_modelled("a query in FROM")
+        if self.op("["):
+            raise self.fail(hint="try \\h <SOURCE>")
         name = self.path()
         arguments = None
         if self.is_op("("):

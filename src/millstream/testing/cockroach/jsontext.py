@@ -30,13 +30,15 @@ def encoder(of: SqlType, version: str) -> Encoder:
         return _array(of, version)
     if of.kind == "timetz":
         return lambda value: documents.string(values.timetz_text(value, version))
+    if of.kind in ("timestamp", "timestamptz"):
+        zone = "Z" if of.kind == "timestamptz" else ""
+        return lambda value: f'"{calendar.timestamp_json(value, zone, version)}"'
     return _ENCODERS.get(of.kind, lambda value: documents.string(str(value)))
 
 
 _ENCODERS: dict[str, Encoder] = {
     "int": str, "bool": lambda v: "true" if v else "false", "float": documents.floating, "decimal": documents.number,
     "string": documents.string, "bytes": lambda v: f'"\\\\x{v.hex()}"', "date": lambda v: f'"{calendar.date_text(v)}"',
-    "timestamp": lambda v: f'"{calendar.timestamp_json(v, "")}"', "timestamptz": lambda v: f'"{calendar.timestamp_json(v, "Z")}"',
     "time": lambda v: f'"{calendar.clock_text(v)}"', "interval": lambda v: f'"{calendar.interval_text(v)}"', "jsonb": lambda v: v,
     "geometry": shapes.geojson, "geography": shapes.geojson, "vector": lambda v: f'"{shapes.vector_text(v)}"',
 }  # fmt: skip

@@ -204,6 +204,7 @@ def _resolver(of: Insert, writer: Writer) -> Resolve:
 
 def _upserting(writer: Writer) -> Resolve:
     width = writer.scope.width
+    changing = {c.name for c in writer.descriptor.columns} - set(writer.descriptor.key)
 
     def run(transaction: Transaction, env: Env, row: Row, given: dict[str, Any]) -> Row | None:
         key = writer.key(row)
@@ -211,6 +212,9 @@ def _upserting(writer: Writer) -> Resolve:
         if found is None:
             writer.insert(transaction, row)
             return row
+        if not changing.intersection(given):
+            # Only key columns are given: nothing is to be set, so nothing is written.
+            return None
         merged = list(access.padded(found[1], width))
         for name in given:
             place = writer.descriptor.by_name[name].id - 1

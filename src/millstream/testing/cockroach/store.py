@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Release = Literal["26.1", "22.1"]
 GC_TTL_S = 14_400
 WRITER_WAIT_S = 10.0
+_ROW_IDS_SINCE_NS = 1_420_070_400 * 10**9
 _FIRST_ID = {"26.1": 104, "22.1": 52}
 
 
@@ -76,9 +77,9 @@ class Store:
             self._changed.notify_all()
 
     def unique_row_id(self) -> int:
-        """As unique_rowid() makes them: time in steps of ten microseconds above, the node below; rising."""
+        """As unique_rowid() makes them: steps of ten microseconds since 2015 above, the node below; rising."""
         with self.lock:
-            self._row_id = max(self._row_id + (1 << 15), (self._clock() // 10_000 << 15) | 1)
+            self._row_id = max(self._row_id + (1 << 15), ((self._clock() - _ROW_IDS_SINCE_NS) // 10_000 << 15) | 1)
             return self._row_id
 
     def next_id(self) -> int:

@@ -84,12 +84,13 @@ def tokens(sql: str) -> list[Token]:
     return out
 
 
-def syntax_error(sql: str, at: int, near: str, because: str = "") -> SqlError:
+def syntax_error(sql: str, at: int, near: str, because: str = "", hint: str = "") -> SqlError:
     """42601 in the server's form: the line, and a caret under the place."""
     start, end = sql.rfind("\n", 0, at) + 1, sql.find("\n", at)
     shown = sql[: end if end >= 0 else len(sql)]
     why = f": {because}" if because else ""
-    return SqlError("42601", f'at or near "{near}": syntax error{why}\nDETAIL:  source SQL:\n{shown}\n{" " * (at - start)}^')
+    place = f"{shown}\n{' ' * (at - start)}^" + (f"\nHINT:  {hint}" if hint else "")
+    return SqlError("42601", f'at or near "{near}": syntax error{why}\nDETAIL:  source SQL:\n{place}')
 
 
 def split(sql: str) -> list[str]:
