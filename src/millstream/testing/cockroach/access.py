@@ -50,6 +50,11 @@ class Scope:
         return self.column(column, offset)
 
     def column(self, column: Column, offset: int = 0) -> Compiled:
+        if self.descriptor.buckets and column.name == self.descriptor.key[0]:
+            buckets = self.descriptor.buckets
+            by_name = {c.name: c.id - 1 + offset for c in self.descriptor.columns}
+            of = [by_name[name] for name in self.descriptor.key[1:]]
+            return Compiled(column.kind, lambda row, env: functions.shard(tuple(row[place] for place in of), buckets))
         if column.virtual and column.computed is not None and not offset:
             return Compiled(column.kind, self.compiler.into(grammar_schema.expression(column.computed), column.kind, column.name))
         place = column.id - 1 + offset

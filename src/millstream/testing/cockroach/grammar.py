@@ -257,6 +257,8 @@ class Parser(Cursor):
         return token.kind == "name" or (token.kind == "word" and token.text not in RESERVED)
 
     def source(self) -> Source:
+        if self.is_op("(") and self.tokens[self.place + 1].text == "values":
+            return self._values_source()
         if self.is_op("(") or (self.is_op("[") and self.tokens[self.place + 1].text != "create"):
             raise not_modelled("a query in FROM")
         if self.op("["):
@@ -270,6 +272,17 @@ class Parser(Cursor):
         alias = self.alias()
         columns = self.in_parens(self.name) if alias and self.is_op("(") else ()
         return Source(name, alias, columns, arguments)
+
+    def _values_source(self) -> Source:
+        """(VALUES (…), …) AS alias (column, …)"""
+        self.op("(")
+        self.need("values")
+        rows = self.listed(lambda: self.in_parens(self.expression))
+        if not self.op(")"):
+            raise self.fail()
+        alias = self.alias()
+        columns = self.in_parens(self.name) if alias and self.is_op("(") else ()
+        return Source(("values",), alias, columns, None, rows)
 
     def alias(self) -> str | None:
         if self.is_word("as", "of"):

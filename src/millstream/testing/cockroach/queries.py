@@ -87,6 +87,8 @@ def _input(select: Select, find: Callable[[Name], tuple[Table, Descriptor]], ver
         return Input(compiler, lambda t, env: iter([()] if kept is None or kept((), env) else []), ())
     if source.arguments is not None:
         return _series(select, version, named)
+    if source.rows is not None:
+        return _given(select, source.rows, version, named)
     table, descriptor = find(source.name)
     scope = access.Scope(descriptor, source.alias, version, named)
     way, width = access.plan(scope, select.where), scope.width
@@ -124,6 +126,35 @@ def _series(select: Select, version: str, named: Callable[[Name], SqlType]) -> I
                 yield (n,)
 
     return Input(compiler, rows, (column,), ((column, False),))
+
+
+def _given(select: Select, given: tuple[tuple[Expression, ...], ...], version: str, named: Callable[[Name], SqlType]) -> Input:
+    """Rows of values: a column has the type of the first of them that has one."""
+    source = select.source
+    assert source is not None
+    alias = source.alias or "values"
+    cells = [[Compiler(no_columns, version, named).compile(e) for e in row] for row in given]
+    if any(len(row) != len(cells[0]) for row in cells):
+        raise SqlError("42601", f"VALUES lists must all be the same length, expected {len(cells[0])} columns")
+    names = (*source.columns, *(f"column{n + 1}" for n in range(len(source.columns), len(cells[0]))))
+    kinds = [next((row[n].type for row in cells if row[n].type.kind != "unknown"), types.STRING) for n in range(len(names))]
+
+    def resolve(table: str | None, name: str) -> Compiled:
+        if name not in names or (table is not None and table != alias):
+            raise SqlError("42703", f'column "{name}" does not exist')
+        place = names.index(name)
+        return Compiled(kinds[place], lambda row, env: row[place])
+
+    compiler = Compiler(resolve, version, named)
+    kept = compiler.condition(select.where) if select.where is not None else None
+
+    def rows(transaction: Transaction, env: Env) -> Iterator[Any]:
+        for row in cells:
+            values_ = tuple(cell.run((), env) for cell in row)
+            if kept is None or kept(values_, env):
+                yield values_
+
+    return Input(compiler, rows, names, ())
 
 
 def _expanded(items: Iterable[Item], source: Input) -> list[Item]:

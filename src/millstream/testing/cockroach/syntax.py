@@ -137,12 +137,13 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What FROM names: a table, or generate_series with its arguments."""
+    """What FROM names: a table, generate_series with its arguments, or `rows` of values."""
 
     name: Name
     alias: str | None = None
     columns: tuple[str, ...] = ()
     arguments: tuple[Expression, ...] | None = None
+    rows: tuple[tuple[Expression, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
