@@ -1,0 +1,536 @@
+"""The server's side of PostgreSQL's wire protocol, version 3.0: one connection in one thread, text in and text out.
+
+What a statement does is its backend's. TLS is refused ('N'), results are always text, parameters come as text or in the binary
+forms that psycopg 3 sends by itself.
+
+Reference: PostgreSQL 17, "Frontend/Backend Protocol". CockroachDB's peculiarities: the parameter `crdb_version`; DETAIL and HINT.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from millstream.testing.cockroach.errors import SqlError
+from millstream.testing.cockroach.login import Refused, Scram
+from millstream.testing.cockroach.parameters import gives_rows, parameter_count, parameter_text
+from millstream.testing.cockroach.tokens import split
+
+Row = Sequence[str | bytes | None]
+"""Values as text; bytes are written as BYTEA is, in hex."""
+
+VERSION_3, CANCEL, SSL, GSS = 196608, 80877102, 80877103, 80877104
+_MESSAGE_BYTES_MAX = 64 << 20
+_TEXT = 25
+
+
+@dataclass
+class Answer:
+    """What a statement gives: no columns for one that gives no rows. `batches` may be endless, and each is sent as it comes.
+
+    `tag` is asked for after the last batch.
+    """
+
+    columns: Sequence[tuple[str, int]] | None
+    batches: Iterator[Sequence[Row]]
+    tag: Callable[[], str]
+
+
+@dataclass
+class Running:
+    """What others say to the statement that a connection runs: end it, or break the connection off in mid-message."""
+
+    ended_by: SqlError | None = None
+    cut: bool = False
+    wake: threading.Event = field(default_factory=threading.Event)
+
+    def end(self, why: SqlError) -> None:
+        self.ended_by = self.ended_by or why
+        self.wake.set()
+
+    def break_off(self) -> None:
+        self.cut = True
+        self.wake.set()
+
+    def check(self) -> None:
+        """Raises what ended the statement, or Cut."""
+        if self.cut:
+            raise Cut
+        if self.ended_by is not None:
+            raise self.ended_by
+
+
+class Cut(Exception):
+    """The connection is to break off here."""
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+class Backend(Protocol):
+    """One connection's statements."""
+
+    @property
+    def status(self) -> str:
+        """I: no transaction, T: in one, E: in one that failed."""
+        ...
+
+    def run(self, sql: str, parameters: Sequence[str | None], running: Running, gone: Callable[[], bool]) -> Answer:
+        """Run one statement; `gone()` tells whether the client has left. Raises SqlError, as do the answer's batches."""
+        ...
+
+    def together(self, statements: Sequence[str]) -> AbstractContextManager[None]:
+        """Around the statements of one simple query."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Host(Protocol):
+    """The server as its connections see it."""
+
+    settings: Mapping[str, str]
+    """Told to each client at its start, over what the protocol itself needs."""
+    clear_passwords: bool
+    """Ask for passwords in clear instead of by SCRAM."""
+
+    def password(self, user: str) -> str | None:
+        """None: nobody is asked. Raises SqlError for a user who may not come in."""
+        ...
+
+    def admit(self, user: str, database: str, application: str, connection: Connection) -> tuple[Backend, int, int]:
+        """The backend, and the pair by which this connection's statement can be cancelled. Raises SqlError."""
+        ...
+
+    def cancel(self, process: int, secret: int) -> None: ...
+
+    def left(self, connection: Connection) -> None: ...
+
+
+@dataclass
+class _Prepared:
+    sql: str
+    oids: tuple[int, ...]
+
+
+@dataclass
+class _Portal:
+    sql: str
+    parameters: tuple[str | None, ...]
+    answer: Answer | None = None
+    rows: Iterator[Sequence[Row]] | None = None
+    kept: list[Row] = field(default_factory=list)
+    sent: int = 0
+
+
+class Connection:
+    """`serve()` runs until the client leaves. `running` is for other threads."""
+
+    def __init__(self, peer: socket.socket, host: Host) -> None:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket, self._host = peer, host
+        self._in, self._out = bytearray(), bytearray()
+        self._prepared: dict[str, _Prepared] = {}
+        self._portals: dict[str, _Portal] = {}
+        self._backend: Backend | None = None
+        self.running = Running()
+
+    # ---- life
+
+    def serve(self) -> None:
+        try:
+            with suppress(Gone, Cut, OSError):
+                self._start()
+        finally:
+            if self._backend is not None:
+                self._backend.close()
+            self._host.left(self)
+            self._socket.close()
+
+    def shut(self) -> None:
+        """From another thread: the connection is over, whatever it does."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _start(self) -> None:
+        while True:
+            (length,) = struct.unpack("!i", self._take(4))
+            if not 8 <= length <= 10_000:
+                raise Gone
+            body = self._take(length - 4)
+            (code,) = struct.unpack_from("!i", body)
+            if code in (SSL, GSS):
+                self._socket.sendall(b"N")
+            elif code == CANCEL:
+                self._host.cancel(*struct.unpack("!ii", body[4:12]))
+                return
+            else:
+                break
+        if code != VERSION_3:
+            self._error(SqlError("08P01", f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}"), "FATAL")
+            return self._flush()
+        words = body[4:].rstrip(b"\0").decode().split("\0")
+        said = dict(zip(words[::2], words[1::2], strict=False))
+        try:
+            self._log_in(said)
+        except SqlError as e:
+            self._error(e, "FATAL")
+            return self._flush()
+        while True:
+            self._step()
+
+    def _log_in(self, said: Mapping[str, str]) -> None:
+        user = said.get("user", "")
+        password = self._host.password(user)
+        wrong = SqlError("28P01", f"password authentication failed for user {user}")
+        if password is not None:
+            try:
+                self._prove(password)
+            except Refused as e:
+                raise wrong from e
+        database = said.get("database") or "defaultdb"
+        backend, process, secret = self._host.admit(user, database, said.get("application_name", ""), self)
+        self._backend = backend
+        self._put(b"R", struct.pack("!i", 0))
+        told = {
+            "application_name": said.get("application_name", ""),
+            "client_encoding": "UTF8",
+            "DateStyle": "ISO, MDY",
+            "integer_datetimes": "on",
+            "IntervalStyle": "postgres",
+            "is_superuser": "on" if user == "root" else "off",
+            "server_encoding": "UTF8",
+            "server_version": "13.0.0",
+            "session_authorization": user,
+            "standard_conforming_strings": "on",
+            "TimeZone": "UTC",
+            **self._host.settings,
+        }
+        for name, value in told.items():
+            self._put(b"S", _z(name) + _z(value))
+        self._put(b"K", struct.pack("!ii", process, secret))
+        self._ready()
+
+    def _prove(self, password: str) -> None:
+        if self._host.clear_passwords:
+            self._put(b"R", struct.pack("!i", 3))
+            self._flush()
+            if self._password_message().rstrip(b"\0").decode() != password:
+                raise Refused
+            return
+        scram = Scram(password)
+        self._put(b"R", struct.pack("!i", 10) + _z("SCRAM-SHA-256") + b"\0")
+        self._flush()
+        body = self._password_message()
+        mechanism, _, rest = body.partition(b"\0")
+        if mechanism != b"SCRAM-SHA-256":
+            raise Refused
+        self._put(b"R", struct.pack("!i", 11) + scram.first(rest[4:]))
+        self._flush()
+        self._put(b"R", struct.pack("!i", 12) + scram.final(self._password_message()))
+
+    def _password_message(self) -> bytes:
+        kind, body = self._message()
+        if kind != b"p":
+            raise Refused
+        return body
+
+    # ---- messages in
+
+    def _step(self) -> None:
+        kind, body = self._message()
+        if kind == b"X":
+            raise Gone
+        if kind == b"Q":
+            return self._simple(body)
+        if kind not in _EXTENDED:
+            self._error(SqlError("08P01", f"unrecognized client message type {kind!r}"), "FATAL")
+            self._flush()
+            raise Gone
+        try:
+            _EXTENDED[kind](self, body)
+        except SqlError as e:
+            self._failed(e)
+            while self._message()[0] != b"S":
+                continue
+            self._ready()
+
+    def _simple(self, body: bytes) -> None:
+        try:
+            found = split(_unz(body))
+            if not found:
+                self._put(b"I", b"")
+            assert self._backend is not None
+            with self._backend.together(found):
+                for sql in found:
+                    answer = self._run(sql, ())
+                    if answer.columns is not None:
+                        self._describe_rows(answer.columns)
+                    for batch in answer.batches:
+                        self._rows(batch)
+                    self._put(b"C", _z(answer.tag()))
+        except SqlError as e:
+            self._failed(e)
+        except Cut:
+            self._cut()
+        self._ready()
+
+    def _parse(self, body: bytes) -> None:
+        name, at = _string(body, 0)
+        sql, at = _string(body, at)
+        (count,) = struct.unpack_from("!h", body, at)
+        given = struct.unpack_from(f"!{count}i", body, at + 2)
+        found = split(sql)
+        if len(found) > 1:
+            raise SqlError("42601", "cannot insert multiple commands into a prepared statement")
+        text = found[0] if found else ""
+        if name and name in self._prepared:
+            raise SqlError("42P05", f'prepared statement "{name}" already exists')
+        wanted = parameter_count(text)
+        self._prepared[name] = _Prepared(text, tuple(given[i] if i < count else 0 for i in range(wanted)))
+        self._put(b"1", b"")
+
+    def _bind(self, body: bytes) -> None:
+        portal, at = _string(body, 0)
+        name, at = _string(body, at)
+        prepared = self._named(name)
+        (count,) = struct.unpack_from("!h", body, at)
+        formats = struct.unpack_from(f"!{count}h", body, at + 2)
+        at += 2 + 2 * count
+        (values,) = struct.unpack_from("!h", body, at)
+        at += 2
+        if values != len(prepared.oids):
+            raise SqlError("08P01", f"expected {len(prepared.oids)} arguments, got {values}")
+        parameters: list[str | None] = []
+        for i in range(values):
+            (length,) = struct.unpack_from("!i", body, at)
+            at += 4
+            if length < 0:
+                parameters.append(None)
+                continue
+            binary = (formats[0] if count == 1 else formats[i] if count else 0) == 1
+            try:
+                parameters.append(parameter_text(body[at : at + length], prepared.oids[i], binary))
+            except NotImplementedError as e:
+                raise SqlError("0A000", str(e)) from e
+            at += length
+        (count,) = struct.unpack_from("!h", body, at)
+        if any(struct.unpack_from(f"!{count}h", body, at + 2)):
+            raise SqlError("0A000", "the stand-in gives results as text only")
+        self._portals[portal] = _Portal(prepared.sql, tuple(parameters))
+        self._put(b"2", b"")
+
+    def _describe(self, body: bytes) -> None:
+        name, _ = _string(body, 1)
+        if body[:1] == b"P":
+            portal = self._open(name)
+            columns = self._answered(portal).columns if gives_rows(portal.sql) else None
+        else:
+            prepared = self._named(name)
+            self._put(b"t", struct.pack(f"!h{len(prepared.oids)}i", len(prepared.oids), *(oid or _TEXT for oid in prepared.oids)))
+            # Nothing else tells a statement's columns; reading it with nulls changes nothing.
+            columns = self._run(prepared.sql, (None,) * len(prepared.oids)).columns if gives_rows(prepared.sql) else None
+        if columns is None:
+            self._put(b"n", b"")
+        else:
+            self._describe_rows(columns)
+
+    def _execute(self, body: bytes) -> None:
+        name, at = _string(body, 0)
+        (limit,) = struct.unpack_from("!i", body, at)
+        portal = self._open(name)
+        if not portal.sql:
+            return self._put(b"I", b"")
+        answer = self._answered(portal)
+        if portal.rows is None:
+            portal.rows = iter(answer.batches)
+        try:
+            sent = 0
+            while True:
+                if portal.kept and limit:
+                    batch, portal.kept = portal.kept[: limit - sent], portal.kept[limit - sent :]
+                    self._rows(batch)
+                    sent += len(batch)
+                    if sent == limit:
+                        return self._put(b"s", b"")
+                more = next(portal.rows, None)
+                if more is None:
+                    break
+                if limit:
+                    portal.kept.extend(more)
+                else:
+                    self._rows(more)
+        except Cut:
+            self._cut()
+        self._put(b"C", _z(answer.tag()))
+
+    def _close(self, body: bytes) -> None:
+        name, _ = _string(body, 1)
+        (self._portals if body[:1] == b"P" else self._prepared).pop(name, None)
+        self._put(b"3", b"")
+
+    def _sync(self, body: bytes) -> None:
+        self._portals.clear()
+        self._ready()
+
+    def _hurry(self, body: bytes) -> None:
+        self._flush()
+
+    def _named(self, name: str) -> _Prepared:
+        if name not in self._prepared:
+            raise SqlError("26000", f'prepared statement "{name}" does not exist')
+        return self._prepared[name]
+
+    def _open(self, name: str) -> _Portal:
+        if name not in self._portals:
+            raise SqlError("34000", f'portal "{name}" does not exist')
+        return self._portals[name]
+
+    def _answered(self, portal: _Portal) -> Answer:
+        if portal.answer is None:
+            portal.answer = self._run(portal.sql, portal.parameters)
+        return portal.answer
+
+    def _run(self, sql: str, parameters: Sequence[str | None]) -> Answer:
+        assert self._backend is not None
+        words = sql.split(None, 2)
+        if words and words[0].upper() == "DEALLOCATE":  # prepared statements live here, so this is nobody else's
+            name = words[-1].strip('";')
+            if name.upper() == "ALL":
+                self._prepared.clear()
+            elif self._prepared.pop(name, None) is None:
+                raise SqlError("26000", f'prepared statement "{name}" does not exist')
+            return Answer(None, iter(()), lambda: "DEALLOCATE")
+        self.running.ended_by = None
+        self.running.wake.clear()
+        return self._backend.run(sql, parameters, self.running, self._gone)
+
+    # ---- messages out
+
+    def _put(self, kind: bytes, body: bytes) -> None:
+        self._out += kind + struct.pack("!i", len(body) + 4) + body
+
+    def _describe_rows(self, columns: Sequence[tuple[str, int]]) -> None:
+        body = struct.pack("!h", len(columns))
+        for name, oid in columns:
+            body += _z(name) + struct.pack("!ihihih", 0, 0, oid, -1, -1, 0)
+        self._put(b"T", body)
+
+    def _rows(self, rows: Sequence[Row]) -> None:
+        """Send rows at once: an endless result's reader waits for each."""
+        out = self._out
+        for row in rows:
+            body = bytearray(struct.pack("!h", len(row)))
+            for value in row:
+                if value is None:
+                    body += b"\xff\xff\xff\xff"
+                else:
+                    text = b"\\x" + value.hex().encode() if isinstance(value, bytes) else value.encode()
+                    body += struct.pack("!i", len(text)) + text
+            out += b"D" + struct.pack("!i", len(body) + 4) + body
+        if self.running.cut:
+            raise Cut
+        self._flush()
+
+    def _cut(self) -> None:
+        """What was to be sent, without its last bytes: never at the end of a message, and no more for ever."""
+        row = struct.pack("!h", 3) + b"".join(struct.pack("!i", len(v)) + v for v in (b"cut", b"\\x5b315d", b"\\x7b226166"))
+        self._put(b"D", row)
+        with suppress(OSError):
+            self._socket.sendall(self._out[: len(self._out) - 3])
+        self.shut()
+        raise Gone
+
+    def _failed(self, error: SqlError) -> None:
+        fatal = error.sqlstate == "57P01"
+        self._error(error, "FATAL" if fatal else "ERROR")
+        if fatal:
+            self._flush()
+            raise Gone
+
+    def _error(self, error: SqlError, severity: str) -> None:
+        message, detail, hint = _parts(error.message)
+        fields = b"S" + _z(severity) + b"V" + _z(severity) + b"C" + _z(error.sqlstate) + b"M" + _z(message)
+        fields += (b"D" + _z(detail) if detail else b"") + (b"H" + _z(hint) if hint else b"")
+        self._put(b"E", fields + b"\0")
+
+    def _ready(self) -> None:
+        assert self._backend is not None
+        self._put(b"Z", self._backend.status.encode())
+        self._flush()
+
+    def _flush(self) -> None:
+        out, self._out = self._out, bytearray()
+        self._socket.sendall(out)
+
+    # ---- bytes in
+
+    def _message(self) -> tuple[bytes, bytes]:
+        head = self._take(5)
+        (length,) = struct.unpack("!i", head[1:])
+        if not 4 <= length <= _MESSAGE_BYTES_MAX:
+            raise Gone
+        return head[:1], self._take(length - 4)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._in) < size:
+            if self._out:
+                self._flush()  # whoever waits for us must not be waited for
+            self._receive()
+        taken = bytes(self._in[:size])
+        del self._in[:size]
+        return taken
+
+    def _receive(self) -> None:
+        piece = self._socket.recv(65536)
+        if not piece:
+            raise Gone
+        self._in += piece
+
+    def _gone(self) -> bool:
+        """Whether the client has left while it is being answered: the end of its bytes, or its goodbye."""
+        try:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            while poll.poll(0):
+                self._receive()
+        except (Gone, OSError):
+            return True
+        return self._in[:5] == b"X\0\0\0\4" or self._in[5:10] == b"X\0\0\0\4"
+
+
+_EXTENDED: Mapping[bytes, Callable[[Connection, bytes], None]] = {
+    b"P": Connection._parse,
+    b"B": Connection._bind,
+    b"D": Connection._describe,
+    b"E": Connection._execute,
+    b"C": Connection._close,
+    b"S": Connection._sync,
+    b"H": Connection._hurry,
+}
+
+
+def _z(text: str) -> bytes:
+    return text.encode() + b"\0"
+
+
+def _unz(body: bytes) -> str:
+    return body[:-1].decode()
+
+
+def _string(body: bytes, at: int) -> tuple[str, int]:
+    end = body.index(b"\0", at)
+    return body[at:end].decode(), end + 1
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    text, _, hint = text.partition("\nHINT:  ")
+    message, _, detail = text.partition("\nDETAIL:  ")
+    return message, detail, hint
