@@ -21,12 +21,13 @@ from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.faults import RECORDED, Faults, Timing
 from millstream.testing.cockroach.feeds import COLUMNS
 from millstream.testing.cockroach.functions import VERSIONS
+from millstream.testing.cockroach.messages import Row
 from millstream.testing.cockroach.session import Result, Session
 from millstream.testing.cockroach.store import Release, Store
 from millstream.testing.cockroach.syntax import Name
 from millstream.testing.cockroach.targets import open_feed
 from millstream.testing.cockroach.types import SqlType
-from millstream.testing.cockroach.wire import Answer, Backend, Connection, Row, Running
+from millstream.testing.cockroach.wire import Answer, Backend, Connection, Running
 
 _ROWS = 500
 

@@ -1,14 +1,13 @@
 """The server's side of PostgreSQL's wire protocol, version 3.0: one connection in one thread, text in and text out.
 
 What a statement does is its backend's. TLS is refused ('N'), results are always text, parameters come as text or in the binary
-forms that psycopg 3 sends by itself.
+forms that psycopg 3 sends by itself. messages.py has the bytes.
 
 Reference: PostgreSQL 17, "Frontend/Backend Protocol". CockroachDB's peculiarities: the parameter `crdb_version`; DETAIL and HINT.
 """
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import threading
@@ -19,14 +18,11 @@ from typing import Protocol
 
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.login import Refused, Scram
+from millstream.testing.cockroach.messages import Gone, Messages, Row, string, z
 from millstream.testing.cockroach.parameters import gives_rows, parameter_count, parameter_text
 from millstream.testing.cockroach.tokens import split
 
-Row = Sequence[str | bytes | None]
-"""Values as text; bytes are written as BYTEA is, in hex."""
-
 VERSION_3, CANCEL, SSL, GSS = 196608, 80877102, 80877103, 80877104
-_MESSAGE_BYTES_MAX = 64 << 20
 _TEXT = 25
 
 
@@ -68,10 +64,6 @@ class Running:
 
 class Cut(Exception):
     """The connection is to break off here."""
-
-
-class Gone(Exception):
-    """The client has closed the connection."""
 
 
 class Backend(Protocol):
@@ -134,9 +126,7 @@ class Connection:
     """`serve()` runs until the client leaves. `running` is for other threads."""
 
     def __init__(self, peer: socket.socket, host: Host) -> None:
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._host = peer, host
-        self._in, self._out = bytearray(), bytearray()
+        self._wire, self._host = Messages(peer), host
         self._prepared: dict[str, _Prepared] = {}
         self._portals: dict[str, _Portal] = {}
         self._backend: Backend | None = None
@@ -152,37 +142,36 @@ class Connection:
             if self._backend is not None:
                 self._backend.close()
             self._host.left(self)
-            self._socket.close()
+            self._wire.close()
 
     def shut(self) -> None:
         """From another thread: the connection is over, whatever it does."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._wire.shut()
 
     def _start(self) -> None:
         while True:
-            (length,) = struct.unpack("!i", self._take(4))
+            (length,) = struct.unpack("!i", self._wire.take(4))
             if not 8 <= length <= 10_000:
                 raise Gone
-            body = self._take(length - 4)
+            body = self._wire.take(length - 4)
             (code,) = struct.unpack_from("!i", body)
             if code in (SSL, GSS):
-                self._socket.sendall(b"N")
+                self._wire.raw(b"N")
             elif code == CANCEL:
                 self._host.cancel(*struct.unpack("!ii", body[4:12]))
                 return
             else:
                 break
         if code != VERSION_3:
-            self._error(SqlError("08P01", f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}"), "FATAL")
-            return self._flush()
+            self._wire.error(SqlError("08P01", f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}"), "FATAL")
+            return self._wire.flush()
         words = body[4:].rstrip(b"\0").decode().split("\0")
         said = dict(zip(words[::2], words[1::2], strict=False))
         try:
             self._log_in(said)
         except SqlError as e:
-            self._error(e, "FATAL")
-            return self._flush()
+            self._wire.error(e, "FATAL")
+            return self._wire.flush()
         while True:
             self._step()
 
@@ -198,7 +187,7 @@ class Connection:
         database = said.get("database") or "defaultdb"
         backend, process, secret = self._host.admit(user, database, said.get("application_name", ""), self)
         self._backend = backend
-        self._put(b"R", struct.pack("!i", 0))
+        self._wire.put(b"R", struct.pack("!i", 0))
         told = {
             "application_name": said.get("application_name", ""),
             "client_encoding": "UTF8",
@@ -214,30 +203,30 @@ class Connection:
             **self._host.settings,
         }
         for name, value in told.items():
-            self._put(b"S", _z(name) + _z(value))
-        self._put(b"K", struct.pack("!ii", process, secret))
+            self._wire.put(b"S", z(name) + z(value))
+        self._wire.put(b"K", struct.pack("!ii", process, secret))
         self._ready()
 
     def _prove(self, password: str) -> None:
         if self._host.clear_passwords:
-            self._put(b"R", struct.pack("!i", 3))
-            self._flush()
+            self._wire.put(b"R", struct.pack("!i", 3))
+            self._wire.flush()
             if self._password_message().rstrip(b"\0").decode() != password:
                 raise Refused
             return
         scram = Scram(password)
-        self._put(b"R", struct.pack("!i", 10) + _z("SCRAM-SHA-256") + b"\0")
-        self._flush()
+        self._wire.put(b"R", struct.pack("!i", 10) + z("SCRAM-SHA-256") + b"\0")
+        self._wire.flush()
         body = self._password_message()
         mechanism, _, rest = body.partition(b"\0")
         if mechanism != b"SCRAM-SHA-256":
             raise Refused
-        self._put(b"R", struct.pack("!i", 11) + scram.first(rest[4:]))
-        self._flush()
-        self._put(b"R", struct.pack("!i", 12) + scram.final(self._password_message()))
+        self._wire.put(b"R", struct.pack("!i", 11) + scram.first(rest[4:]))
+        self._wire.flush()
+        self._wire.put(b"R", struct.pack("!i", 12) + scram.final(self._password_message()))
 
     def _password_message(self) -> bytes:
-        kind, body = self._message()
+        kind, body = self._wire.message()
         if kind != b"p":
             raise Refused
         return body
@@ -245,37 +234,37 @@ class Connection:
     # ---- messages in
 
     def _step(self) -> None:
-        kind, body = self._message()
+        kind, body = self._wire.message()
         if kind == b"X":
             raise Gone
         if kind == b"Q":
             return self._simple(body)
         if kind not in _EXTENDED:
-            self._error(SqlError("08P01", f"unrecognized client message type {kind!r}"), "FATAL")
-            self._flush()
+            self._wire.error(SqlError("08P01", f"unrecognized client message type {kind!r}"), "FATAL")
+            self._wire.flush()
             raise Gone
         try:
             _EXTENDED[kind](self, body)
         except SqlError as e:
             self._failed(e)
-            while self._message()[0] != b"S":
+            while self._wire.message()[0] != b"S":
                 continue
             self._ready()
 
     def _simple(self, body: bytes) -> None:
         try:
-            found = split(_unz(body))
+            found = split(body[:-1].decode())
             if not found:
-                self._put(b"I", b"")
+                self._wire.put(b"I", b"")
             assert self._backend is not None
             with self._backend.together(found):
                 for sql in found:
                     answer = self._run(sql, ())
                     if answer.columns is not None:
-                        self._describe_rows(answer.columns)
+                        self._wire.columns(answer.columns)
                     for batch in answer.batches:
                         self._rows(batch)
-                    self._put(b"C", _z(answer.tag()))
+                    self._wire.put(b"C", z(answer.tag()))
         except SqlError as e:
             self._failed(e)
         except Cut:
@@ -283,8 +272,8 @@ class Connection:
         self._ready()
 
     def _parse(self, body: bytes) -> None:
-        name, at = _string(body, 0)
-        sql, at = _string(body, at)
+        name, at = string(body, 0)
+        sql, at = string(body, at)
         (count,) = struct.unpack_from("!h", body, at)
         given = struct.unpack_from(f"!{count}i", body, at + 2)
         found = split(sql)
@@ -295,11 +284,11 @@ class Connection:
             raise SqlError("42P05", f'prepared statement "{name}" already exists')
         wanted = parameter_count(text)
         self._prepared[name] = _Prepared(text, tuple(given[i] if i < count else 0 for i in range(wanted)))
-        self._put(b"1", b"")
+        self._wire.put(b"1", b"")
 
     def _bind(self, body: bytes) -> None:
-        portal, at = _string(body, 0)
-        name, at = _string(body, at)
+        portal, at = string(body, 0)
+        name, at = string(body, at)
         prepared = self._named(name)
         (count,) = struct.unpack_from("!h", body, at)
         formats = struct.unpack_from(f"!{count}h", body, at + 2)
@@ -325,29 +314,29 @@ class Connection:
         if any(struct.unpack_from(f"!{count}h", body, at + 2)):
             raise SqlError("0A000", "the stand-in gives results as text only")
         self._portals[portal] = _Portal(prepared.sql, tuple(parameters))
-        self._put(b"2", b"")
+        self._wire.put(b"2", b"")
 
     def _describe(self, body: bytes) -> None:
-        name, _ = _string(body, 1)
+        name, _ = string(body, 1)
         if body[:1] == b"P":
             portal = self._open(name)
             columns = self._answered(portal).columns if gives_rows(portal.sql) else None
         else:
             prepared = self._named(name)
-            self._put(b"t", struct.pack(f"!h{len(prepared.oids)}i", len(prepared.oids), *(oid or _TEXT for oid in prepared.oids)))
+            self._wire.put(b"t", struct.pack(f"!h{len(prepared.oids)}i", len(prepared.oids), *(oid or _TEXT for oid in prepared.oids)))
             # Nothing else tells a statement's columns; reading it with nulls changes nothing.
             columns = self._run(prepared.sql, (None,) * len(prepared.oids)).columns if gives_rows(prepared.sql) else None
         if columns is None:
-            self._put(b"n", b"")
+            self._wire.put(b"n", b"")
         else:
-            self._describe_rows(columns)
+            self._wire.columns(columns)
 
     def _execute(self, body: bytes) -> None:
-        name, at = _string(body, 0)
+        name, at = string(body, 0)
         (limit,) = struct.unpack_from("!i", body, at)
         portal = self._open(name)
         if not portal.sql:
-            return self._put(b"I", b"")
+            return self._wire.put(b"I", b"")
         answer = self._answered(portal)
         if portal.rows is None:
             portal.rows = iter(answer.batches)
@@ -359,7 +348,7 @@ class Connection:
                     self._rows(batch)
                     sent += len(batch)
                     if sent == limit:
-                        return self._put(b"s", b"")
+                        return self._wire.put(b"s", b"")
                 more = next(portal.rows, None)
                 if more is None:
                     break
@@ -369,19 +358,19 @@ class Connection:
                     self._rows(more)
         except Cut:
             self._cut()
-        self._put(b"C", _z(answer.tag()))
+        self._wire.put(b"C", z(answer.tag()))
 
     def _close(self, body: bytes) -> None:
-        name, _ = _string(body, 1)
+        name, _ = string(body, 1)
         (self._portals if body[:1] == b"P" else self._prepared).pop(name, None)
-        self._put(b"3", b"")
+        self._wire.put(b"3", b"")
 
     def _sync(self, body: bytes) -> None:
         self._portals.clear()
         self._ready()
 
     def _hurry(self, body: bytes) -> None:
-        self._flush()
+        self._wire.flush()
 
     def _named(self, name: str) -> _Prepared:
         if name not in self._prepared:
@@ -410,100 +399,32 @@ class Connection:
             return Answer(None, iter(()), lambda: "DEALLOCATE")
         self.running.ended_by = None
         self.running.wake.clear()
-        return self._backend.run(sql, parameters, self.running, self._gone)
+        return self._backend.run(sql, parameters, self.running, self._wire.gone)
 
     # ---- messages out
 
-    def _put(self, kind: bytes, body: bytes) -> None:
-        self._out += kind + struct.pack("!i", len(body) + 4) + body
-
-    def _describe_rows(self, columns: Sequence[tuple[str, int]]) -> None:
-        body = struct.pack("!h", len(columns))
-        for name, oid in columns:
-            body += _z(name) + struct.pack("!ihihih", 0, 0, oid, -1, -1, 0)
-        self._put(b"T", body)
-
     def _rows(self, rows: Sequence[Row]) -> None:
         """Send rows at once: an endless result's reader waits for each."""
-        out = self._out
-        for row in rows:
-            body = bytearray(struct.pack("!h", len(row)))
-            for value in row:
-                if value is None:
-                    body += b"\xff\xff\xff\xff"
-                else:
-                    text = b"\\x" + value.hex().encode() if isinstance(value, bytes) else value.encode()
-                    body += struct.pack("!i", len(text)) + text
-            out += b"D" + struct.pack("!i", len(body) + 4) + body
+        self._wire.rows(rows)
         if self.running.cut:
             raise Cut
-        self._flush()
+        self._wire.flush()
 
     def _cut(self) -> None:
-        """What was to be sent, without its last bytes: never at the end of a message, and no more for ever."""
-        row = struct.pack("!h", 3) + b"".join(struct.pack("!i", len(v)) + v for v in (b"cut", b"\\x5b315d", b"\\x7b226166"))
-        self._put(b"D", row)
-        with suppress(OSError):
-            self._socket.sendall(self._out[: len(self._out) - 3])
-        self.shut()
+        self._wire.cut()
         raise Gone
 
     def _failed(self, error: SqlError) -> None:
         fatal = error.sqlstate == "57P01"
-        self._error(error, "FATAL" if fatal else "ERROR")
+        self._wire.error(error, "FATAL" if fatal else "ERROR")
         if fatal:
-            self._flush()
+            self._wire.flush()
             raise Gone
-
-    def _error(self, error: SqlError, severity: str) -> None:
-        message, detail, hint = _parts(error.message)
-        fields = b"S" + _z(severity) + b"V" + _z(severity) + b"C" + _z(error.sqlstate) + b"M" + _z(message)
-        fields += (b"D" + _z(detail) if detail else b"") + (b"H" + _z(hint) if hint else b"")
-        self._put(b"E", fields + b"\0")
 
     def _ready(self) -> None:
         assert self._backend is not None
-        self._put(b"Z", self._backend.status.encode())
-        self._flush()
-
-    def _flush(self) -> None:
-        out, self._out = self._out, bytearray()
-        self._socket.sendall(out)
-
-    # ---- bytes in
-
-    def _message(self) -> tuple[bytes, bytes]:
-        head = self._take(5)
-        (length,) = struct.unpack("!i", head[1:])
-        if not 4 <= length <= _MESSAGE_BYTES_MAX:
-            raise Gone
-        return head[:1], self._take(length - 4)
-
-    def _take(self, size: int) -> bytes:
-        while len(self._in) < size:
-            if self._out:
-                self._flush()  # whoever waits for us must not be waited for
-            self._receive()
-        taken = bytes(self._in[:size])
-        del self._in[:size]
-        return taken
-
-    def _receive(self) -> None:
-        piece = self._socket.recv(65536)
-        if not piece:
-            raise Gone
-        self._in += piece
-
-    def _gone(self) -> bool:
-        """Whether the client has left while it is being answered: the end of its bytes, or its goodbye."""
-        try:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLIN)
-            while poll.poll(0):
-                self._receive()
-        except (Gone, OSError):
-            return True
-        return self._in[:5] == b"X\0\0\0\4" or self._in[5:10] == b"X\0\0\0\4"
+        self._wire.put(b"Z", self._backend.status.encode())
+        self._wire.flush()
 
 
 _EXTENDED: Mapping[bytes, Callable[[Connection, bytes], None]] = {
@@ -515,22 +436,3 @@ _EXTENDED: Mapping[bytes, Callable[[Connection, bytes], None]] = {
     b"S": Connection._sync,
     b"H": Connection._hurry,
 }
-
-
-def _z(text: str) -> bytes:
-    return text.encode() + b"\0"
-
-
-def _unz(body: bytes) -> str:
-    return body[:-1].decode()
-
-
-def _string(body: bytes, at: int) -> tuple[str, int]:
-    end = body.index(b"\0", at)
-    return body[at:end].decode(), end + 1
-
-
-def _parts(text: str) -> tuple[str, str, str]:
-    text, _, hint = text.partition("\nHINT:  ")
-    message, _, detail = text.partition("\nDETAIL:  ")
-    return message, detail, hint

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.crdb import CrdbConnection
 
-from millstream.testing.cockroach import wire
+from millstream.testing.cockroach import messages, wire
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.parameters import gives_rows, parameter_count
 
@@ -40,7 +40,7 @@ class Scripted:
             return wire.Answer([("?column?", 25)] * len(row), iter([[row]]), lambda: "SELECT 1")
         return wire.Answer(None, iter(()), lambda: "INSERT 0 1")
 
-    def _endless(self, running: wire.Running, gone) -> Iterator[Sequence[wire.Row]]:
+    def _endless(self, running: wire.Running, gone) -> Iterator[Sequence[messages.Row]]:
         n = 0
         try:
             while not gone():
