@@ -323,18 +323,23 @@ class _Table:
         earlier = self._before_shown(group, shown, int(rows[0])) if len(rows) else shown
         after = self._image("after", group.after, rows, no_after, shown, target, strict=exact)
         before = self._image("before", group.before, rows, no_before | again, earlier, target, strict=exact and not last)
-        if last and len(after.misfits):
-            row = int(rows[after.misfits[0]])
-            raise Irrecoverable(
-                f"a row of {target.name} holds a value that is none of its column's type, as the table was at {self._updated.one(row)}",
-                code="bad_value",
-                where=f"{self._decoder._where} {target.name}.{after.misfit}",
-                cure="report this with the table's definition and the server's version; leave the table out until then",
-            )
+        if last:
+            key = target.schema.key
+            bad = [(row, name) for row, _, name, why in before.holes if why == "unavailable" and name in key]
+            if bad := [*((row, after.misfit) for row in after.misfits.tolist()), *bad]:
+                raise self._bad_value(target, self._updated.one(int(rows[bad[0][0]])), bad[0][1])
         misfits = np.union1d(after.misfits, before.misfits)
         op = np.where(again, a.TOLD, np.where(no_after, a.DELETED, np.where(no_before, a.CREATED, a.UPDATED))).astype(np.int8)
         given = a.columns(self._updated[rows], op, before, after, self._backfills(rows, again))
         return target, given, misfits
+
+    def _bad_value(self, target: Described, at: Hlc, column: str) -> Irrecoverable:
+        return Irrecoverable(
+            f"a row of {target.name} holds a value that is none of its column's type, as the table was at {at}",
+            code="bad_value",
+            where=f"{self._decoder._where} {target.name}.{column}",
+            cure="report this with the table's definition and the server's version; leave the table out until then",
+        )
 
     def _image(self, image: str, part: int, rows: Index, absent: Mask, shown: Described, target: Described, *, strict: bool) -> Typed:
         parts = self._laid.after.parts if image == "after" else self._laid.before.parts
