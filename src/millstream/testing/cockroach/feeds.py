@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from millstream.testing.cockroach.changefeeds import Changefeed
@@ -76,8 +76,8 @@ class Feed:
             with self._store.lock:
                 upto = self._store.now()
                 border = self._border(upto)
-                messages = self._told(border[0].prev() if border else upto)
-            for batch in _pieces(messages):
+                told = self._told(border[0].prev() if border else upto)
+            for batch in _pieces(self._tell(told)):
                 yield from self._slowly(batch, running)
             lagged = Hlc(upto.wall - int(self._timing.seconds(self._timing.lag_s) * 1e9))
             if border and lagged >= border[0] and not self._silent(border[0]):
@@ -108,7 +108,7 @@ class Feed:
             for key, row, mvcc in self._store.rows(one.id, self._start):
                 yield from self._messages(one, Change(self._start, key, None, row, "write", mvcc), shape, shape)
 
-    def _told(self, upto: Hlc, *, calm: bool = False) -> list[Message]:
+    def _told(self, upto: Hlc, *, calm: bool = False) -> list[tuple[Watched, Change]]:
         """What the ranges tell now, each in order, mixed as chance has it; `calm`: all that there is. Called with the store's lock."""
         if self._end is not None:
             upto = min(upto, self._end.prev())
@@ -134,11 +134,13 @@ class Feed:
                     one.places[number] = max(one.places[number], upto)
                 if told:
                     queues.append([(one, c) for c in told])
-        out: list[Message] = []
-        for one, change in _mixed(queues, chance.random):
-            before = self._shape(one, change.hlc)
-            out.extend(self._messages(one, change, before, before))
-        return out
+        return list(_mixed(queues, chance.random))
+
+    def _tell(self, told: Sequence[tuple[Watched, Change]]) -> Iterator[Message]:
+        """Without the lock: writers do not wait for JSON."""
+        for one, change in told:
+            shape = self._shape(one, change.hlc)
+            yield from self._messages(one, change, shape, shape)
 
     def _begin_again(self, one: Watched) -> None:
         """After a split all ranges of a table go back to the last resolved time, by chance one of them to any time since."""
@@ -217,7 +219,7 @@ class Feed:
         """All before `at` is told: what stayed behind first, then the border, then the rows in their new shape."""
         with self._store.lock:
             rest = self._told(at.prev(), calm=True)
-        yield from _pieces(rest)
+        yield from _pieces(self._tell(rest))
         for one, kind in changed:
             if kind in ("drop", "truncate"):
                 raise _ended(one, kind, _descriptor(self._store.descriptors(one.id), at).name, old=self._old)
@@ -274,7 +276,7 @@ def _ended(one: Watched, kind: str, name: str, *, old: bool) -> SqlError:
     return SqlError("XXUUU", f'"{name}" was dropped' if old else "descriptor is being dropped")
 
 
-def _pieces(messages: Iterator[Message] | Sequence[Message]) -> Iterator[Sequence[Message]]:
+def _pieces(messages: Iterable[Message]) -> Iterator[Sequence[Message]]:
     piece: list[Message] = []
     for message in messages:
         piece.append(message)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 from feed_reading import OPTIONS, QUICK, Told, read, rows
 
-from millstream.testing.cockroach.faults import Faults
+from millstream.testing.cockroach.faults import RECORDED, Faults
 from millstream.testing.cockroach.hlc import Hlc
 from millstream.testing.cockroach.server import CockroachServer
 
@@ -181,6 +183,65 @@ def test_held_resolved_times_come_when_they_are_let_go(server: CockroachServer) 
 
     server.execute("UPSERT INTO t VALUES (1, 'first')")
     assert len(read(server.url(), f"CREATE CHANGEFEED FOR t WITH {OPTIONS}, cursor='{cursor}'", until)) > 10
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "apart_s", "whole"),
+    [
+        ("26.1", "resolved='1s', min_checkpoint_frequency='1s'", 3, True),
+        ("22.1", "resolved='1s', min_checkpoint_frequency='1s'", 1, False),
+        ("26.1", "resolved='1s'", 30, True),
+        ("26.1", "resolved, min_checkpoint_frequency='5s'", 5, True),
+    ],
+)
+def test_resolved_times_come_as_late_and_as_seldom_as_recorded(version: str, options: str, apart_s: float, whole: bool) -> None:
+    pace = 50 if apart_s < 10 else 200
+    with CockroachServer(version, timing=replace(RECORDED[version], pace=pace)) as server:
+        server.execute("CREATE TABLE t (id INT8 PRIMARY KEY)")
+        came: list[tuple[Hlc, Hlc]] = []
+
+        def until(told: list[Told]) -> bool:
+            came.append((told[-1].at, server.store.now()))
+            return len(told) == 4
+
+        told = read(server.url(), f"CREATE CHANGEFEED FOR t WITH {options}", until)
+    assert [t.is_resolved for t in told] == [True] * 4
+    for (_, before), (at, now) in itertools.pairwise(came):
+        assert now.wall - before.wall >= 0.9 * apart_s * 1e9 / pace
+        assert now.wall - at.wall >= 3e9 / pace
+        assert not whole or (at.wall % int(1e9 / pace), at.logical) == (0, 0)
+
+
+# ---- CDC queries
+
+
+def test_a_query_that_looks_at_both_rows_tells_who_leaves_it(server: CockroachServer) -> None:
+    server.execute("CREATE TABLE m (id INT8 PRIMARY KEY, n INT8, note STRING)")
+    server.execute("INSERT INTO m VALUES (1, 9, 'in'), (2, 1, 'out')")
+
+    def until(told: list[Told]) -> bool:
+        if len(told) == 2:
+            server.execute("UPDATE m SET n = 2 WHERE id = 1")
+            server.execute("UPDATE m SET n = 7 WHERE id = 2")
+            server.execute("UPDATE m SET note = 'x' WHERE id = 1")
+            server.execute("DELETE FROM m WHERE id = 2")
+        return len(rows(told)) == 4 and told[-1].is_resolved
+
+    sql = f"CREATE CHANGEFEED WITH envelope='wrapped', {OPTIONS} AS SELECT id, n FROM m WHERE n > 5 OR (cdc_prev).n > 5"
+    told = rows(read(server.url(), sql, until))
+    images = {(t.key, str(t.json["after"]), str(t.json["before"])) for t in told}
+    whole = "{{'id': {}, 'n': {}, 'note': '{}'}}"
+    assert images == {
+        ("[1]", "{'id': 1, 'n': 9}", "None"),
+        ("[1]", "{'id': 1, 'n': 2}", whole.format(1, 9, "in")),
+        ("[2]", "{'id': 2, 'n': 7}", whole.format(2, 1, "out")),
+        ("[2]", "None", whole.format(2, 7, "out")),
+    }
+
+
+def test_an_old_server_knows_no_queries() -> None:
+    with serving("22.1") as server, pytest.raises(psycopg.errors.SyntaxError):
+        read(server.url(), "CREATE CHANGEFEED WITH updated AS SELECT id FROM t", lambda told: False)
 
 
 # ---- schema changes
