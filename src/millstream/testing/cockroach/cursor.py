@@ -46,10 +46,13 @@ class Cursor:
 
     def is_word(self, *words: str) -> bool:
         """Do these words come next?"""
-        for n, word in enumerate(words):
-            token = self.tokens[min(self.place + n, len(self.tokens) - 1)]
-            if token.kind != "word" or token.text != word:
+        place = self.place
+        for word in words:
+            # The end token is no word, so the walk stops at it.
+            token = self.tokens[place]
+            if token.text != word or token.kind != "word":
                 return False
+            place += 1
         return True
 
     def is_op(self, text: str) -> bool:

@@ -229,7 +229,11 @@ class Compiler:
         if any(isinstance(a, Star) for a in of.arguments):
             raise SqlError("42883", f"{of.name}(*) is no function")
         found = functions.find(of.name)
-        runs = [self.compile(a, found.want(n)) for n, a in enumerate(of.arguments)]
+        if found.alike:
+            kind, same = self.same(of.arguments, want)
+            runs = [Compiled(kind, run) for run in same]
+        else:
+            runs = [self.compile(a, found.want(n)) for n, a in enumerate(of.arguments)]
         for n, one in enumerate(runs):
             if one.type.kind == "unknown" and found.want(n) is None:
                 runs[n] = Compiled(STRING, one.run)

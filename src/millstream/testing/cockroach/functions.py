@@ -44,12 +44,14 @@ Bind = Callable[[list[SqlType], str], tuple[SqlType, Apply]]
 class Function:
     """`wants`: the types that constant arguments take, the last one for all that follow; None leaves a constant alone.
 
-    `lazy`: gets the Env first and NULLs too; otherwise NULL in gives NULL out and it is not called.
+    `alike`: its arguments are brought to one type. `lazy`: gets the Env first and NULLs too; otherwise NULL in gives NULL out and it is
+    not called.
     """
 
     bind: Bind
     wants: tuple[SqlType | None, ...] = ()
     lazy: bool = False
+    alike: bool = False
 
     def want(self, place: int) -> SqlType | None:
         return self.wants[min(place, len(self.wants) - 1)] if self.wants else None
@@ -124,8 +126,6 @@ def _same(apply: Apply) -> Function:
 def _extreme(pick: Callable[..., Any]) -> Function:
     def bind(given: list[SqlType], version: str) -> tuple[SqlType, Apply]:
         kind = given[0]
-        if any(g.kind != kind.kind for g in given):
-            raise not_modelled("greatest and least of different types")
 
         def apply(env: Any, *found: Any) -> Any:
             there = [v for v in found if v is not None]
@@ -133,7 +133,7 @@ def _extreme(pick: Callable[..., Any]) -> Function:
 
         return kind, apply
 
-    return Function(bind, lazy=True)
+    return Function(bind, lazy=True, alike=True)
 
 
 def _nullif(given: list[SqlType], version: str) -> tuple[SqlType, Apply]:
@@ -228,7 +228,7 @@ _FUNCTIONS: dict[str, Function] = {
     "abs": _same(abs), "sign": _same(lambda v: (v > 0) - (v < 0)), "round": Function(_round, (None, INT8)),
     "floor": _whole(math.floor), "ceil": _whole(math.ceil), "ceiling": _whole(math.ceil), "sqrt": _plain(FLOAT8, math.sqrt, FLOAT8),
     "mod": _plain(INT8, lambda a, b: int(math.fmod(a, b)), INT8, INT8), "greatest": _extreme(max), "least": _extreme(min),
-    "nullif": Function(_nullif, lazy=True), "json_build_object": Function(_json_object, lazy=True),
+    "nullif": Function(_nullif, lazy=True, alike=True), "json_build_object": Function(_json_object, lazy=True),
     "jsonb_build_object": Function(_json_object, lazy=True), "json_build_array": Function(_json_array, lazy=True),
     "jsonb_build_array": Function(_json_array, lazy=True), "to_json": Function(_to_json), "to_jsonb": Function(_to_json),
     "array_length": _plain(INT8, lambda a, n: len(a) if n == 1 and a else None, None, INT8),

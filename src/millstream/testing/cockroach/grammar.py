@@ -35,6 +35,8 @@ from millstream.testing.cockroach.syntax import (
     Unary,
 )  # fmt: skip
 
+_JOINS = frozenset(("join", "left", "right", "full", "inner", "cross", "natural"))
+_OWN_FORM = frozenset(("null", "true", "false", "case", "cast", "array", "row"))
 _LEVELS: tuple[frozenset[str], ...] = (
     frozenset(("||", "->", "->>", "#>", "#>>", "@>", "<@", "&&", "&", "|", "~")), frozenset("+-"), frozenset(("*", "/", "//", "%")),
     frozenset("^"),
@@ -164,7 +166,7 @@ class Parser(Cursor):
             items = self.listed(self.expression)
             self.need_op(")")
             return items[0] if len(items) == 1 else Tuple(items)
-        if token.kind == "word":
+        if token.kind == "word" and (token.text in _OWN_FORM or types.is_type_word(token.text)):
             found = self._word_literal()
             if found is not None:
                 return found
@@ -254,7 +256,7 @@ class Parser(Cursor):
 
     def _names_next(self) -> bool:
         token = self.here
-        return token.kind == "name" or (token.kind == "word" and token.text not in RESERVED)
+        return token.kind == "name" or (token.kind == "word" and token.text not in RESERVED and token.text not in _JOINS)
 
     def source(self) -> Source:
         if self.is_op("(") and self.tokens[self.place + 1].text == "values":
@@ -330,7 +332,7 @@ class Parser(Cursor):
         group: tuple[Expression, ...] = ()
         if self.word("from"):
             source = self.source()
-            if self.is_op(",") or (self.here.text in ("join", "left", "right", "inner", "cross", "full", "natural")):
+            if self.is_op(",") or self.here.text in _JOINS:
                 raise not_modelled("a join")
         as_of = self.as_of()
         if self.word("where"):

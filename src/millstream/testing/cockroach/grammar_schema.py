@@ -5,6 +5,7 @@ Reference: CockroachDB 26.1, "SQL Statements".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,16 +44,10 @@ class SchemaParser(WriteParser):
 
     def statement(self) -> Statement:
         word = self.here.text if self.here.kind == "word" else ""
-        read = {
-            "select": self.select, "values": self._values, "insert": self._insert, "upsert": self._insert, "update": self._update,
-            "delete": self._delete, "begin": self._begin, "start": self._begin, "commit": self._ended, "end": self._ended,
-            "rollback": self._ended, "abort": self._ended, "set": self._set, "reset": self._reset, "show": self._show,
-            "create": self._create, "drop": self._drop, "truncate": self._truncate, "alter": self._alter, "comment": self._comment,
-            "grant": self._grant, "revoke": self._grant, "use": self._use,
-        }.get(word)  # fmt: skip
+        read = _BY_WORD.get(word)
         if read is None:
             raise self.fail() if word not in ("explain", "cancel", "import", "copy", "with") else not_modelled(word.upper())
-        return read()
+        return read(self)
 
     # ---- making
 
@@ -325,6 +320,16 @@ class SchemaParser(WriteParser):
         if self.is_word("using"):
             raise not_modelled("ALTER COLUMN TYPE … USING")
         return ("alter type", column, of, array)
+
+
+_BY_WORD: dict[str, Callable[[SchemaParser], Statement]] = {
+    "select": SchemaParser.select, "values": SchemaParser._values, "insert": SchemaParser._insert, "upsert": SchemaParser._insert,
+    "update": SchemaParser._update, "delete": SchemaParser._delete, "begin": SchemaParser._begin, "start": SchemaParser._begin,
+    "commit": SchemaParser._ended, "end": SchemaParser._ended, "rollback": SchemaParser._ended, "abort": SchemaParser._ended,
+    "set": SchemaParser._set, "reset": SchemaParser._reset, "show": SchemaParser._show, "create": SchemaParser._create,
+    "drop": SchemaParser._drop, "truncate": SchemaParser._truncate, "alter": SchemaParser._alter, "comment": SchemaParser._comment,
+    "grant": SchemaParser._grant, "revoke": SchemaParser._grant, "use": SchemaParser._use,
+}  # fmt: skip
 
 
 def expression(sql: str) -> Expression:

@@ -200,14 +200,13 @@ def _sorted(rows: Rows, orders: list[tuple[Compiled, Order]]) -> Rows:
     def run(transaction: Transaction, env: Env) -> Iterator[Any]:
         out = list(rows(transaction, env))
         for compiled, order in reversed(orders):
-            last = order.nulls_last if order.nulls_last is not None else False
-            flip = last is not order.descending
+            # NULL is below every value; where NULLS FIRST or LAST says otherwise, a flag before the value does.
+            last = order.descending if order.nulls_last is None else order.nulls_last
 
-            def by(row: Any, compiled: Compiled = compiled, flip: bool = flip) -> Any:
+            def by(row: Any, compiled: Compiled = compiled, flag: bool = last is not order.descending) -> Any:
                 value = compiled.run(row, env)
-                return (1 if (value is None) is flip else 0, values.order(value, compiled.type))
+                return (value is None, values.order(value, compiled.type)) if flag else (False, values.order(value, compiled.type))
 
-            # NULLs come first in both directions unless said otherwise, so their flag is turned where the rest is.
             out.sort(key=by, reverse=order.descending)
         return iter(out)
 

@@ -195,6 +195,8 @@ class Changes(AlterTable):
                 for table in self._granted(name):
                     for user in of.users:
                         _hold(store.grants.setdefault((user, table.now.id), set()), of)
+        # What was compiled for a user who might is compiled again.
+        store.catalogue_version += 1
         return [], [], "REVOKE" if of.revoke else "GRANT"
 
     def _granted(self, name: Name) -> list[Table]:
