@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from millstream.testing.cockroach.answers import Running
 from millstream.testing.cockroach.changefeeds import Changefeed
 from millstream.testing.cockroach.descriptors import Change, Descriptor
 from millstream.testing.cockroach.envelopes import Envelopes, Message, Shape
@@ -22,7 +23,6 @@ from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.faults import Faults, Timing
 from millstream.testing.cockroach.hlc import Hlc
 from millstream.testing.cockroach.store import Store
-from millstream.testing.cockroach.wire import Running
 
 COLUMNS = (("table", 25), ("key", 17), ("value", 17))
 RANGES = 4

@@ -17,6 +17,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 from millstream.testing.cockroach import catalogue, changefeeds, definitions
+from millstream.testing.cockroach.answers import Answer, Backend, Running
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.faults import RECORDED, Faults, Timing
 from millstream.testing.cockroach.feeds import COLUMNS
@@ -27,7 +28,7 @@ from millstream.testing.cockroach.store import Release, Store
 from millstream.testing.cockroach.syntax import Name
 from millstream.testing.cockroach.targets import open_feed
 from millstream.testing.cockroach.types import SqlType
-from millstream.testing.cockroach.wire import Answer, Backend, Connection, Running
+from millstream.testing.cockroach.wire import Connection
 
 _ROWS = 500
 

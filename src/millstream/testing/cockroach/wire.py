@@ -8,81 +8,25 @@ Reference: PostgreSQL 17, "Frontend/Backend Protocol". CockroachDB's peculiariti
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from millstream.testing.cockroach.answers import Answer, Backend, Cut, Running
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.login import Refused, Scram
 from millstream.testing.cockroach.messages import Gone, Messages, Row, string, z
 from millstream.testing.cockroach.parameters import gives_rows, parameter_count, parameter_text
 from millstream.testing.cockroach.tokens import split
 
+log = logging.getLogger("millstream.testing.cockroach")
+
 VERSION_3, CANCEL, SSL, GSS = 196608, 80877102, 80877103, 80877104
 _TEXT = 25
-
-
-@dataclass
-class Answer:
-    """What a statement gives: no columns for one that gives no rows. `batches` may be endless, and each is sent as it comes.
-
-    `tag` is asked for after the last batch.
-    """
-
-    columns: Sequence[tuple[str, int]] | None
-    batches: Iterator[Sequence[Row]]
-    tag: Callable[[], str]
-
-
-@dataclass
-class Running:
-    """What others say to the statement that a connection runs: end it, or break the connection off in mid-message."""
-
-    ended_by: SqlError | None = None
-    cut: bool = False
-    wake: threading.Event = field(default_factory=threading.Event)
-
-    def end(self, why: SqlError) -> None:
-        self.ended_by = self.ended_by or why
-        self.wake.set()
-
-    def break_off(self) -> None:
-        self.cut = True
-        self.wake.set()
-
-    def check(self) -> None:
-        """Raises what ended the statement, or Cut."""
-        if self.cut:
-            raise Cut
-        if self.ended_by is not None:
-            raise self.ended_by
-
-
-class Cut(Exception):
-    """The connection is to break off here."""
-
-
-class Backend(Protocol):
-    """One connection's statements."""
-
-    @property
-    def status(self) -> str:
-        """I: no transaction, T: in one, E: in one that failed."""
-        ...
-
-    def run(self, sql: str, parameters: Sequence[str | None], running: Running, gone: Callable[[], bool]) -> Answer:
-        """Run one statement; `gone()` tells whether the client has left. Raises SqlError, as do the answer's batches."""
-        ...
-
-    def together(self, statements: Sequence[str]) -> AbstractContextManager[None]:
-        """Around the statements of one simple query."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Host(Protocol):
@@ -245,8 +189,10 @@ class Connection:
             raise Gone
         try:
             _EXTENDED[kind](self, body)
-        except SqlError as e:
-            self._failed(e)
+        except (Gone, Cut, OSError):
+            raise
+        except Exception as e:
+            self._failed(_refusal(e))
             while self._wire.message()[0] != b"S":
                 continue
             self._ready()
@@ -265,10 +211,12 @@ class Connection:
                     for batch in answer.batches:
                         self._rows(batch)
                     self._wire.put(b"C", z(answer.tag()))
-        except SqlError as e:
-            self._failed(e)
         except Cut:
             self._cut()
+        except (Gone, OSError):
+            raise
+        except Exception as e:
+            self._failed(_refusal(e))
         self._ready()
 
     def _parse(self, body: bytes) -> None:
@@ -425,6 +373,14 @@ class Connection:
         assert self._backend is not None
         self._wire.put(b"Z", self._backend.status.encode())
         self._wire.flush()
+
+
+def _refusal(error: Exception) -> SqlError:
+    """What a client is told: of a defect of the stand-in too, which would else look like a server that died."""
+    if isinstance(error, SqlError):
+        return error
+    log.error("the stand-in failed", exc_info=error)
+    return SqlError("XX000", f"internal error: the stand-in failed: {type(error).__name__}: {error}")
 
 
 _EXTENDED: Mapping[bytes, Callable[[Connection, bytes], None]] = {

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.crdb import CrdbConnection
 
-from millstream.testing.cockroach import messages, wire
+from millstream.testing.cockroach import answers, messages, wire
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.parameters import gives_rows, parameter_count
 
@@ -27,20 +27,22 @@ class Scripted:
     def __init__(self, host: Host) -> None:
         self.status, self._host = "I", host
 
-    def run(self, sql, parameters, running, gone) -> wire.Answer:
+    def run(self, sql, parameters, running, gone) -> answers.Answer:
         self._host.ran.append((sql, parameters))
         if sql == "SELECT endless":
-            return wire.Answer([("table", 25), ("key", 17)], self._endless(running, gone), lambda: "SELECT")
+            return answers.Answer([("table", 25), ("key", 17)], self._endless(running, gone), lambda: "SELECT")
         if sql.startswith("SELECT wrong"):
             raise SqlError("42703", 'column "wrong" does not exist\nDETAIL:  source SQL:\nSELECT wrong\n       ^\nHINT:  try \\h SELECT')
+        if sql.startswith("SELECT broken"):
+            raise ZeroDivisionError("of the stand-in's own")
         if sql == "SELECT many":
-            return wire.Answer([("n", 20)], iter([[(str(n),) for n in range(10)]]), lambda: "SELECT 10")
+            return answers.Answer([("n", 20)], iter([[(str(n),) for n in range(10)]]), lambda: "SELECT 10")
         if sql.startswith("SELECT"):
             row = tuple(parameters) or (None,)
-            return wire.Answer([("?column?", 25)] * len(row), iter([[row]]), lambda: "SELECT 1")
-        return wire.Answer(None, iter(()), lambda: "INSERT 0 1")
+            return answers.Answer([("?column?", 25)] * len(row), iter([[row]]), lambda: "SELECT 1")
+        return answers.Answer(None, iter(()), lambda: "INSERT 0 1")
 
-    def _endless(self, running: wire.Running, gone) -> Iterator[Sequence[messages.Row]]:
+    def _endless(self, running: answers.Running, gone) -> Iterator[Sequence[messages.Row]]:
         n = 0
         try:
             while not gone():
@@ -169,6 +171,14 @@ def test_an_error_keeps_its_fields_and_the_connection(host: Host) -> None:
             assert caught.value.diag.message_primary == 'column "wrong" does not exist'
             assert caught.value.diag.message_hint == "try \\h SELECT"
             assert str(caught.value).endswith("DETAIL:  source SQL:\nSELECT wrong\n       ^\nHINT:  try \\h SELECT")
+        assert connection.execute("SELECT 1").fetchone() == (None,)
+
+
+def test_a_defect_of_the_stand_in_is_told_as_one(host: Host) -> None:
+    with host.connect() as connection:
+        for parameters in ((), ("x",)):
+            with pytest.raises(psycopg.errors.InternalError_, match="of the stand-in's own"):
+                connection.execute("SELECT broken" + ", %s" * len(parameters), parameters)
         assert connection.execute("SELECT 1").fetchone() == (None,)
 
 
