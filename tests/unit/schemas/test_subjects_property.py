@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.errors import Refused
+from millstream.schemas.registry import Reference
 from millstream.schemas.rest.settings import Settings
 from millstream.schemas.rest.subjects import LATEST, Asked, Subjects
 from millstream.schemas.sql import SqlRegistry
@@ -156,4 +157,26 @@ def test_a_verdict_is_taken_again_where_others_came_between() -> None:
     assert caught.value.code == "409"
     assert asked == [("BACKWARD", 1), ("BACKWARD", 2), ("FULL", 2)]
     assert [v.version for v in registry.versions("s")] == [1, 2]
+    engine.dispose()
+
+
+def test_a_version_that_many_ways_of_references_lead_to_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may register could else let a request of a few bytes run for hours."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    subjects = Subjects(SqlRegistry(engine).database, lambda level, new, earlier: [], lambda subject: False)
+
+    def record(name: str, *types: str) -> str:
+        return json.dumps({"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": t} for i, t in enumerate(types)]})
+
+    for name in ("A0", "B0"):
+        subjects.register(name, Asked(record(name, "int")))
+    for level in range(1, 12):
+        before = tuple(Reference(f"{c}{level - 1}", f"{c}{level - 1}", 1) for c in "AB")
+        for name in (f"A{level}", f"B{level}"):
+            subjects.register(name, Asked(record(name, *(r.name for r in before)), before))
+    looked, version = [], Subjects.version
+    monkeypatch.setattr(Subjects, "version", lambda self, *at, **how: (looked.append(at), version(self, *at, **how))[1])
+    top = tuple(Reference(f"{c}11", f"{c}11", 1) for c in "AB")
+    subjects.register("top", Asked(record("Top", "A11", "B11"), top))
+    assert len(looked) < 60
     engine.dispose()

@@ -37,6 +37,9 @@ _DEEP = 100
 _ATTEMPTS = 20
 
 
+_Types = dict[str, Document]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A schema as a client sends it. `id` and `version` only where it imports them."""
@@ -284,15 +287,19 @@ class Subjects:
         except Refused:
             raise _bad_reference(reference) from None
 
-    def _types(self, references: Sequence[Reference], depth: int = 0) -> dict[str, Document]:
-        """The named types that references give, theirs included."""
+    def _types(self, references: Sequence[Reference], depth: int = 0, read: dict[tuple[str, int], _Types] | None = None) -> _Types:
+        """The named types that references give, theirs included. `read`: those of versions met before: many ways may lead to one."""
         if depth > _DEEP:
             raise fault("42201", "references go too deep")
-        given: dict[str, Document] = {}
+        read = {} if read is None else read
+        given: _Types = {}
         for reference in references:
-            version = self.version(reference.subject, reference.version, deleted=True)
-            given |= self._types(version.references, depth + 1)
-            given |= AvroText(version.text, given).defined
+            at = (reference.subject, reference.version)
+            if at not in read:
+                version = self.version(*at, deleted=True)
+                theirs = self._types(version.references, depth + 1, read)
+                read[at] = {**theirs, **AvroText(version.text, theirs).defined}
+            given |= read[at]
         return given
 
     def _whole(self, version: SchemaVersion) -> str:
