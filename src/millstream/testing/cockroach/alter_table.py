@@ -76,9 +76,13 @@ class AlterTable:
             return [], [], "ALTER TABLE"
         table = self.find(of.table)
         answer: Answer = [], [], "ALTER TABLE"
-        for word, *arguments in of.actions:
-            given = _ACTIONS[word](self, table, *arguments)
-            answer = given or answer
+        before = self.store.now()
+        try:
+            for word, *arguments in of.actions:
+                answer = _ACTIONS[word](self, table, *arguments) or answer
+        except BaseException:
+            self.store.undo(table, before)
+            raise
         return answer
 
     def add_column(self, table: Table, of: Any, if_not_exists: bool) -> None:

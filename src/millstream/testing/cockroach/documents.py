@@ -22,10 +22,16 @@ def string(text: str) -> str:
     return '"' + _ESCAPED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text) + '"'
 
 
-def number(value: Decimal) -> str:
-    """A decimal as JSON: bare with its scale kept; what is no number is a string."""
+def decimal(value: Decimal, version: str = "26.1") -> str:
+    """A decimal as SQL shows it, with its scale kept. A zero has all its places, in 22.1 an exponent where they are many."""
+    shown = str(value)
+    return format(value, "f") if version != "22.1" and "E-" in shown and not value else shown
+
+
+def number(value: Decimal, version: str = "26.1") -> str:
+    """A decimal as JSON: bare; what is no number is a string."""
     if value.is_finite():
-        return str(value)
+        return decimal(value, version)
     return '"NaN"' if value.is_nan() else '"Infinity"' if value > 0 else '"-Infinity"'
 
 
@@ -55,7 +61,7 @@ def dump(value: Any) -> str:
         return string(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return decimal(value)
 
 
 def canonical(text: str) -> str:

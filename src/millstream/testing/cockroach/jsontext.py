@@ -30,6 +30,8 @@ def encoder(of: SqlType, version: str) -> Encoder:
         return _array(of, version)
     if of.kind == "timetz":
         return lambda value: documents.string(values.timetz_text(value, version))
+    if of.kind == "decimal":
+        return lambda value: documents.number(value, version)
     if of.kind in ("timestamp", "timestamptz"):
         zone = "Z" if of.kind == "timestamptz" else ""
         return lambda value: f'"{calendar.timestamp_json(value, zone, version)}"'
@@ -37,7 +39,7 @@ def encoder(of: SqlType, version: str) -> Encoder:
 
 
 _ENCODERS: dict[str, Encoder] = {
-    "int": str, "bool": lambda v: "true" if v else "false", "float": documents.floating, "decimal": documents.number,
+    "int": str, "bool": lambda v: "true" if v else "false", "float": documents.floating,
     "string": documents.string, "bytes": lambda v: f'"\\\\x{v.hex()}"', "date": lambda v: f'"{calendar.date_text(v)}"',
     "time": lambda v: f'"{calendar.clock_text(v)}"', "interval": lambda v: f'"{calendar.interval_text(v)}"', "jsonb": lambda v: v,
     "geometry": shapes.geojson, "geography": shapes.geojson, "vector": lambda v: f'"{shapes.vector_text(v)}"',

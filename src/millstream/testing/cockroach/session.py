@@ -126,9 +126,16 @@ class Session:
             with self.store.lock:
                 return self._run(sql, statement, params)
         except SqlError:
-            if self._transaction is not None:
-                self.status = "E"
+            self._failed()
             raise
+        except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as wrong:
+            # What no check foresaw is a mistake of the stand-in's, and ends the statement as one of the server's would.
+            self._failed()
+            raise SqlError("XX000", f"internal error: {wrong!r}") from wrong
+
+    def _failed(self) -> None:
+        if self._transaction is not None:
+            self.status = "E"
 
     def _run(self, sql: str, statement: Statement, params: tuple[str | None, ...]) -> Result:
         if isinstance(statement, Select | Insert | Update | Delete | Values):
@@ -183,7 +190,7 @@ class Session:
             elif isinstance(statement, Select) and statement.lock and as_of is None:
                 transaction.for_writing()
             result = self._answer(sql, statement, transaction, params)
-        except SqlError:
+        except BaseException:
             if own:
                 transaction.rollback()
             raise

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import struct
 
-from millstream.testing.cockroach import documents
-
 _SRID = 0x20000000
 _KINDS = {"POINT": (1, "Point"), "LINESTRING": (2, "LineString"), "POLYGON": (3, "Polygon")}
 Points = list[tuple[float, float]]
@@ -63,7 +61,7 @@ def geojson(hexed: str) -> str:
 
 
 def _pair(point: tuple[float, ...]) -> str:
-    return "[" + ", ".join(map(documents.floating, point)) + "]"
+    return "[" + ", ".join(map(_short, point)) + "]"
 
 
 def _line(data: bytes, at: int) -> tuple[str, int]:

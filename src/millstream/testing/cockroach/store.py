@@ -161,6 +161,13 @@ class Store:
         self.catalogue_version += 1
         self.written(descriptor.since)
 
+    def undo(self, table: Table, after: Hlc) -> None:
+        """A statement that failed half-way leaves the table as it was at `after`; the lock was held meanwhile."""
+        was = table.now
+        table.undo(after)
+        self._current.pop((was.database, was.schema, was.name), None)
+        self._named(table.now)
+
     def _named(self, descriptor: Descriptor) -> None:
         self._current[descriptor.database, descriptor.schema, descriptor.name] = descriptor.id
         self.catalogue_version += 1

@@ -208,6 +208,18 @@ class Table:
             for index, places in self.unique_places.items():
                 self.uniques[index][parts(row, places)] = key
 
+    def undo(self, after: Hlc) -> None:
+        """Everything that was done to the table above `after` is as if it had not been. Nobody may have seen it."""
+        self.descriptors = [d for d in self.descriptors if d.since <= after]
+        self.generations = [g for g in self.generations if g.since <= after]
+        self.log = [c for c in self.log if c.hlc <= after]
+        for generation in self.generations:
+            for key, version in generation.versions.items():
+                kept = next((v for v in _chain(version) if v[0] <= after), None)
+                if kept is not version and kept is not None:
+                    generation.versions[key] = kept
+        self.index_uniques(after)
+
     def forget(self, threshold: Hlc) -> None:
         while len(self.generations) > 1 and self.generations[1].since <= threshold:
             del self.generations[0]

@@ -223,6 +223,7 @@ def timetz_text(value: tuple[int, int], version: str) -> str:
 
 
 _WRITERS: dict[str, Callable[[Any, SqlType, str, bool], str]] = {
+    "decimal": lambda v, _, version, __: documents.decimal(v, version),
     "bool": _bool_shown, "float": _float_shown, "bytes": lambda v, *_: "\\x" + v.hex(), "date": lambda v, *_: calendar.date_text(v),
     "timestamp": lambda v, *_: calendar.timestamp_text(v, ""), "inet": _inet_shown, "array": _array_text,
     "timestamptz": lambda v, _, version, __: calendar.timestamp_text(v, _zone(version)), "time": lambda v, *_: calendar.clock_text(v),

@@ -137,7 +137,12 @@ def test_expressions(session: Session) -> None:
         ("1e2", "1E+2"),
         ("12345678901234567890123", "12345678901234567890123"),
         ("current_user", "root"),
-        ("greatest(1, NULL, 3)", "3"),
+        ("greatest(1, NULL, 3.5)", "3.5"),
+        ("0::DECIMAL(20,10)", "0.0000000000"),
+        (
+            "json_build_object('f', 10.0::FLOAT, 'd', 10.0, 'g', 'POINT(10 0.5)'::GEOMETRY)::STRING",
+            '{"d": 10.0, "f": 1E+1, "g": {"coordinates": [10, 0.5], "type": "Point"}}',
+        ),
     ):
         assert rows(session, f"SELECT {sql}") == [(shown,)], sql
 

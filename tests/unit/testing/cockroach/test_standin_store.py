@@ -192,6 +192,27 @@ def test_each_schema_change_has_its_time() -> None:
     assert [d.version for d in history] == list(range(1, 10))
 
 
+def test_a_schema_change_that_fails_half_way_leaves_nothing() -> None:
+    store = made("CREATE TABLE t (id INT PRIMARY KEY, a STRING)", "INSERT INTO t VALUES (1, 'x')")
+    session, at = store.session(), store.now()
+    with pytest.raises(SqlError, match="42703"):
+        session.execute("ALTER TABLE t ADD COLUMN n INT DEFAULT 5, ALTER COLUMN a TYPE BYTES, DROP COLUMN id2, RENAME TO u")
+    table = store.table("t", store.now())
+    assert table is not None and table == store.table("t", at) and store.descriptors(table.id) == [table]
+    assert store.changes(table.id, at, store.now()) == []
+    session.execute("UPDATE t SET a = a || 'y'")
+    assert [(c.before, c.after) for c in store.changes(table.id, at, store.now())] == [((1, "x"), (1, "xy"))]
+
+
+def test_a_mistake_of_the_stand_in_ends_the_statement_and_nothing_else() -> None:
+    store = made("CREATE TABLE t (id INT PRIMARY KEY, a STRING)", "INSERT INTO t VALUES (1, 'x')")
+    session = store.session()
+    with pytest.raises(SqlError, match="XX000"):
+        session.execute("UPDATE t SET a = abs(a)::STRING")
+    store.session().execute("UPDATE t SET a = 'y'")
+    assert session.execute("SELECT * FROM t").rows == [("1", "y")]
+
+
 def test_a_new_key_a_truncate_and_a_drop() -> None:
     store = made("CREATE TABLE t (id INT PRIMARY KEY, g STRING NOT NULL)", "INSERT INTO t VALUES (1, 'b'), (2, 'a')")
     session, start = store.session(), store.now()
