@@ -1,7 +1,8 @@
 """Which chunks are still to be read: the state of every backfill of one connector. Pure; kept in the producer's record.
 
 A table has its initial load, at most one schema backfill (the last one, which tells its rows again because a change of the table gave
-them values that no event says), and as many as people ask for. All are read by the same loop, chunk by chunk.
+them values that no event says), at most one for what was lost (which compares it with its topic), and as many as people ask for. All
+are read by the same loop, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from millstream.sources.contract import WHOLE, Scope
 
 INITIAL = "initial"
-SCHEMA = "schema-"
+SCHEMA, LOST = "schema-", "lost-"
 KEYS_AT_ONCE = 2_000
 OVER_KEPT = 50
 """How many of those that people asked for are remembered when they are over."""
@@ -56,12 +57,12 @@ class Backfill:
     @property
     def is_asked(self) -> bool:
         """A person asked for it."""
-        return not self.is_initial and not self.name.startswith(SCHEMA)
+        return not self.is_initial and not self.name.startswith((SCHEMA, LOST))
 
     @property
     def slot(self) -> str:
         """Under what it is kept."""
-        return self.table if self.is_initial else f"{self.table} {self.name if self.is_asked else 'schema'}"
+        return self.table if self.is_initial else f"{self.table} {self.name if self.is_asked else self.name.partition('-')[0]}"
 
     @property
     def cause(self) -> Literal["backfill", "schema"]:
@@ -173,7 +174,9 @@ def doing(backfills: Backfills) -> tuple[str, int, int]:
     loads = [b for b in backfills.values() if b.is_initial]
     if all(b.done for b in loads):
         loads = [b for b in backfills.values() if b.wanted and not (b.is_initial or b.done)]
-    what = "initial load" if loads and loads[0].is_initial else "backfill" if any(b.is_asked for b in loads) else "schema backfill"
+    what = (
+        "initial load" if loads and loads[0].is_initial else "backfill" if any(b.cause == "backfill" for b in loads) else "schema backfill"
+    )
     done = [max(b.rows, b.read) for b in loads]
     return what, sum(done), sum(max(b.estimate, d) for b, d in zip(loads, done, strict=True))
 
@@ -183,14 +186,15 @@ def id_of(source: str, table: str, name: str) -> str:
 
 
 def resumed(stored: Mapping[str, Any], tables: Iterable[tuple[str, int]], *, start_offered: bool) -> dict[str, Backfill]:
-    """Each table's backfills: as stored, an initial load new with its estimate of rows. What was offered starts, if so wanted."""
+    """Each table's backfills: as stored, an initial load new with its estimate of rows. A schema backfill that was offered starts, if so
+    wanted."""
     named = dict(tables)
     loads = {
         name: Backfill(**stored[name]) if name in stored else Backfill(name, INITIAL, estimate=max(estimate, 0))
         for name, estimate in named.items()
     }
     others = (Backfill(**given) for slot, given in stored.items() if slot not in loads and given["table"] in named)
-    return loads | {b.slot: replace(b, wanted=b.wanted or start_offered) for b in others}
+    return loads | {b.slot: replace(b, wanted=b.wanted or (start_offered and b.cause == "schema")) for b in others}
 
 
 def with_schema_backfill(backfills: Backfills, table: str, version: int, *, start: bool) -> Backfills:
@@ -201,6 +205,13 @@ def with_schema_backfill(backfills: Backfills, table: str, version: int, *, star
         return backfills
     again = Backfill(table, f"{SCHEMA}{version}", estimate=max(load.rows, load.estimate), wanted=start)
     return {**backfills, again.slot: again}
+
+
+def with_reconciling(backfills: Backfills, table: str, number: int, *, start: bool) -> Backfills:
+    """What was lost of a table, for the `number`th time, is made good by one that compares; it takes the place of an earlier one."""
+    load = backfills[table]
+    made = Backfill(table, f"{LOST}{number}", estimate=max(load.rows, load.estimate), wanted=start, reconcile=True)
+    return {**backfills, made.slot: made}
 
 
 def stored(backfills: Backfills) -> dict[str, Any]:

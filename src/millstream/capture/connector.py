@@ -209,10 +209,10 @@ class Connector:
         delivery = next(self._stream)
         reached("connector.decoded")
         delivery = replace(delivery, position=delivery.position.holding(self.position))
+        backfills, aside = self._backfills, len(self._aside.entries)
         self._dropped.update(delivery.dropped)
         if delivery.lost:
-            self._lost = losses.met(self._lost, delivery.lost, self.position, self._clock())
-        backfills, aside = self._backfills, len(self._aside.entries)
+            self._lost, backfills = losses.met(self._lost, delivery.lost, self.position, backfills, self._clock())
         live: list[Batch] = []
         gone: list[Batch] = []
         for table, why in delivery.aside:
@@ -237,7 +237,7 @@ class Connector:
         if delivery.truncate is not None and (self.position is None or delivery.position > self.position):
             self._emptying = self._emptied(delivery.truncate, delivery.position, out, backfills)
             return True
-        news = out or delivery.lost or backfills is not self._backfills or aside != len(self._aside.entries)
+        news = out or backfills is not self._backfills or aside != len(self._aside.entries)
         if news or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills, gone)
         self._open_window()
@@ -405,6 +405,7 @@ class Connector:
         reached("connector.after_register")
         blocks = [self._topics.encode(b) for b in out]
         reached("connector.before_commit")
+        self._lost = losses.settled(self._lost, backfills, self._clock)
         taken = self._admission.taken(out, blocks, self._producer.record.ends, position)
         state = self._state(position, backfills, placed, taken)
         self._producer.commit(blocks, state, sequence=self._producer.record.sequence + 1, tail=out)

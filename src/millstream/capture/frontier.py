@@ -30,26 +30,37 @@ from millstream.events.progress import Position
 from millstream.topics.contract import Block, Topic, Topics
 
 BYTES_MAX = 128 << 20  # of key times in memory, all topics together
-COMMITS_MAX = 512  # that a topic's tail is told apart by
+PARTS_MAX = 512  # of a topic's tail; even
 _READ_BYTES = 8 << 20
 
 
 @dataclass
 class _Tail:
-    """Commits of one topic that hold versions above its frontier: (offset of the first record, highest version), oldest first."""
+    """What one topic holds above its frontier: (offset of the first record, highest version) of so many commits each, oldest first."""
 
-    commits: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+    parts: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
+    commits_each: int = 1
+    _in_last: int = 0
 
     def add(self, start: int, highest: tuple[int, int]) -> None:
-        self.commits.append((start, highest))
-        if len(self.commits) > COMMITS_MAX:
-            pairs = zip(self.commits[::2], [*self.commits[1::2], self.commits[-1]], strict=False)
-            self.commits = [(one[0], max(one[1], other[1])) for one, other in pairs]
+        if self.parts and self._in_last < self.commits_each:
+            self.parts[-1] = (self.parts[-1][0], max(self.parts[-1][1], highest))
+            self._in_last += 1
+            return
+        if len(self.parts) >= PARTS_MAX:
+            older, newer = self.parts[::2], self.parts[1::2]
+            self.parts = [(one[0], max(one[1], other[1])) for one, other in zip(older, newer, strict=True)]
+            self.commits_each *= 2
+        self.parts.append((start, highest))
+        self._in_last = 1
 
     def start(self, frontier: tuple[int, int]) -> int | None:
-        """Where the first of them begins; None where all is complete."""
-        self.commits = [c for c in self.commits if c[1] > frontier]
-        return self.commits[0][0] if self.commits else None
+        """Where the first of them begins that is not complete; None where all are."""
+        self.parts = [part for part in self.parts if part[1] > frontier]
+        if not self.parts:
+            self.commits_each = 1
+            return None
+        return self.parts[0][0]
 
 
 class FrontierAdmission:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -79,7 +79,7 @@ def _kept(record: ProducerRecord | None) -> list[Backfill]:
 def _own(source: str, b: Backfill, ordered: Mapping[str, Ordered], is_running: bool) -> Seen:
     name = b.id(source)
     of_it = ordered.get(name)
-    order = of_it.order if of_it else Order(name, source, b.table, asks=False)
+    order = replace(of_it.order if of_it else Order(name, source, b.table, asks=False), reconcile=b.reconcile)
     read = max(b.read, b.rows)
     paused = order.wanted == "pause"
     state: BackfillState = (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from millstream.capture.backfill import Backfill
+from millstream.capture.backfill import Backfill, id_of
+from millstream.capture.losses import open_ones
 from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
 from millstream.cli import backfillview, running, topics
 from millstream.cli.exits import FAILED, OK, PAUSED
@@ -26,7 +27,7 @@ _SOONER = "nothing is lost; let it run at least once within `history`, or raise 
 @dataclass(frozen=True)
 class PartView:
     """One part as it is seen from outside. `lag` counts records of its topics that it has not read; None for a source, whose
-    server is not asked. `loading` is what is left of a source's initial loads."""
+    server is not asked. `loading` is what is left of a source's initial loads; `lost` is what it can never tell, made good or not."""
 
     part: str
     state: str
@@ -39,6 +40,7 @@ class PartView:
     sequence: int
     progress: Mapping[str, str]
     loading: Mapping[str, Any]
+    lost: Sequence[Mapping[str, Any]]
     figures: Mapping[str, Any]
 
     def document(self) -> dict[str, Any]:
@@ -131,7 +133,8 @@ def views(
             record.sequence if record else 0,
             dict(record.state.get("progress", {})) if record else {},
             _loading(record),
-            figures.get(part, {}),
+            list(record.state.get("lost", ())) if record else [],
+            {**figures.get(part, {}), **({"dropped": dict(dropped)} if record and (dropped := record.state.get("dropped")) else {})},
         )
 
     for name in sources:
@@ -167,9 +170,8 @@ def _told(part: str, state: State, lost: list[str], record: ProducerRecord | Non
     rebuilt for that within a week."""
     rebuilt = dict(record.state.get("rebuilt", {})) if record else {}
     is_news = time.time() - rebuilt.get("at", 0) < _NEWS_S
-    if state.state not in ("failed", "paused") and record is not None and (aside := record.state.get("aside")):
-        said = "; ".join(f"{table} is set aside at {why['position']}: {why['reason']}" for table, why in aside.items())
-        return State(state.part, state.state, said, next(iter(aside.values()))["cure"], state.at)
+    if state.state not in ("failed", "paused") and record is not None and (news := list(_of_tables(record))):
+        return State(state.part, state.state, "; ".join(said for said, _ in news), news[0][1], state.at)
     if state.state in ("failed", "paused") or not (lost or is_news):
         return state
     where = "was compacted further than it had read"
@@ -182,6 +184,21 @@ def _told(part: str, state: State, lost: list[str], record: ProducerRecord | Non
         cure = _SOONER
     said = f"{state.reason}; " if state.reason else ""
     return State(state.part, state.state, said + reason, state.cure or cure, state.at)
+
+
+def _of_tables(record: ProducerRecord) -> Iterator[tuple[str, str]]:
+    """What there is to say of a source's tables, and what to do: those set aside, and those of which a part was lost."""
+    for table, why in record.state.get("aside", {}).items():
+        yield f"{table} is set aside at {why['position']}: {why['reason']}", why["cure"]
+    for entry in open_ones(record.state.get("lost", ()), record.state.get("aside", {})):
+        table, backfill = entry["table"], id_of(record.name.removeprefix("source."), entry["table"], entry["backfill"])
+        wanted = any(b["name"] == entry["backfill"] and b["wanted"] for b in record.state["backfills"].values() if b["table"] == table)
+        span = f"between {entry['after'] or 'its beginning'} and {entry['resumed_at']}"
+        said = f"what happened to {table} {span} is lost: {entry['reason']}; {entry['may_lack']}"
+        if wanted:
+            yield said, f"nothing: backfill {backfill} compares it with its topic, and then nothing is amiss"
+        else:
+            yield said, f"`millstream backfill resume {backfill}` compares it with its topic"
 
 
 def _reads(carrier: Topics, part: str, pipeline: AppliedPipeline, readers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
@@ -237,6 +254,8 @@ def in_words(figures: Mapping[str, Any]) -> str:
     if "documents_per_trigger" in figures:
         ratio, since = figures["documents_per_trigger"], when(figures["counted_since"])
         said.append(f"{ratio:,.2f} rows written for each of {figures['triggers']:,.0f} keys that changes touched since {since}")
+    if dropped := figures.get("dropped"):
+        said.append("left out so far: " + ", ".join(f"{count:,} {what}" for what, count in dropped.items()))
     said += [f"source {name} {state}" for name, state in figures.get("sources", {}).items()]
     if "freshness_p50_ms" in figures:
         said.append(f"written {figures['freshness_p50_ms']:,.0f} ms after the commit (99 of 100: {figures['freshness_p99_ms']:,.0f} ms)")
