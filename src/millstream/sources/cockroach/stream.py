@@ -306,7 +306,7 @@ class Stream:
                 cure="a reconciling backfill makes the topic what the table is: `on_loss: reconcile` starts it; what rows were in between "
                 "is not known",
             )
-            self._lost.append(Lost(written, said, (now.wall, now.logical)))
+            self._lost.append(Lost(written, said, (now.wall, now.logical), self._options.on_loss == "reconcile"))
             table.place = now
 
     def _set_aside(self, tables: list[tuple[str, MillstreamError]]) -> Delivery:
