@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -32,11 +32,18 @@ Event = dict[str, Any]
 WRITE_EVERY_S = 0.003  # a machine that is busy with other things must be able to follow
 
 
+class Opens(Protocol):
+    """A rig, as far as a connector needs it."""
+
+    def source(self, **options: Any) -> Source: ...
+    def checked(self, **options: Any) -> Source: ...
+
+
 @dataclass
 class Captured:
     """Topics of the rig's tables as `apply` makes them, and the connector that is open, if one is."""
 
-    rig: PostgresRig
+    rig: Opens
     folder: Path
     options: dict[str, Any]
 

@@ -1,0 +1,182 @@
+"""A connector over CockroachDB: each version of a key once, whatever the feeds repeat; killed, resumed, changed, compared again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from capture_rig import Captured
+from cockroach_rig import CockroachRig
+
+from millstream.errors import Retryable
+
+pytestmark = pytest.mark.servers
+
+A, B = "public.a", "public.b"
+KEYS = 40
+
+
+@pytest.fixture
+def capture(roach: CockroachRig, tmp_path: Path) -> Iterator[Callable[..., Captured]]:
+    made: list[Captured] = []
+
+    def make(**options: Any) -> Captured:
+        made.append(Captured(roach, tmp_path, {"chunk_bytes": 4_000, **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@contextmanager
+def writing(roach: CockroachRig, write: Callable[[Any, int], None]) -> Iterator[None]:
+    """`write(connection, n)` again and again beside the test; what it raises is raised at the end."""
+    stop, failed = threading.Event(), []
+
+    def work() -> None:
+        n = 0
+        try:
+            with roach.connected() as connection:
+                while not stop.is_set():
+                    write(connection, n)
+                    n += 1
+                    stop.wait(0.005)
+        except Exception as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def changes(seed: int) -> Callable[[Any, int], None]:
+    chance = random.Random(seed)
+
+    def write(connection: Any, n: int) -> None:
+        table, key = chance.choice((A, B)), chance.randrange(KEYS)
+        statement = f"DELETE FROM {table} WHERE id = {key}" if chance.random() < 0.2 else f"UPSERT INTO {table} VALUES ({key}, 'n{n}')"
+        connection.execute(statement.encode())
+
+    return write
+
+
+def table(roach: CockroachRig, name: str) -> dict[int, dict[str, Any]]:
+    with roach.connected() as connection:
+        cursor = connection.execute(f"SELECT * FROM {name}".encode())
+        names = [c.name for c in cursor.description or ()]
+        return {r[0]: dict(zip(names, r, strict=True)) for r in cursor.fetchall()}
+
+
+def check_once_and_in_order(captured: Captured, name: str) -> None:
+    """Live versions of a key rise strictly, and each before is what stood there."""
+    rows: dict[Any, Any] = {}
+    versions: dict[Any, tuple[int, int]] = {}
+    for e in captured.events(name):
+        key, version = (e["after"] or e["before"])["id"], (e["major"], e["minor"])
+        if e["op"] != "r":
+            assert version > versions.get(key, (0, -1)), f"{key}: {version} is told again"
+            if key in rows and e["op"] in "ud":
+                assert e["before"] == rows[key], f"{key}: before {e['before']} stood {rows[key]}"
+        versions[key] = max(version, versions.get(key, (0, -1)))
+        rows[key] = e["after"]
+
+
+def drive(captured: Captured, until: Callable[[], bool]) -> None:
+    """Step, and take a lost connection as a runner does."""
+    assert captured.connector is not None
+    give_up = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < give_up, captured.state()
+        try:
+            captured.connector.step()
+        except Retryable:
+            captured.connector.retry()
+
+
+def test_topics_become_the_tables_though_feeds_repeat_split_and_break(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(*(f"INSERT INTO {t} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)" for t in (A, B)))
+    captured = capture()
+    captured.open()
+    chance = random.Random(1)
+    with writing(roach, changes(7)):
+        for _ in range(6):
+            stop = time.monotonic() + 0.4
+            drive(captured, lambda stop=stop: time.monotonic() > stop)
+            if not roach.is_cluster:
+                roach.standin.faults.split(chance.choice(("a", "b")))
+            if chance.random() < 0.5:
+                roach.cut_feeds()
+            else:
+                captured.open()
+    head = captured.source.head()
+    connector = captured.connector
+    assert connector is not None
+    drive(captured, lambda: connector.loaded and connector.position is not None and _at(connector.position) >= head)
+    for name in (A, B):
+        assert captured.rows(name) == table(roach, name)
+        check_once_and_in_order(captured, name)
+    assert roach.feeds() == 1
+
+
+def _at(position: Any) -> tuple[int, int]:
+    return (position.major, position.minor)
+
+
+def test_a_changed_key_sets_the_table_aside_and_the_others_go_on(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(
+        f"ALTER TABLE {A} ADD COLUMN n INT8 NOT NULL DEFAULT 1", f"INSERT INTO {A} VALUES (1, 'x', 1)", f"INSERT INTO {B} VALUES (1, 'x')"
+    )
+    captured = capture()
+    captured.catch_up()
+    roach.run(f"ALTER TABLE {A} ALTER PRIMARY KEY USING COLUMNS (id, n)", f"UPDATE {A} SET v = 'y'", f"UPDATE {B} SET v = 'y'")
+    connector = captured.connector
+    assert connector is not None
+    drive(captured, lambda: A in connector.aside)
+    assert connector.aside[A]["code"] == "key_changed"
+    head = captured.source.head()
+    drive(captured, lambda: connector.position is not None and _at(connector.position) >= head)
+    assert captured.rows(B) == table(roach, B)
+
+
+def test_added_columns_under_load_leave_topics_that_are_the_tables(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)")
+    captured = capture(tables=(A,))
+    captured.catch_up()
+
+    def write(connection: Any, n: int) -> None:
+        connection.execute(f"UPDATE {A} SET v = 'n{n}' WHERE id = {n * 7 % KEYS}".encode())
+
+    with writing(roach, write):
+        for ddl in ("n INT8", "c INT8 NOT NULL DEFAULT 7", "s INT8 AS (id * 2) STORED", "t STRING DEFAULT 'x'"):
+            roach.run(f"ALTER TABLE {A} ADD COLUMN {ddl}")
+            stop = time.monotonic() + 0.3
+            drive(captured, lambda stop=stop: time.monotonic() > stop)
+        roach.run(f"ALTER TABLE {A} RENAME COLUMN n TO m", f"ALTER TABLE {A} DROP COLUMN t")
+        stop = time.monotonic() + 0.3
+        drive(captured, lambda: time.monotonic() > stop)
+    captured.catch_up()
+    assert captured.rows(A) == table(roach, A)
+    check_versions(captured)
+
+
+def check_versions(captured: Captured) -> None:
+    versions: dict[Any, tuple[int, int]] = {}
+    for e in captured.events(A):
+        if e["op"] == "r":
+            continue
+        key, version = e["after"]["id"], (e["major"], e["minor"])
+        assert version > versions.get(key, (0, -1))
+        versions[key] = version
