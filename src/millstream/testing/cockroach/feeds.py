@@ -186,8 +186,6 @@ class Feed:
             step = int(1e9 / self._timing.pace)
             lagged = Hlc(lagged.wall // step * step)
         frontier = min(lagged, *(place for one in self._watched for place in one.places))
-        if border is not None:
-            frontier = min(frontier, border.prev())
         if frontier > max(self._checkpoint, self._resolved or self._start):
             message = self._resolve(frontier)
             if self._asked.resolved_s is not None:

@@ -149,6 +149,26 @@ def test_any_feed_keeps_the_promise_and_no_more(version: str) -> None:
     assert unordered > 20
 
 
+def test_disorder_alone_tells_nothing_twice() -> None:
+    with serving(disorder=0.7) as server:
+        cursor = server.store.now()
+
+        def until(told: list[Told]) -> bool:
+            if len(told) < 60:
+                server.execute(f"UPSERT INTO t VALUES {', '.join(f'({n}, {len(told)}::STRING)' for n in range(8))}")
+            return told[-1].is_resolved and told[-1].at > last(server)
+
+        server.execute("INSERT INTO t VALUES (1, 'first')")
+        told = rows(read(server.url(), f"CREATE CHANGEFEED FOR t WITH {OPTIONS}, cursor='{cursor}'", until))
+    assert len(told) > 60
+    assert len({(t.key, t.at) for t in told}) == len(told)
+
+
+def last(server: CockroachServer) -> Hlc:
+    """When something was last written to t."""
+    return server.store.find(("t",)).log[-1].hlc
+
+
 def test_a_split_tells_again_what_came_since_the_last_resolved_time(server: CockroachServer) -> None:
     server.faults.hold_resolved()
     cursor = server.store.now()
@@ -312,6 +332,25 @@ def test_a_feed_without_backfills_tells_the_border_alone() -> None:
     told = changed("26.1", ["ALTER TABLE t DROP COLUMN a"], ", schema_change_policy='nobackfill'")
     assert [t.json["after"] for t in rows(told)] == [{"a": "one", "id": 1}, {"id": 9}]
     assert any(t.is_resolved and t.at.logical == 2147483647 for t in told)
+
+
+def test_a_schema_change_holds_a_feed_up_as_long_as_is_asked() -> None:
+    timing = replace(QUICK, silence_s=0.4)
+    with CockroachServer(timing=timing, faults=Faults(repeats=0, disorder=0)) as server:
+        server.execute("CREATE TABLE t (id INT8 PRIMARY KEY, a STRING)")
+        began: list[Hlc] = []
+
+        def until(told: list[Told]) -> bool:
+            if not began:
+                server.execute("ALTER TABLE t DROP COLUMN a")
+                began.append(server.store.now())
+                server.execute("INSERT INTO t VALUES (1)")
+            return len(rows(told)) == 1
+
+        told = read(server.url(), f"CREATE CHANGEFEED FOR t WITH {OPTIONS}", until)
+        assert server.store.now().wall - began[0].wall >= 0.4e9
+    assert told[-1].json["after"] == {"id": 1}
+    assert [t.at.logical for t in told if t.is_resolved].count(2147483647) == 1
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,23 @@ def test_a_connection_is_broken_off_in_mid_message(host: Host) -> None:
         assert caught.value.sqlstate is None
 
 
+@pytest.mark.parametrize("before", [[], [("t", b"[1]")]])
+def test_what_is_cut_ends_within_a_message(before: list[messages.Row]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire_bytes = messages.Messages.__new__(messages.Messages)
+        wire_bytes._socket, wire_bytes._in, wire_bytes._out = ours, bytearray(), bytearray()
+        wire_bytes.rows(before)
+        wire_bytes.cut()
+        came = theirs.recv(10_000)
+        assert theirs.recv(1) == b""
+    whole = 0
+    while len(came) >= 5 and len(came) > int.from_bytes(came[1:5]):
+        came, whole = came[1 + int.from_bytes(came[1:5]) :], whole + 1
+    assert whole == len(before)
+    assert came[:1] == b"D"
+
+
 @pytest.mark.parametrize("clear", [False, True])
 def test_passwords(clear: bool) -> None:
     with Host(clear_passwords=clear) as host:
