@@ -19,6 +19,10 @@ Mask = npt.NDArray[np.bool_]
 LOW8 = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
 _LOW4 = np.array([(1 << (8 * n)) - 1 for n in range(5)], np.uint32)
 
+_U = np.uint64
+_ZEROS, _SIXES, _HIGH = _U(0x3030303030303030), _U(0x0606060606060606), _U(0xF0F0F0F0F0F0F0F0)
+_PAIRS, _FOURS = _U(0x000000FF000000FF), (_U(0x000F424000000064), _U(0x0000271000000001))
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -95,7 +99,7 @@ class Octets:
         view[:, 1] = first & np.uint64(0xFFFFFFFF)
         view[:, 2] = first >> np.uint64(32)
         # A short value may end so near the end of the buffer that nothing stands 8 bytes on.
-        view[:, 3] = self._little32[np.minimum(cells.at + 8, len(self.data) - 4)] & _LOW4[np.clip(length - 8, 0, 4)]
+        view[:, 3] = self._little32[np.minimum(cells.at + 8, len(self.data) - 4)] & _LOW4[np.minimum(np.maximum(length - 8, 0), 4)]
         long = length > 12
         view[long, 2] = 0
         view[long, 3] = cells.at[long]
@@ -105,3 +109,22 @@ class Octets:
             valid = pa.py_buffer(np.packbits(~cells.null, bitorder="little").tobytes())
         views = pa.Array.from_buffers(pa.string_view(), rows, [valid, pa.py_buffer(view), pa.py_buffer(self.data)])
         return views.cast(pa.string())
+
+    def digits(self, at: Index, length: Index) -> tuple[npt.NDArray[np.uint64], Mask]:
+        """Numbers of 1 to 19 decimal digits, and which of the values are that. Eight digits at once, from the last ones on.
+
+        Reference: D. Lemire, "Quickly parsing eight digits" (2018): a word's bytes are added up in pairs, fours and eights.
+        """
+        good: Mask = (length > 0) & (length <= 19)
+        number = np.zeros(len(at), np.uint64)
+        for k in range(0, int(min(length.max(initial=0), 19)), 8):
+            begin = at + length - k - 8
+            word = self.little64[np.maximum(begin, 0)] << (8 * np.maximum(-begin, 0)).astype(np.uint64)
+            foreign = LOW8[np.minimum(np.maximum(8 + k - length, 0), 8)]
+            word = (word & ~foreign) | (_ZEROS & foreign)
+            good &= ((word & _HIGH) == _ZEROS) & (((word + _SIXES) & _HIGH) == _ZEROS)
+            word = word - _ZEROS
+            word = word * _U(10) + (word >> _U(8))
+            word = ((word & _PAIRS) * _FOURS[0] + ((word >> _U(16)) & _PAIRS) * _FOURS[1]) >> _U(32)
+            number += word * _U(10**k)
+        return number, good

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from millstream.events.fills import filled
 from millstream.events.types import Field
 from millstream.sources.cockroach.described import Described
-from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.hlc import LOGICAL_MAX, Hlc
 from millstream.sources.cockroach.layout import Image, Laid, Part
-from millstream.sources.cockroach.members import BadText, Text, Values
+from millstream.sources.cockroach.members import QUOTE, BadText, Text, Values
 from millstream.sources.cockroach.values import convert
 from millstream.sources.images import Hole, holes_column, positions
-from millstream.sources.octets import Cells, Index, Mask
+from millstream.sources.octets import Index, Mask
 
 OPS = pa.array(["c", "u", "d", "r"])
 CREATED, UPDATED, DELETED, TOLD = range(4)
@@ -56,18 +56,13 @@ def times(text: Text, values: Values) -> Times:
     """Of strings that are times. Raises BadText on any other."""
     at, length = values.at + 1, values.length - 2
     length = length - (text.octets.u8[at + length - 1] == ord("?"))
-    whole = np.zeros(len(at), np.bool_)
-    if (values.first != ord('"')).any() or (length <= _TEN_DIGITS_AND_POINT).any():
-        raise BadText("a time is not nanoseconds, a point and ten digits", int(at[0]))
     point = at + length - _TEN_DIGITS_AND_POINT
-    if (text.octets.u8[point] != ord(".")).any():
-        raise BadText("a time has no point before its last ten digits", int(at[0]))
-    try:
-        wall = text.octets.text(Cells(at, point - at, whole)).cast(pa.uint64())
-        logical = text.octets.text(Cells(point + 1, np.full(len(at), 10), whole)).cast(pa.uint32())
-    except pa.ArrowInvalid:
-        raise BadText("a time is not nanoseconds, a point and ten digits", int(at[0])) from None
-    return Times(np.asarray(wall), np.asarray(logical))
+    wall, whole = text.octets.digits(at, point - at)
+    logical, counted = text.octets.digits(point + 1, np.full(len(at), 10))
+    good = whole & counted & (values.first == QUOTE) & (text.octets.u8[point] == ord(".")) & (logical <= LOGICAL_MAX)
+    if not good.all():
+        raise BadText("a time is not nanoseconds, a point and ten digits", int(values.at[~good][0]))
+    return Times(wall, logical.astype(np.uint32))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -163,18 +163,27 @@ class _Piece:
 
     def widths(self, rows: Index) -> Index | None:
         """How many members the key of each message has. None: the messages have no keys."""
-        keys = [self.messages.keys[i] for i in rows.tolist()]
-        if None in keys:
+        given = self.messages.keys
+        if len(rows) < len(given):
+            given = [given[i] for i in rows.tolist()]
+        if None in given:
             return None
+        keys = cast("Sequence[bytes]", given)
         lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-        text = Text(Octets(b"".join(keys) + PADDING))
-        starts = np.cumsum(lengths) - lengths
+        data = b"".join(keys)
+        text = Text(Octets(data + PADDING))
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
         if (text.octets.u8[starts] != ord("[")).any():
             raise BadText("a key is no array")
-        return elements(text, Values(starts, lengths, np.full(len(keys), ord("["), np.uint8)))[2]
+        if data.count(b"[") > len(keys) or b"{" in data:
+            return elements(text, Values(starts, lengths, np.full(len(keys), ord("["), np.uint8)))[2]
+        commas = np.flatnonzero(text.octets.u8[: len(data)] == ord(","))
+        commas = commas[text.outside(commas)]
+        return np.searchsorted(commas, ends) - np.searchsorted(commas, starts) + (lengths > 2)
 
     def shown(self, at: int | None) -> str:
-        """The form of the message at that offset: its beginning, without any value, which could be a secret."""
+        """Which message is at that offset. Nothing of what it holds, which is the user's."""
         if at is None:
             return ""
         number = int(np.searchsorted(self.ends, at, side="right"))

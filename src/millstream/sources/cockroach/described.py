@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from millstream.events.types import Field, Fill, RowSchema, Type
 from millstream.sources.cockroach.hlc import Hlc
@@ -41,7 +42,7 @@ class Described:
     at: Hlc
     projected: bool = False
 
-    @property
+    @cached_property
     def schema(self) -> RowSchema:
         names = {c.id: c.name for c in self.columns}
         fields = tuple(Field(c.name, c.type, c.id, c.nullable, c.fill, c.doc) for c in self.columns)
@@ -56,5 +57,9 @@ class Described:
 
     def shown_by(self, names: Iterable[str], key_width: int | None) -> bool:
         """Whether rows whose members have these names, and keys of that width, can be the table's. None: nobody knows the key."""
-        mine = {c.name for c in self.columns}
+        mine = self._names
         return (mine <= set(names) if self.projected else mine == set(names)) and key_width in (self.key_width, None)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(c.name for c in self.columns)

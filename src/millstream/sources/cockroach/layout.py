@@ -84,7 +84,7 @@ class Layout:
             else:
                 found, quote = text.value(at, quote + 2, 2, ends - 1 if k == last else None)
                 others[name] = found
-                at = np.clip(found.at + found.length, 0, text.octets.size)
+                at = text.within(found.at + found.length)
         fits = (text.octets.u8[at] == ord("}")) & (at == ends - 1)
         if not fits.all():
             raise BadText("a message does not end where it should", int(starts[np.flatnonzero(~fits)[0]]))

@@ -140,6 +140,10 @@ class Text:
         places, partner, _ = self.brackets
         return partner.take(np.searchsorted(places, opened), mode="clip") + 1
 
+    def within(self, at: Index) -> Index:
+        """Places behind values of rows that did not fit may lie anywhere."""
+        return np.minimum(np.maximum(at, 0), self.octets.size)
+
     def is_at(self, at: Index, literal: bytes) -> Mask:
         """Whether `literal`, in which is no NUL, stands at each place of the texts."""
         words = self.octets.little64
@@ -192,7 +196,7 @@ class Text:
             found, quote = self.value(at + len(literal), quote + 2, 3 if k == last else 2, ends if k == last else None)
             fits &= found.length > 0
             values.append(found)
-            at = np.clip(found.at + found.length, 0, self.octets.size)
+            at = self.within(found.at + found.length)
         if not values:
             fits &= self.is_at(at, b"{")
             at = at + 1

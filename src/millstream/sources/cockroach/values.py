@@ -39,6 +39,7 @@ _WRITING = Writing(
     true="true",
     hex_prefix=3,  # \\x: the backslash is escaped
 )
+_DIGITS_IN_INT64 = 18
 _NO_NUMBER = r"^(?:NaN|-?Infinity)$"
 _HEX = r"^\\\\x(?:[0-9a-f]{2})*$"
 _JSON_NULL = b'{"__crdb_json_null__": true}'
@@ -81,6 +82,10 @@ def _convert(text: Text, values: Values, null: Mask, kind: Type) -> Converted:
             return Converted(pa.array(values.first == ord("t"), pa.bool_(), mask=null))
         case "text":
             return _text(text, values, null)
+        case "int32" | "int64":
+            return _integers(text, values, null, 31 if kind.kind == "int32" else 63)
+        case "decimal" if (written := _at_scale(text, values, null, kind)) is not None:
+            return Converted(written)
     return writings.convert(text.octets, _inside(values, null), kind, _WRITING)
 
 
@@ -140,6 +145,38 @@ _TOKENS: dict[str, Callable[[Text, Values], Mask]] = {
 
 
 # ---- kinds of their own
+
+
+def _integers(text: Text, values: Values, null: Mask, bits: int) -> Converted:
+    negative = values.first == ord("-")
+    magnitude, good = text.octets.digits(values.at + negative, values.length - negative)
+    good &= magnitude < (np.uint64(1 << bits) + negative)
+    numbers = magnitude.view(np.int64)
+    numbers = np.where(negative, -numbers, numbers).astype(np.int32 if bits == 31 else np.int64)
+    misfits = np.flatnonzero(~(good | null))
+    return Converted(pa.array(numbers, mask=~good | null if len(misfits) or null.any() else None), misfits=misfits)
+
+
+def _at_scale(text: Text, values: Values, null: Mask, kind: Type) -> pa.Array | None:
+    """Decimals of at most 18 digits that are all written with the type's own scale, as they are by rule; None where one is not."""
+    precision, scale = kind.precision or 0, kind.scale or 0
+    if precision > _DIGITS_IN_INT64:
+        return None
+    negative = values.first == ord("-")
+    at, length = values.at + negative, values.length - negative
+    whole_, good = text.octets.digits(at, length - scale - 1 if scale else length)
+    if scale:
+        point = at + length - scale - 1
+        part, counted = text.octets.digits(point + 1, np.full(len(at), scale))
+        whole_ = whole_ * np.uint64(10**scale) + part
+        good &= counted & (text.octets.u8[point] == ord("."))
+    if not (good & (whole_ < np.uint64(10**precision)) | null).all():
+        return None
+    words = np.empty((len(at), 2), np.int64)  # 128 bits, little-endian
+    words[:, 0] = np.where(negative, -whole_.view(np.int64), whole_.view(np.int64))
+    words[:, 1] = words[:, 0] >> 63
+    valid = pa.py_buffer(np.packbits(~null, bitorder="little").tobytes()) if null.any() else None
+    return pa.Array.from_buffers(kind.arrow, len(at), [valid, pa.py_buffer(words.tobytes())])
 
 
 def _json(text: Text, values: Values, null: Mask) -> pa.StringArray:

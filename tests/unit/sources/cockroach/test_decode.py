@@ -119,6 +119,8 @@ KINDS = [
     Kind("BOOL", st.booleans()),
     Kind("FLOAT8", st.floats(), _float),
     Kind("DECIMAL(38,4)", st.decimals(-(10**20), 10**20, places=4)),
+    Kind("DECIMAL(10,2)", st.decimals(-(10**8) + 1, 10**8 - 1, places=2)),
+    Kind("DECIMAL(5)", st.integers(-99_999, 99_999).map(Decimal)),
     Kind("BYTES", st.binary(max_size=9), lambda v: "\\x" + v.hex()),
     Kind("DATE", st.dates(), lambda v: v.isoformat()),
     Kind("TIME", st.times(), lambda v: v.isoformat()),
