@@ -237,3 +237,15 @@ def test_a_feed_without_resolved_times_is_opened_again_once(roach: CockroachRig)
     roach.standin.faults.hold_resolved(False)
     seen = read_to_head(source, stream)
     assert seen.position.tables[A] > position.tables[A]
+
+
+def test_a_table_that_was_renamed_above_its_place_loses_nothing(roach: CockroachRig) -> None:
+    """The server looks for a feed's tables as of its cursor, where this one has the old name."""
+    source, stream = loaded(roach)
+    position = Position.of(read_to_head(source, stream).position.json())
+    source.close()
+    roach.run(f"UPDATE {A} SET v = 'before' WHERE id = 1", f"ALTER TABLE {A} RENAME TO c", "UPDATE c SET v = 'after' WHERE id = 1")
+    again = roach.source()
+    seen = read_to_head(again, again.stream(position))
+    assert [e["after"]["v"] for e in told_once(seen.of(A))] == ["before", "after"]
+    assert [d.lost for d in seen.deliveries if d.lost] == []

@@ -47,7 +47,7 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], _Means], ...] = tuple(
         (r"\bwas dropped\b|descriptor is being dropped|descriptor not found", (Retryable, DROPPED, "")),
         (r"schema change occurred at", (Retryable, KEY_CHANGED, "")),
         (
-            r"multiple column families|exactly 1 column family",
+            r"multiple column families|exactly 1 column family|cannot now target a table with \d+ families",
             (Refused, FAMILIES, "put all columns of the table into one family, or leave the table out: a topic per family is not built"),
         ),
         (r'invalid option "', (Refused, UNKNOWN_OPTION, "22.1 is the oldest version that is known to work")),
@@ -55,8 +55,9 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], _Means], ...] = tuple(
         (r"(?i)requires an enterprise license|valid license|license (?:has )?expired|no license installed", _LICENCE),
         (r"role WITH CONTROLCHANGEFEED", _PRIVILEGE),
         (r"requires the .* privilege", _PRIVILEGE),
+        (r"cannot target offline table", (Retryable, "offline", "nothing: an IMPORT or RESTORE into the table is under way")),
         (
-            r"CHANGEFEED cannot target|not supported on system tables|cannot target virtual",
+            r"CHANGEFEED cannot target|not supported on system tables|row-level security",
             (Refused, "table_kind", "leave it out: its changes are in no feed"),
         ),
         (r"in the future", (Retryable, "clock", "check that the url still points at the cluster that this source was begun on")),
@@ -76,6 +77,11 @@ _BY_STATE: dict[str, _Means] = {
     "57P01": (Retryable, "connection", "nothing: the node was drained; another one, or the same later, goes on"),
     "42P01": (Refused, "table_unknown", "run `millstream validate`"),
 }
+
+
+_TABLE = re.compile(
+    r'"((?:[^"]|"")+)" was (?:truncated|dropped)|targeting a table \(([^)]+)\)|single column family \(([^)]+)\)|column family: (\S+) has'
+)
 
 
 def failure(error: psycopg.Error, *, where: str, doing: str, secrets: tuple[str, ...] = (), feed: bool = False) -> MillstreamError:
@@ -103,7 +109,7 @@ def _meaning(state: str | None, text: str, connection: bool, feed: bool) -> _Mea
 
 def named_table(message: str) -> str | None:
     """The bare name of the table that an error of a feed is about, where it says one."""
-    found = re.search(r'"((?:[^"]|"")+)" was (?:truncated|dropped)|targeting a table \(([^)]+)\)|column family: (\S+) has', message)
+    found = _TABLE.search(message)
     return next((g for g in found.groups() if g), None) if found else None
 
 

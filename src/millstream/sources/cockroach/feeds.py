@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from binascii import unhexlify
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -280,4 +281,4 @@ class _Gathered:
 
 def _octets(value: bytes | None) -> bytes | None:
     """BYTES, from the text of them."""
-    return None if value is None else bytes.fromhex(value[2:].decode())
+    return None if value is None else unhexlify(value[2:])  # behind \x

@@ -106,7 +106,7 @@ class Stream:
     def _renamed(self, name: TableName, oid: int) -> Watched | None:
         """The table under the name that it has now. Its topic keeps the one of the definition."""
         shape = self._catalogue.shapes([oid], None).get(oid)
-        return None if shape is None else Watched(name.written, oid, TableName(name.written, shape.schema, shape.table))
+        return None if shape is None else _named(Watched(name.written, oid, name), shape)
 
     def _gone(self, written: str, *, again: bool) -> MillstreamError:
         said = "was dropped, and another of its name was made" if again else "was dropped"
@@ -135,11 +135,19 @@ class Stream:
         feed.start()
 
     def _feed(self, watched: Sequence[Watched], cursor: Hlc) -> Feed:
-        by_topic = {topic: w for w in watched for topic in w.name.topics(self._database)}
+        """From the tables as they were where it begins: what changes after that is news. The server looks for their names there, too."""
+        oids = sorted(w.oid for w in watched)
+        shapes, outlines = self._catalogue.shapes(oids, cursor), self._catalogue.outlines(oids, cursor)
+        then = [_named(w, shapes.get(w.oid)) for w in watched]
+        by_topic = {topic: w for w in then for topic in w.name.topics(self._database)}
         decoder = self._decoder(by_topic)
-        self._describe(decoder, by_topic, cursor)
+        for topic, w in by_topic.items():
+            if (shape := shapes.get(w.oid)) is not None:
+                self.past.begin(shape, cursor)
+                self._tables[w.written].outline = outlines.get(w.oid, ())
+                decoder.know(topic, self.past.described(shape, w.written, cursor))
         every = f"{round(self._options.resolved_every_s * 1000)}ms"
-        return Feed(self._server, tuple(watched), cursor, self._queue, self._limits, self._ability, every, decoder)
+        return Feed(self._server, tuple(then), cursor, self._queue, self._limits, self._ability, every, decoder)
 
     def _decoder(self, by_topic: dict[str, Watched]) -> Decoder:
         def describe(topic: str, at: Hlc) -> Described:
@@ -158,17 +166,6 @@ class Stream:
             return self._catalogue.changing(by_topic[topic].oid, at)
 
         return Decoder(describe, self._server.where, changing=changing if self._session.version[0] <= 22 else None)
-
-    def _describe(self, decoder: Decoder, by_topic: dict[str, Watched], at: Hlc) -> None:
-        """Tables as they were where the feed begins: what changes after that is news."""
-        oids = sorted({w.oid for w in by_topic.values()})
-        shapes = self._catalogue.shapes(oids, at)
-        outlines = self._catalogue.outlines(oids, at)
-        for topic, watched in by_topic.items():
-            if (shape := shapes.get(watched.oid)) is not None:
-                self.past.begin(shape, at)
-                self._tables[watched.written].outline = outlines.get(watched.oid, ())
-                decoder.know(topic, self.past.described(shape, watched.written, at))
 
     # ---- the loop
 
@@ -226,7 +223,7 @@ class Stream:
                 continue
             table = self._tables[watched.written]
             table.outline = outlines[watched.oid]
-            table.watched = Watched(watched.written, watched.oid, TableName(watched.written, shape.schema, shape.table))
+            table.watched = _named(watched, shape)
             for topic in watched.name.topics(self._database):  # an open feed keeps the name that it was opened with
                 feed.decoder.know(topic, self.past.described(shape, watched.written, at))
 
@@ -259,16 +256,16 @@ class Stream:
         self._feeds.remove(feed)
         feed.close()
         left = [self._tables[w.written] for w in feed.tables if w.written in self._tables]
+        name = failures.named_table(why.message)
+        named = [t for t in left if t.watched.name.table == name]
         match why.code:
             case failures.LOST if len(left) > 1:
                 # The time that old rows are kept for is a table's own: each is tried by itself.
                 self._open_feeds(left, alone=True)
-            case failures.LOST:
-                self._resume_now(left, why)
-                self._open_feeds(left)
-            case failures.TRUNCATED:
-                gone = [t for t in left if t.watched.name.table == failures.named_table(why.message)] or left[:1]
-                self._resume_now(gone, why)
+            case failures.TRUNCATED if len(left) > 1 and not named:
+                self._open_feeds(left, alone=True)
+            case failures.LOST | failures.TRUNCATED:
+                self._resume_now(named if named and why.code == failures.TRUNCATED else left, why)
                 self._open_feeds(left)
             case failures.DROPPED:
                 there = self._catalogue.outlines([t.watched.oid for t in left], None)
@@ -278,8 +275,7 @@ class Stream:
                 yield self._set_aside([(written, self._gone(written, again=False)) for written in dropped])
                 self._open_feeds([t for t in left if t.watched.written not in dropped])
             case failures.FAMILIES:
-                named = failures.named_table(why.message)
-                cut = [t.watched.written for t in left if t.watched.name.table == named]
+                cut = [t.watched.written for t in named]
                 if not cut:
                     raise why
                 yield self._set_aside([(written, why) for written in cut])
@@ -356,6 +352,13 @@ class Stream:
         self._queue.close()
         for feed in list(self._feeds):
             feed.close()
+
+
+def _named(watched: Watched, shape: Shape | None) -> Watched:
+    """With the name that the table has there."""
+    if shape is None:
+        return watched
+    return Watched(watched.written, watched.oid, TableName(watched.written, shape.schema, shape.table))
 
 
 def unknown_table(name: TableName, where: str) -> Refused:
