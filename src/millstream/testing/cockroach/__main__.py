@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=0, help="port of the control socket; 0: a free one")
     parser.add_argument("--version", choices=sorted(RECORDED), default="26.1")
     parser.add_argument("--pace", type=float, default=1.0, help="divides every duration: 20 makes a second 50 ms")
-    parser.add_argument("--repeats", type=float, default=REPEATS, help="how often a range tells its rows again by itself, 0 to 1")
+    parser.add_argument("--repeats", type=float, default=REPEATS, help="the part of all rows told that were told before, 0 to below 1")
     parser.add_argument(
         "--disorder", type=float, default=DISORDER, help="how often a range keeps rows back while others tell theirs, 0 to 1"
     )

@@ -135,7 +135,7 @@ def _asked(text: str, at: Hlc | None, asker: Asker) -> Result:
         )
     moment = at or asker.store.now()
     with _LOCK:
-        connection = _database(asker, moment)
+        connection = _database(asker, moment, with_changes=guarded)
         _functions(connection, asker)
         try:
             cursor = connection.execute(tree.sql("sqlite"))
@@ -186,12 +186,15 @@ _LOCK = threading.Lock()
 _BUILT: OrderedDict[object, sqlite3.Connection] = OrderedDict()
 
 
-def _database(asker: Asker, at: Hlc) -> sqlite3.Connection:
-    """The tables as of a time, as one database sees them: kept for the next question, since most times look alike."""
+def _database(asker: Asker, at: Hlc, *, with_changes: bool) -> sqlite3.Connection:
+    """The tables as of a time, as one database sees them: kept for the next question, since most times look alike.
+
+    `with_changes`: the schema changes under way as well, which are looked for among all changes.
+    """
     store = asker.store
     with store.lock:
         found = [d for d in store.all_descriptors(at) if d.database == asker.database]
-    changing = system.changing(store, found, at) if store.version == "22.1" else ()
+    changing = system.changing(store, found, at) if with_changes else ()
     known = (id(store), asker.database, tuple((d.id, d.version, d.since) for d in found), tuple(changing), tuple(asker.running))
     connection = _BUILT.get(known)
     if connection is None:
@@ -204,6 +207,7 @@ def _database(asker: Asker, at: Hlc) -> sqlite3.Connection:
 
 def _built(tables: dict[tuple[str, str], tuple[tuple[str, ...], list[tuple[object, ...]]]]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA case_sensitive_like = ON")
     for schema in system.SCHEMAS:
         connection.execute(f"ATTACH ':memory:' AS {schema}")
     for (schema, name), (columns, rows) in tables.items():

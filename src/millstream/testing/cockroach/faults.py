@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-REPEATS = 0.05
-"""Of a hundred times that a range of a table tells something, how often it then begins again, without any fault."""
+REPEATS = 0.3
+"""Of the rows that a feed tells, how many it has told before, without any fault: from 0 to below 1. Recorded were 0.14 and 0.45."""
 DISORDER = 0.2
 """How often a range keeps back what it has while others tell theirs."""
 

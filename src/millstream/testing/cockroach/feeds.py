@@ -28,6 +28,8 @@ COLUMNS = (("table", 25), ("key", 17), ("value", 17))
 RANGES = 4
 _ROWS = 200
 _WAKES_S = 0.05
+_BEGINS_AGAIN = 0.2
+"""How likely a repeat that is owed begins at a wake."""
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Feed:
         self._checkpoint = self._passed = start
         self._resolved: Hlc | None = None
         self._last_s = float("-inf")
+        self._owed = 0.0
         self._held_up: tuple[Hlc, float] | None = None
         for one in watched:
             one.places = [start] * RANGES
@@ -134,7 +137,9 @@ class Feed:
                     one.places[number] = max(one.places[number], upto)
                 if told:
                     queues.append([(one, c) for c in told])
-        return list(_mixed(queues, chance.random))
+        out = list(_mixed(queues, chance.random))
+        self._owed += self._faults.repeats * len(out)
+        return out
 
     def _tell(self, told: Sequence[tuple[Watched, Change]]) -> Iterator[Message]:
         """Without the lock: writers do not wait for JSON."""
@@ -143,21 +148,23 @@ class Feed:
             yield from self._messages(one, change, shape, shape)
 
     def _begin_again(self, one: Watched) -> None:
-        """After a split all ranges of a table go back to the last resolved time, by chance one of them to any time since."""
-        split = self._faults.splits(one.name)
+        """After a split all ranges of a table go back to the last resolved time; by chance, as often as is asked, one to any time since."""
+        split, chance = self._faults.splits(one.name), self._faults.random
         if split != one.splits:
             one.splits = split
-            again = list(range(RANGES))
-        elif self._faults.random.random() < self._faults.repeats:
-            again = [self._faults.random.randrange(RANGES)]
-        else:
-            return
-        for number in again:
-            if one.places[number] > self._checkpoint:
-                told = [c for c in self._store.changes(one.id, self._checkpoint, one.places[number]) if hash(c.key) % RANGES == number]
-                self._faults.tell("repeat", len(told))
-                skipped = self._faults.random.randrange(len(told)) if len(again) == 1 and told and self._faults.random.random() < 0.5 else 0
-                one.places[number] = told[skipped - 1].hlc if skipped else self._checkpoint
+            for number in range(RANGES):
+                self._go_back(one, number, skipping=0.0)
+        elif self._owed > 0 and chance.random() < _BEGINS_AGAIN:
+            self._owed -= self._go_back(one, chance.randrange(RANGES), skipping=chance.choice((0.0, chance.random())))
+
+    def _go_back(self, one: Watched, number: int, *, skipping: float) -> int:
+        """A range will tell again what it told since the last resolved time, without a part at the beginning. Gives how much that is."""
+        told = [c for c in self._store.changes(one.id, self._checkpoint, one.places[number]) if hash(c.key) % RANGES == number]
+        told = told[int(skipping * len(told)) :]
+        if told:
+            one.places[number] = told[0].hlc.prev()
+            self._faults.tell("repeat", len(told))
+        return len(told)
 
     def _may_tell(self, change: Change) -> bool:
         return not change.hidden or "ignore_disable_changefeed_replication" in self._asked.options

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from millstream.testing.cockroach import changefeeds, definitions
+from millstream.testing.cockroach.answers import Running
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.faults import Faults, Timing
 from millstream.testing.cockroach.feeds import Feed
 from millstream.testing.cockroach.hlc import Hlc
 from millstream.testing.cockroach.store import Store
 from millstream.testing.cockroach.targets import open_feed
-from millstream.testing.cockroach.wire import Running
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "cockroach"
 FOLDERS = {"26.1": "v26.1-alpha", "22.1": "v22.1-alpha"}

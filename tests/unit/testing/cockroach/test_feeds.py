@@ -425,6 +425,8 @@ def test_who_may_read(server: CockroachServer) -> None:
 
 def test_statements_are_counted_and_seen(server: CockroachServer) -> None:
     def until(told: list[Told]) -> bool:
+        if len(told) > 1:
+            return False
         assert server.feeds() == 1
         with psycopg.connect(server.url(), autocommit=True) as other:
             query = "SELECT query_id FROM [SHOW QUERIES] WHERE query LIKE '%CHANGEFEED FOR t %' AND query NOT LIKE '%SHOW QUERIES%'"
