@@ -11,7 +11,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import count
@@ -21,15 +21,14 @@ from typing import Any
 
 import psycopg
 from faults_events import Change, Event, Row, changes, row
+from faults_files import batches_after, by_id, drop_database, events_of, lake_of, lines_of, opened_topics
 from faults_hook import Hook
 from faults_oracle import rows, written
 from faults_project import Project, until
 from faults_schema_oracle import Told, Wanted, changelog, complaints_of, source_topic
-from faults_world import READ_BYTES, events_of
 from pyiceberg.catalog import load_catalog
 
 from millstream.errors import Refused
-from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
 from millstream.topics.local import LocalTopics
@@ -128,12 +127,7 @@ class Altered:
         try:
             self.workload.stop()
         finally:
-            with self._server.connect() as connection:
-                connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [self.database])
-                connection.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", [self.database]
-                )
-                connection.execute(f'DROP DATABASE "{self.database}" WITH (FORCE)'.encode())
+            drop_database(self._server, self.database)
 
     def connect(self) -> psycopg.Connection[Any]:
         return self._server.connect(self.database)
@@ -180,33 +174,20 @@ class Altered:
     def truth(self, sql: str) -> dict[int, Row]:
         """What Postgres makes of a query over the tables as they are now."""
         with self.connect() as connection:
-            found = [row(text) or {} for (text,) in connection.execute(f"SELECT to_jsonb(t)::text FROM ({sql}) t".encode())]
-        return {r["id"]: r for r in found}
+            return by_id(connection, sql)
 
-    @contextmanager
-    def topics(self) -> Iterator[LocalTopics]:
-        engine = sqlite_engine(self.project.state / "mesh.db")
-        topics = LocalTopics(self.project.state / "topics.db", SqlRegistry(engine))
-        try:
-            yield topics
-        finally:
-            topics.close()
-            engine.dispose()
+    def topics(self) -> AbstractContextManager[LocalTopics]:
+        return opened_topics(self.project)
 
     def events(self, topics: LocalTopics, name: str) -> list[Told]:
         """All events of a topic as they were written, each in its own version of the schema."""
         known = self._events.setdefault(name, [])
-        offset = 0 if not known else known[-1].offset + (2 if known[-1].op == "d" else 1)
-        while batches := topics.read(name, offset, bytes_max=READ_BYTES):
-            for batch in batches:
-                known += [Told(**vars(e), schema=batch.schema) for e in events_of(batch)]
-            offset = topics.read_end(batches)
+        for batch in batches_after(topics, name, known):
+            known += [Told(**vars(e), schema=batch.schema) for e in events_of(batch)]
         return known
 
     def lines(self, name: str) -> list[Event]:
-        path = self.project.folder / f"{name}.jsonl"
-        found = [json.loads(line, parse_float=Decimal) for line in path.read_text().split("\n") if line]
-        return [Event(f["offset"], f["op"], f["key"]["id"], f["version"], row(f["before"]), row(f["after"]), f.get("cause")) for f in found]
+        return lines_of(self.project, f"{name}.jsonl")
 
     def index(self, name: str) -> list[Row]:
         try:
@@ -217,9 +198,7 @@ class Altered:
 
     def lake(self, name: str) -> list[dict[str, Any]]:
         """Every row of an Iceberg table."""
-        lake = self.project.state / "lake"
-        place = {"name": "millstream", "type": "sql", "uri": f"sqlite:///{lake}/catalog.db", "warehouse": f"file://{lake}/warehouse"}
-        found = load_catalog(**place).load_table(f"lake.{name}").scan().to_arrow().to_pylist()
+        found = load_catalog(**lake_of(self.project)).load_table(f"lake.{name}").scan().to_arrow().to_pylist()
         return [{k: v if k.startswith("_") else (row({k: v}) or {})[k] for k, v in f.items()} for f in found]
 
     def parts(self) -> dict[str, dict[str, Any]]:

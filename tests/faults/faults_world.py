@@ -5,13 +5,11 @@ What is found is read from the files that the ended process left: topics, index,
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +19,11 @@ import faults_oracle as oracle
 import psycopg
 import tantivy
 from faults_events import Change, Event, Row, changes, row
+from faults_files import batches_after, by_id, drop_database, events_of, lake_of, lines_of, opened_topics
 from faults_project import DOCUMENT, RECENT, Project, until
 from faults_workload import TABLES, Workload, create
 from pyiceberg.catalog import load_catalog
 
-from millstream.events import version
-from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.testing.postgres_server import PostgresServer
 from millstream.topics.local import LocalTopics
 
@@ -34,7 +31,6 @@ SOURCES = {f"{database}.public.{table}": (database, table) for database, tables 
 RECENT_TOPIC, DOCUMENT_TOPIC = "recents.recent", "documents.document"
 SETTINGS = {"wal_sender_timeout": "2s", "max_connections": "60"}
 """Of a server for worlds: a stopped reader's slot is free again soon."""
-READ_BYTES = 8 << 20
 SHOWN_MAX = 12
 
 _worlds = count(1)
@@ -70,16 +66,10 @@ class World:
             self.workload.stop()
         finally:
             for database in self.databases.values():
-                self._drop(database)
+                drop_database(self.server, database)
 
     def connect(self, name: str) -> psycopg.Connection[Any]:
         return self.server.connect(self.databases[name])
-
-    def _drop(self, database: str) -> None:
-        with self.server.connect() as connection:
-            connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [database])
-            connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", [database])
-            connection.execute(f'DROP DATABASE "{database}"'.encode())
 
     # ---- the truth
 
@@ -115,34 +105,22 @@ class World:
             with catalogue.cursor() as cursor:
                 cursor.executemany("INSERT INTO person VALUES (%s, %s, %s, %s)", copied)
             sql = sql.replace("catalogue.public.", "").replace("people.public.", "")
-            found = [row(text) or {} for (text,) in catalogue.execute(f"SELECT to_jsonb(t)::text FROM ({sql}) t".encode())]
-        return {r["id"]: r for r in found}
+            return by_id(catalogue, sql)
 
     def _query(self, name: str, sql: str) -> dict[int, Row]:
         with self.connect(name) as connection:
-            found = [row(text) or {} for (text,) in connection.execute(f"SELECT to_jsonb(t)::text FROM ({sql}) t".encode())]
-        return {r["id"]: r for r in found}
+            return by_id(connection, sql)
 
     # ---- what there is
 
-    @contextmanager
-    def topics(self) -> Iterator[LocalTopics]:
-        engine = sqlite_engine(self.project.state / "mesh.db")
-        topics = LocalTopics(self.project.state / "topics.db", SqlRegistry(engine))
-        try:
-            yield topics
-        finally:
-            topics.close()
-            engine.dispose()
+    def topics(self) -> AbstractContextManager[LocalTopics]:
+        return opened_topics(self.project)
 
     def events(self, topics: LocalTopics, name: str) -> list[Event]:
         """All events of a topic, decoded from its file. What was read before is not read again: `reread` forgets it."""
         known = self._events.setdefault(name, [])
-        offset = 0 if not known else known[-1].offset + (2 if known[-1].op == "d" else 1)
-        while batches := topics.read(name, offset, bytes_max=READ_BYTES):
-            for batch in batches:
-                known += events_of(batch)
-            offset = topics.read_end(batches)
+        for batch in batches_after(topics, name, known):
+            known += events_of(batch)
         return known
 
     def reread(self) -> None:
@@ -150,9 +128,7 @@ class World:
 
     def lines(self, file: str) -> list[Event]:
         """What a JSON lines file holds."""
-        path = self.project.folder / file
-        found = [json.loads(line, parse_float=Decimal) for line in path.read_text().split("\n") if line] if path.exists() else []
-        return [Event(f["offset"], f["op"], f["key"]["id"], f["version"], row(f["before"]), row(f["after"]), f.get("cause")) for f in found]
+        return lines_of(self.project, file)
 
     def index(self) -> list[Row]:
         """Every document of the search index."""
@@ -178,8 +154,7 @@ class World:
         return made
 
     def catalog(self) -> dict[str, str]:
-        lake = self.project.state / "lake"
-        return {"name": "millstream", "type": "sql", "uri": f"sqlite:///{lake}/catalog.db", "warehouse": f"file://{lake}/warehouse"}
+        return lake_of(self.project)
 
     # ---- the verdict
 
@@ -245,24 +220,6 @@ def recent_of(movie: Row) -> Row | None:
     """`RECENT`, by hand."""
     matches = movie["released"] and movie["year"] is not None and movie["year"] >= 2000
     return {name: movie[name] for name in ("id", "title", "year", "rating", "changed", "director_id")} if matches else None
-
-
-def events_of(batch: Any) -> list[Event]:
-    """A batch in Arrow columns, event by event."""
-    rows = batch.rows
-    columns = [rows.column(c) for c in ("incarnation", "major", "minor")]
-    versions = version.texts(*columns).to_pylist()
-    parts = zip(
-        batch.offsets.tolist(),
-        rows.column("op").to_pylist(),
-        batch.keys().to_pylist(),
-        versions,
-        rows.column("before").to_pylist(),
-        rows.column("after").to_pylist(),
-        rows.column("cause").to_pylist(),
-        strict=True,
-    )
-    return [Event(offset, op, key["id"], v, row(before), row(after), cause) for offset, op, key, v, before, after, cause in parts]
 
 
 def _one_image(event: Event) -> Event:
