@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from millstream.events.types import Type
 from millstream.sources import values as writings
-from millstream.sources.cockroach.members import QUOTE, Text, Values, elements, escapes_of
+from millstream.sources.cockroach.members import OPEN, QUOTE, Text, Values, elements, escapes_of
 from millstream.sources.octets import PADDING, Cells, Index, Mask, Octets
 from millstream.sources.values import CLOCK, YMD, Converted, Writing
 
@@ -109,6 +109,12 @@ def _strings(text: Text, values: Values) -> Mask:
     return good
 
 
+def _texts(text: Text, values: Values) -> Mask:
+    """A composite type's value is an object, and nothing in its name says that it is none of an enum: its JSON is the text."""
+    good: Mask = (values.first == QUOTE) | (values.first == OPEN)
+    return good
+
+
 def _numbers(text: Text, values: Values) -> Mask:
     good: Mask = _DIGIT[values.first]
     return good
@@ -139,6 +145,7 @@ _TOKENS: dict[str, Callable[[Text, Values], Mask]] = {
     "float64": _numbers_or_none,
     "decimal": _numbers_or_none,
     "numeric": _numbers_or_none,
+    "text": _texts,
     "bytes": _hexadecimal,
     "list": lambda _, values: values.first == ord("["),
 }
@@ -209,6 +216,7 @@ def _text(text: Text, values: Values, null: Mask) -> Converted:
     if not len(text.escapes):
         return Converted(array)
     held = np.searchsorted(text.escapes, cells.at + cells.length) > np.searchsorted(text.escapes, cells.at)
+    held &= values.first == QUOTE
     if not held.any():
         return Converted(array)
     rows = np.flatnonzero(held)

@@ -436,6 +436,14 @@ def test_json_null_is_told_apart_where_the_feed_does() -> None:
     assert [e["after"]["v"] for e in events(told)] == [None, "null", '{"a": null}']
 
 
+def test_a_composite_is_its_json() -> None:
+    value = {"f1": 'a"b', "f2": 1}
+    told = decoder(table({"id": "INT8", "v": "pair"})).decode(piece([message({"id": 1, "v": value}, {"id": 1, "v": 'x"y'}, 1)]))
+    (event,) = events(told)
+    assert json.loads(event["after"]["v"]) == value
+    assert event["before"]["v"] == 'x"y'
+
+
 def test_the_last_resolved_time_of_a_piece_counts() -> None:
     values = [b'{"resolved":"5.0000000000"}', message({"id": 1, "v": None}, None, 7), b'{"resolved":"6.2147483647"}']
     told = decoder(table(TEXT)).decode(Messages([None, "t", None], [None, b"[1]", None], values))
