@@ -15,6 +15,7 @@ from dataclasses import replace
 from millstream.testing.cockroach.faults import DISORDER, RECORDED, REPEATS, Faults
 from millstream.testing.cockroach.process import Control
 from millstream.testing.cockroach.server import CockroachServer
+from millstream.testing.cockroach.store import GC_TTL_S, Store
 
 
 def _with_parent(control: Control) -> None:
@@ -35,9 +36,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--password", action="append", default=[], metavar="USER=PASSWORD", help="who must log in; others need no password")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input does")
+    parser.add_argument("--gc-ttl", type=float, default=GC_TTL_S, metavar="S", help="how many seconds back can be read")
     given = parser.parse_args()
     server = CockroachServer(
         given.version,
+        store=Store(given.version, gc_ttl_s=given.gc_ttl),
         port=given.port,
         timing=replace(RECORDED[given.version], pace=given.pace),
         faults=Faults(seed=given.seed, repeats=given.repeats, disorder=given.disorder),

@@ -259,7 +259,8 @@ class Compiler:
         fixed = [self.compile(e) for e in of if not _open(e)]
         kind = next((c.type for c in fixed if c.type.kind != "unknown"), None) or want
         found = [self.compile(e, kind) for e in of]
-        kind = kind or next((c.type for c in found if c.type.kind != "unknown"), STRING)
+        nothing = all(isinstance(e, Literal) and e.kind == "null" for e in of)
+        kind = kind or next((c.type for c in found if c.type.kind != "unknown"), UNKNOWN if nothing else STRING)
         out = []
         for one in found:
             if one.type.kind not in (kind.kind, "unknown"):

@@ -25,15 +25,21 @@ if TYPE_CHECKING:
 
 Release = Literal["26.1", "22.1"]
 GC_TTL_S = 14_400
+GC_EVERY = 100_000
 WRITER_WAIT_S = 10.0
 _ROW_IDS_SINCE_NS = 1_420_070_400 * 10**9
 _FIRST_ID = {"26.1": 104, "22.1": 52}
 
 
 class Store:
-    """`clock` gives nanoseconds since 1970; the store makes strictly rising times of it whatever it gives."""
+    """`clock` gives nanoseconds since 1970; the store makes strictly rising times of it whatever it gives.
 
-    def __init__(self, version: Release = "26.1", clock: Callable[[], int] | None = None, *, seed: int = 0) -> None:
+    What lies more than `gc_ttl_s` seconds back is forgotten at every so many changes, so memory is bounded by what is written meanwhile.
+    """
+
+    def __init__(
+        self, version: Release = "26.1", clock: Callable[[], int] | None = None, *, seed: int = 0, gc_ttl_s: float = GC_TTL_S
+    ) -> None:
         self.version: Release = version
         self.lock = threading.RLock()
         self.settings: dict[str, str] = {"kv.rangefeed.enabled": "true", "version": version, "cluster.organization": ""}
@@ -44,6 +50,8 @@ class Store:
         self.types: dict[tuple[str, str, str], SqlType] = {}
         self.tables: dict[int, Table] = {}
         self.catalogue_version = 0
+        self.gc_ttl_s = gc_ttl_s
+        self._changes = 0
         self.threshold = ZERO
         self.random = random.Random(seed)  # noqa: S311 - values for tests, no secrets
         self._clock = clock or time.time_ns
@@ -190,6 +198,13 @@ class Store:
         """Raises SqlError XXUUU where what was at that time may be gone."""
         if at < self.threshold:
             raise SqlError("XXUUU", f"batch timestamp {_shown(at)} must be after replica GC threshold {_shown(self.threshold)}")
+
+    def changed(self, count: int) -> None:
+        """`count` more changes were written: every so often that is when what is too old goes."""
+        self._changes += count
+        if self._changes >= GC_EVERY:
+            self._changes = 0
+            self.gc(self.gc_ttl_s)
 
     def gc(self, ttl_s: float = GC_TTL_S) -> Hlc:
         """Forgets what lies more than `ttl_s` seconds back, and gives the threshold below which nothing can be read now."""

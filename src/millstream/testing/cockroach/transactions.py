@@ -113,6 +113,7 @@ class Transaction:
                     raise SqlError("40001", "restart transaction: the table was dropped")
                 for key, row in rows.items():
                     table.write(key, at, row, hidden=self.hidden)
+            self.store.changed(sum(map(len, self.writes.values())))
             self.writes = {}
             self.store.written(at)
             return at

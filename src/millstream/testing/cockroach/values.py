@@ -173,7 +173,7 @@ def float_text(value: float) -> str:
         return "Infinity" if value > 0 else "-Infinity"
     digits = Decimal(repr(value))
     exponent = digits.adjusted() if digits else 0
-    if -4 <= exponent < 21 and (exponent < 6 or exponent < len(digits.normalize().as_tuple().digits)):
+    if -4 <= exponent < 6:
         shown = format(digits, "f")
         return shown.rstrip("0").rstrip(".") if "." in shown else shown
     whole = digits.normalize().as_tuple()

@@ -114,6 +114,7 @@ def test_expressions(session: Session) -> None:
         ("2::FLOAT / 4", "0.5"),
         ("'a' || 1::STRING || NULL", None),
         ("coalesce(NULL, 'b')", "b"),
+        ("coalesce(NULL, NULL) > 0", None),
         ("CASE WHEN NULL THEN 'a' WHEN 1 = 1 THEN 'b' END", "b"),
         ("CASE 2 WHEN 1 THEN 'a' ELSE 'c' END", "c"),
         ("NULL IN (1)", None),

@@ -312,3 +312,16 @@ def test_show_create_table_can_be_run_again() -> None:
     assert one is not None and other is not None
     for name in ("columns", "key", "descending", "families", "indexes", "checks", "key_name"):
         assert getattr(one, name) == getattr(other, name), name
+
+
+def test_what_is_old_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millstream.testing.cockroach.store.GC_EVERY", 100)
+    wall = iter(range(10**9, 10**15, 10**9))
+    store = Store(clock=lambda: next(wall), gc_ttl_s=20)
+    session = store.session()
+    session.execute("CREATE TABLE t (id INT PRIMARY KEY, n INT)")
+    for n in range(500):
+        session.execute(f"UPSERT INTO t VALUES ({n % 7}, {n})")
+    table = store.find(("t",))
+    assert table is not None and len(table.log) < 130 and store.threshold > Hlc(0)
+    assert len(session.execute("SELECT * FROM t").rows) == 7
