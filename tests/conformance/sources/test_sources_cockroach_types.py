@@ -52,7 +52,7 @@ def test_a_feed_and_a_chunk_tell_one_value(roach: CockroachRig) -> None:
     chunk = source.chunk("t", None, 10)
     assert chunk is not None
     by_chunk = {r["id"]: r for r in chunk.rows.to_pylist()}
-    # Before 23.1 a feed writes JSON null as it writes NULL; a chunk knows better.
+    # An older server's feed writes JSON null as it writes NULL; a chunk knows better.
     known = {"jnull"} if roach.is_old else set()
     assert {k: v for k, v in by_feed[1].items() if k not in known} == {k: v for k, v in by_chunk[1].items() if k not in known}
     assert by_feed[2] == by_chunk[2] == {"id": 2, **dict.fromkeys(COLUMNS)}

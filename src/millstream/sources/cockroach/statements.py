@@ -119,7 +119,7 @@ def running_changes(oids: Sequence[int], at: str) -> str:
 # ---- the feed
 
 JSON_NULLS = "encode_json_value_null_as_object"
-"""Tells JSON null from SQL NULL. Servers before 23.1 refuse it: `invalid option "encode_json_value_null_as_object"`."""
+"""Tells JSON null from SQL NULL. Older servers (before 24.2 or so) refuse it: `invalid option "encode_json_value_null_as_object"`."""
 
 
 def feed(tables: Sequence[TableName], cursor: str, *, json_nulls: bool, every: str = "1s") -> str:
