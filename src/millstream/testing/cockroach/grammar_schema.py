@@ -328,6 +328,7 @@ _BY_WORD: dict[str, Callable[[SchemaParser], Statement]] = {
     "commit": SchemaParser._ended, "end": SchemaParser._ended, "rollback": SchemaParser._ended, "abort": SchemaParser._ended,
     "set": SchemaParser._set, "reset": SchemaParser._reset, "show": SchemaParser._show, "create": SchemaParser._create,
     "drop": SchemaParser._drop, "truncate": SchemaParser._truncate, "alter": SchemaParser._alter, "comment": SchemaParser._comment,
+    "savepoint": SchemaParser._savepoint, "release": SchemaParser._savepoint,
     "grant": SchemaParser._grant, "revoke": SchemaParser._grant, "use": SchemaParser._use,
 }  # fmt: skip
 

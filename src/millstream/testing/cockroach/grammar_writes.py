@@ -127,9 +127,17 @@ class WriteParser(Parser):
         what = "commit" if self.here.text in ("commit", "end") else "rollback"
         self.place += 1
         self.word("transaction")
-        if self.is_word("to"):
-            raise not_modelled("savepoints")
+        if what == "rollback" and self.word("to"):
+            self.word("savepoint")
+            return Control("rollback to", name=self.name())
         return Control(what)
+
+    def _savepoint(self) -> Control:
+        what = self.here.text
+        self.place += 1
+        if what == "release":
+            self.word("savepoint")
+        return Control(what, name=self.name())
 
     def _set(self) -> Set:
         self.need("set")

@@ -165,6 +165,8 @@ class Session:
             self._transaction = Transaction(self.store, as_of=self._time(of.as_of) if of.as_of is not None else None)
             self.status = "T"
             return Result(tag="BEGIN")
+        if of.name:
+            return self._savepoint(of)
         transaction, failed, self._transaction, self.status = self._transaction, self.status == "E", None, "I"
         if transaction is None:
             if of.what == "rollback":
@@ -176,6 +178,20 @@ class Session:
                 return Result(tag="COMMIT")
             transaction.rollback()
             return Result(tag="ROLLBACK")
+
+    def _savepoint(self, of: Control) -> Result:
+        transaction = self._transaction
+        if transaction is None:
+            raise SqlError("25P01", "there is no transaction in progress")
+        if self.status == "E" and of.what != "rollback to":
+            raise SqlError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+        with self.store.lock:
+            if of.what == "savepoint":
+                transaction.mark(of.name)
+            else:
+                transaction.back_to(of.name, release=of.what == "release")
+        self.status = "T"
+        return Result(tag={"rollback to": "ROLLBACK"}.get(of.what, of.what.upper()))
 
     def _in_transaction(self, sql: str, statement: Statement, params: tuple[str | None, ...]) -> Result:
         as_of = self._time(statement.as_of) if isinstance(statement, Select) and statement.as_of is not None else None

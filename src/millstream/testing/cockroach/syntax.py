@@ -222,10 +222,11 @@ class Delete(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Control(Statement):
-    """what: begin, commit, rollback."""
+    """what: begin, commit, rollback; savepoint, release, rollback to: those of `name`."""
 
     what: str
     as_of: Expression | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

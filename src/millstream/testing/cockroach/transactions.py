@@ -25,6 +25,7 @@ class Transaction:
         self.as_of = as_of
         self.writes: dict[int, dict[Key, Row | None]] = {}
         self.hidden = False
+        self._marks: list[tuple[str, tuple[dict[int, dict[Key, Row | None]], dict[tuple[int, int], dict[Key, Key | None]]]]] = []
         self._uniques: dict[tuple[int, int], dict[Key, Key | None]] = {}
         self._read: Hlc | None = as_of
         self._has_read = False
@@ -100,6 +101,22 @@ class Transaction:
             return None
         own = self._uniques.get((table.now.id, index), {})
         return own[wanted] if wanted in own else table.uniques[index].get(wanted)
+
+    def mark(self, name: str) -> None:
+        """What is written so far can be come back to under this name; of two the later one counts."""
+        held = {table: dict(rows) for table, rows in self.writes.items()}, {at: dict(keys) for at, keys in self._uniques.items()}
+        self._marks.append((name, held))
+
+    def back_to(self, name: str, *, release: bool) -> None:
+        """As at the mark, which stays; `release`: the mark goes and what was written since stays. Raises SqlError 3B001."""
+        place = next((n for n in range(len(self._marks) - 1, -1, -1) if self._marks[n][0] == name), None)
+        if place is None:
+            raise SqlError("3B001", f'savepoint "{name}" does not exist')
+        held = self._marks[place][1]
+        del self._marks[place:]
+        if not release:
+            self.writes, self._uniques = held
+            self.mark(name)
 
     def commit(self) -> Hlc | None:
         """All writes at one new time, which is given back; None where nothing was written."""

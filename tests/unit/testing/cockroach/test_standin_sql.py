@@ -75,7 +75,8 @@ def test_what_constraints_refuse_changes_nothing(session: Session) -> None:
         ("SELECT row_number() OVER () FROM t", "0A000"),
         ("SELECT a FROM t UNION SELECT a FROM t", "0A000"),
         ("CREATE TABLE u (id INT PRIMARY KEY REFERENCES t (id))", "0A000"),
-        ("SAVEPOINT x", "42601"),
+        ("SAVEPOINT x", "25P01"),
+        ("LISTEN x", "42601"),
     ):
         assert refusal(session, sql) == code, sql
     assert rows(session, "SELECT * FROM t") == [("1", "x", "1.00", "ab")]

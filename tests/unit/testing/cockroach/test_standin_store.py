@@ -113,6 +113,22 @@ def test_a_transaction_that_fails_or_is_rolled_back_leaves_nothing() -> None:
     assert (session.status, session.execute("SELECT * FROM t").rows) == ("I", [])
 
 
+def test_a_savepoint_is_come_back_to_also_after_an_error() -> None:
+    store = made("CREATE TABLE t (id INT PRIMARY KEY, a STRING UNIQUE)")
+    session = store.session()
+    session.execute("BEGIN; INSERT INTO t VALUES (1, 'x'); SAVEPOINT s; INSERT INTO t VALUES (2, 'y')")
+    with pytest.raises(SqlError, match="23505"):
+        session.execute("INSERT INTO t VALUES (3, 'y')")
+    with pytest.raises(SqlError, match="25P02"):
+        session.execute("SAVEPOINT other")
+    assert session.execute("ROLLBACK TO SAVEPOINT s").tag == "ROLLBACK"
+    session.execute("INSERT INTO t VALUES (3, 'y'); SAVEPOINT u; DELETE FROM t; ROLLBACK TO u; RELEASE SAVEPOINT s")
+    with pytest.raises(SqlError, match="3B001"):
+        session.execute("ROLLBACK TO u")
+    session.execute("ROLLBACK; BEGIN; INSERT INTO t VALUES (5, 'z'); SAVEPOINT s; RELEASE s; COMMIT")
+    assert session.execute("SELECT id FROM t").rows == [("5",)]
+
+
 def test_writers_wait_for_one_another_and_lose_nothing() -> None:
     store = made("CREATE TABLE t (id INT PRIMARY KEY, n INT)", "INSERT INTO t VALUES (1, 0), (2, 0)")
 
