@@ -91,12 +91,17 @@ def test_the_names_of_topics(server: CockroachServer) -> None:
 
 
 @pytest.mark.parametrize("version", ["26.1", "22.1"])
-def test_any_feed_keeps_the_promise_and_no_more(version: str) -> None:
-    """Each version of each key at least once, first sightings of a key rising, none at or below a resolved time; and stale repeats."""
+@pytest.mark.parametrize("changes", [{}, {80: "ADD COLUMN d STRING DEFAULT 'x'", 120: "ADD COLUMN e INT8", 180: "DROP COLUMN d"}])
+def test_any_feed_keeps_the_promise_and_no_more(version: str, changes: dict[int, str]) -> None:
+    """Each version of each key at least once, first sightings of a key rising, none at or below a resolved time; and stale repeats.
+
+    Every row has the shape that its table had at its time, while the schema changes under the writes.
+    """
     chance = random.Random(5)
     with serving(version, repeats=0.3, disorder=0.5) as server:
         server.execute("CREATE TABLE u (id INT8 PRIMARY KEY, a STRING)")
-        cursor, last = server.store.now(), threading.Event()
+        cursor = server.store.now()
+        written_at: list[Hlc] = []
 
         def write() -> None:
             for n in range(300):
@@ -107,20 +112,25 @@ def test_any_feed_keeps_the_promise_and_no_more(version: str) -> None:
                     server.execute(f"DELETE FROM {table} WHERE id = {some[0]}")
                 if n in (100, 200):
                     server.faults.split(table)
+                if n in changes:
+                    server.execute(f"ALTER TABLE t {changes[n]}")
+                if n == 200:
+                    server.faults.hold_resolved()  # so that something is left to be told again, however slowly this machine reads
             server.execute("INSERT INTO t VALUES (99, 'last')")
-            last.set()
+            server.faults.split()
+            written_at.append(server.store.now())
 
         writer = threading.Thread(target=write)
         writer.start()
-        end: list[Hlc] = []
 
         def until(told: list[Told]) -> bool:
-            if last.is_set() and not end:
-                end.append(server.store.now())
-            return bool(end) and told[-1].is_resolved and told[-1].at > end[0]
+            if written_at and server.faults.resolved_held and len(told) - len(set(told)) > 100:
+                server.faults.hold_resolved(False)
+            return bool(written_at) and told[-1].is_resolved and told[-1].at > written_at[0]
 
         told = read(server.url(), f"CREATE CHANGEFEED FOR t, u WITH {OPTIONS}, cursor='{cursor}'", until)
         writer.join()
+        shapes = {name: server.store.descriptors(server.store.find((name,)).now.id) for name in "tu"}
         written = [
             (name, str(list(c.key)), c.hlc)
             for name in "tu"
@@ -135,6 +145,8 @@ def test_any_feed_keeps_the_promise_and_no_more(version: str) -> None:
             continue
         assert one.at > frontier
         unordered += one.at < newest
+        shape = [d for d in shapes[one.topic] if d.since <= one.at][-1]
+        assert one.json["after"] is None or set(one.json["after"]) == {c.name for c in shape.columns}
         newest = max(newest, one.at)
         versions = seen.setdefault((one.topic, one.key), [])
         if one.at in versions:
@@ -226,8 +238,8 @@ def test_resolved_times_come_as_late_and_as_seldom_as_recorded(version: str, opt
 
         told = read(server.url(), f"CREATE CHANGEFEED FOR t WITH {options}", until)
     assert [t.is_resolved for t in told] == [True] * 4
-    for (_, before), (at, now) in itertools.pairwise(came):
-        assert now.wall - before.wall >= 0.9 * apart_s * 1e9 / pace
+    assert all(at.wall - before.wall >= apart_s * 1e9 / pace / 2 for (before, _), (at, _) in itertools.pairwise(came[1:]))
+    for at, now in came[1:]:
         assert now.wall - at.wall >= 3e9 / pace
         assert not whole or (at.wall % int(1e9 / pace), at.logical) == (0, 0)
 
