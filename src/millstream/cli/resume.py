@@ -13,7 +13,7 @@ from millstream.cli.exits import OK
 from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output
 from millstream.cli.session import Here
-from millstream.errors import Retryable
+from millstream.errors import Refused, Retryable
 from millstream.pipelines.rollout import Step, generation_of
 from millstream.schemas.operations import operations
 
@@ -37,6 +37,7 @@ def resume(pipeline: str, /, *, session: Here) -> int:
         before = requests.applied(mesh, pipeline, publishes=False)
         todo = change(session.project, discover.registered(mesh), mesh.catalogue, stay=lambda name: name != before.name)
         mine = tuple(s for s in todo.steps if concerns(s, before.name))
+        _stays(mine, before.name)
         accepted = _accepting(mesh, before, out)
         controller = Controller(replace(todo, steps=mine), mesh.topics, mesh.registry, mesh.catalogue, mesh.opened, by="resume")
         done = []
@@ -49,6 +50,18 @@ def resume(pipeline: str, /, *, session: Here) -> int:
     _tell_left(todo, left, before.name, out)
     out.document({"pipeline": before.name, "accepted": accepted, "done": done, "in_place": placed})
     return OK
+
+
+def _stays(steps: tuple[Step, ...], name: str) -> None:
+    """Raises Refused where what there is to do about the pipeline is its end: its file is gone, or it is a generation of a product, not
+    searched yet, that the next would take the place of."""
+    if any(s.kind in ("stop_pipeline", "drop_generation") for s in steps):
+        raise Refused(
+            f"{name} cannot go on: the files make something else of the schemas as they are now, or no longer name it",
+            code="nothing_to_resume",
+            where=name,
+            cure="`millstream plan` shows what `millstream apply` would put in its place",
+        )
 
 
 def put_in_place(mesh: Mesh, pipeline: str, out: Output) -> bool:

@@ -13,7 +13,9 @@ from typing import ClassVar
 
 import pytest
 
+from millstream.events import envelope
 from millstream.events.types import Constant, Field, RowSchema, Type
+from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.sinks.search.query import search
 from millstream.testing.scripted_source import Change
 
@@ -311,3 +313,26 @@ def test_documents_of_a_product_that_follows_get_a_new_column_in_place_and_its_s
     add(shop, 5, amount=50, note="e", shade="blue")
     assert shop("run", "--until-caught-up").code == 0
     assert len(search(shop.home, "order", "*", 100).hits) == 5
+
+
+def test_a_generation_that_is_not_searched_yet_is_not_ended_by_a_resume(shop) -> None:
+    """The whole product would be gone: what comes in its place is for `apply` to build."""
+    assert shop("apply").code == shop("run", "--until-caught-up").code == 0
+    shop.write("products/order.yaml", PRODUCT)
+    assert shop("apply").code == 0
+    wider = envelope.value_schema("shop.public.orders", RowSchema((*ORDERS.fields, SHADE), ORDERS.key))
+    engine = sqlite_engine(shop.home / "mesh.db")
+    SqlRegistry(engine).register("shop.public.orders-value", wider)
+    engine.dispose()
+
+    def generations() -> list[int]:
+        with shop.catalogue() as catalogue:
+            assert set(catalogue.pipelines()) >= {f"order@{g}" for g in catalogue.products()["order"].generations}
+            return sorted(catalogue.products()["order"].generations)
+
+    refused = shop("resume", "order")
+    assert (refused.code, generations()) == (2, [1]) and "nothing_to_resume" in refused.err
+    assert shop("apply").code == 0
+    assert generations() == [2]
+    (shop.folder / "pipelines/large.yaml").unlink()
+    assert "nothing_to_resume" in shop("resume", "large").err
