@@ -166,7 +166,9 @@ def test_a_dropped_table_is_set_aside_and_the_others_go_on(roach: CockroachRig) 
     again = roach.source()
     stream = again.stream(position)
     roach.run(f"UPDATE {B} SET v = 'still' WHERE id = 1")
-    assert [e["after"]["v"] for e in told_once(read_to_head(again, stream).events)] == ["still"]
+    seen = read_to_head(again, stream)
+    assert [e["after"]["v"] for e in told_once(seen.events)] == ["still"]
+    assert [(table, why.code) for d in seen.deliveries for table, why in d.aside] == [(A, "table_dropped")], "nobody is told again"
 
 
 def test_a_table_made_again_under_its_name_is_another_table(roach: CockroachRig) -> None:
@@ -249,3 +251,16 @@ def test_a_table_that_was_renamed_above_its_place_loses_nothing(roach: Cockroach
     seen = read_to_head(again, again.stream(position))
     assert [e["after"]["v"] for e in told_once(seen.of(A))] == ["before", "after"]
     assert [d.lost for d in seen.deliveries if d.lost] == []
+
+
+def test_a_table_that_was_taken_out_and_comes_back_goes_on_from_its_place(roach: CockroachRig) -> None:
+    source, stream = loaded(roach)
+    position = Position.of(read_to_head(source, stream).position.json())
+    source.close()
+    roach.run(f"UPDATE {A} SET v = 'while it was out' WHERE id = 1")
+    without = roach.source(tables=(B,))
+    after = read_to_head(without, without.stream(position)).position.holding(position)
+    without.close()
+    again = roach.source()
+    seen = read_to_head(again, again.stream(Position.of(after.json())))
+    assert [e["after"]["v"] for e in told_once(seen.of(A))] == ["while it was out"]

@@ -136,10 +136,9 @@ class Catalogue:
     def estimate(self, name: TableName) -> int:
         """How many rows the server thinks that the table has; 0 where it never counted."""
         names, rows = self._session.table(statements.statistics(name))
-        if not rows:
-            return 0
-        newest = max(rows, key=lambda row: str(row[names.index("created")]))
-        return int(newest[names.index("row_count")])
+        named = [dict(zip(names, row, strict=True)) for row in rows]
+        whole = [s for s in named if "partial" not in str(s["statistics_name"])]  # others count a part of the table
+        return int(max(whole, key=lambda s: str(s["created"]))["row_count"]) if whole else 0
 
     def changing(self, oid: int, at: Hlc) -> bool:
         """Whether a change of the table's schema was under way then. Of 22.x alone."""

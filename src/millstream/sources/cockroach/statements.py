@@ -7,10 +7,13 @@ The catalogue is asked with plain joins only. Of crdb_internal one table is read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from millstream.sources.cockroach.names import TableName, literal, quoted
+
+_BOUNDS = re.compile(r"\([\d, ]+\)")
 
 # What changes how values are written, and what would end a statement that runs for ever, may be set for a role: not for us.
 SETTINGS = (
@@ -222,7 +225,15 @@ def _member(name: str, *, is_json: bool) -> str:
 
 
 def _value(text: str, column: KeyColumn) -> str:
-    return f"{literal(text)}::{column.sql_type}"
+    return f"{literal(text)}::{_unbounded(column.sql_type)}"
+
+
+def _unbounded(sql_type: str) -> str:
+    """Without its length or scale: a cast would cut what is given to it, and find another row."""
+    if '"' in sql_type:
+        return sql_type
+    name, _, rest = _BOUNDS.sub("", sql_type).partition(" ")
+    return " ".join([{"CHAR": "STRING", "BIT": "VARBIT"}.get(name, name), *([rest] if rest else [])])
 
 
 def _texts_of(key: Sequence[KeyColumn]) -> str:

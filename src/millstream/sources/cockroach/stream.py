@@ -53,7 +53,8 @@ class Stream:
         self._limits = Limits(options.batch_messages, options.batch_bytes, options.queue_bytes)
         self._queue = Queue(options.queue_bytes)
         self._tables: dict[str, _Table] = {}
-        self._aside: dict[str, str] = {}
+        self._aside: dict[str, list[str]] = {}
+        self._oids: dict[str, int] = {}
         self._lost: list[Lost] = []
         self._feeds: list[Feed] = []
         self._database = ""
@@ -78,16 +79,17 @@ class Stream:
         self._least = (resume.major, resume.minor) if resume is not None else (0, 0)
         self._database = str(self._session.rows(statements.WHO)[0][0])
         self.past = Past(self._catalogue, detail.get("past", {}))
-        self._aside = dict(detail.get("aside", {}))
+        defined = {n.written for n in self._options.names()}
+        # One that was taken out of the definition and comes back is looked at anew.
+        self._aside = {t: said for t, said in detail.get("aside", {}).items() if t in defined}
         names = [n for n in self._options.names() if n.written not in self._aside]
         places = {t: Hlc(*at) for t, at in resume.tables.items()} if resume is not None else {}
-        oids: dict[str, int] = detail.get("oids", {})
+        self._oids = oids = dict(detail.get("oids", {}))
         found = self._catalogue.find(names) if names else {}
         now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
-        aside: list[tuple[str, MillstreamError]] = []
+        aside = [(t, self._as_told(said, t)) for t, said in self._aside.items()]
         for name in names:
-            written = name.written
-            here = found.get(written)
+            written, here = name.written, found.get(name.written)
             if written in places and written in oids and (here is None or here.oid != oids[written]):
                 watched = self._renamed(name, oids[written])
                 if watched is None:
@@ -98,8 +100,7 @@ class Stream:
             else:
                 watched = Watched(written, here.oid, name)
             self._tables[written] = _Table(watched, places.get(written, now))
-        for written, _ in aside:
-            self._aside[written] = "gone"
+        self._put_aside(aside)
         self._open_feeds(list(self._tables.values()))
         return aside
 
@@ -111,6 +112,10 @@ class Stream:
     def _gone(self, written: str, *, again: bool) -> MillstreamError:
         said = "was dropped, and another of its name was made" if again else "was dropped"
         return Irrecoverable(f"{written} {said}", code="table_dropped", where=f"{self._server.where} {written}", cure=_AFRESH)
+
+    def _as_told(self, said: Sequence[str], written: str) -> MillstreamError:
+        code, message, cure = said
+        return Irrecoverable(message, code=code, where=f"{self._server.where} {written}", cure=cure)
 
     def _open_feeds(self, tables: Sequence[_Table], *, alone: bool = False) -> None:
         """Feeds for these tables, which are in none: one for each place, or for each table."""
@@ -192,8 +197,7 @@ class Stream:
         told = feed.decoder.decode(piece.messages)
         feed.heard_at = time.monotonic()
         aside = list(told.aside)
-        for written, _ in aside:
-            self._put_aside(written)
+        self._put_aside(aside)
         if told.resolved is not None:
             self._advance(feed, told.resolved)
         # A resolved time alone is a feed that has nothing to tell.
@@ -242,7 +246,7 @@ class Stream:
     def _position(self) -> Position:
         places = {written: (t.place.wall, t.place.logical) for written, t in self._tables.items()}
         detail = {
-            "oids": {written: t.watched.oid for written, t in self._tables.items()},
+            "oids": self._oids | {written: t.watched.oid for written, t in self._tables.items()},
             "past": self.past.stored,
             "aside": self._aside,
         }
@@ -306,13 +310,13 @@ class Stream:
             table.place = now
 
     def _set_aside(self, tables: list[tuple[str, MillstreamError]]) -> Delivery:
-        for written, _ in tables:
-            self._put_aside(written)
+        self._put_aside(tables)
         return self._delivery(aside=tables)
 
-    def _put_aside(self, written: str) -> None:
-        self._aside[written] = "aside"
-        self._tables.pop(written, None)
+    def _put_aside(self, tables: Sequence[tuple[str, MillstreamError]]) -> None:
+        for written, why in tables:
+            self._aside[written] = [why.code, why.message, why.cure]
+            self._tables.pop(written, None)
 
     def _look_after_feeds(self) -> None:
         now = time.monotonic()

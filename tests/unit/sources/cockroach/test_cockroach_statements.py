@@ -94,3 +94,20 @@ def test_how_a_feed_may_name_a_table(written: str, topics: tuple[str, ...]) -> N
 def test_a_table_is_named_once() -> None:
     with pytest.raises(ValueError, match="named twice"):
         Options(url="postgresql://h/d", tables=("movie", "public.movie"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sql_type", "cast"),
+    [
+        ("VARCHAR(5)", "VARCHAR"),
+        ("CHAR(5)", "STRING"),
+        ("BIT(4)", "VARBIT"),
+        ("DECIMAL(10,2)", "DECIMAL"),
+        ("STRING(9) COLLATE de", "STRING COLLATE de"),
+        ("TIMESTAMPTZ(0)", "TIMESTAMPTZ"),
+        ("INT8[]", "INT8[]"),
+        ('public."Odd (7)"', 'public."Odd (7)"'),
+    ],
+)
+def test_a_key_is_not_cut_to_its_columns_bounds(sql_type: str, cast: str) -> None:
+    assert statements.beyond([KeyColumn("k", sql_type)], ["x"]) == f"\"k\" > 'x'::{cast}"
