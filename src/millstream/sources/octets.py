@@ -117,9 +117,13 @@ class Octets:
         """
         good: Mask = (length > 0) & (length <= 19)
         number = np.zeros(len(at), np.uint64)
+        at_front = len(at) > 0 and int(at.min()) < 24  # where a word may begin before the buffer does
         for k in range(0, int(min(length.max(initial=0), 19)), 8):
             begin = at + length - k - 8
-            word = self.little64[np.maximum(begin, 0)] << (8 * np.maximum(-begin, 0)).astype(np.uint64)
+            if at_front:
+                word = self.little64[np.maximum(begin, 0)] << (8 * np.maximum(-begin, 0)).astype(np.uint64)
+            else:
+                word = self.little64[begin]
             foreign = LOW8[np.minimum(np.maximum(8 + k - length, 0), 8)]
             word = (word & ~foreign) | (_ZEROS & foreign)
             good &= ((word & _HIGH) == _ZEROS) & (((word + _SIXES) & _HIGH) == _ZEROS)

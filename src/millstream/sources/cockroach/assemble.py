@@ -65,6 +65,16 @@ def times(text: Text, values: Values) -> Times:
     return Times(wall, logical.astype(np.uint32))
 
 
+def same_texts(text: Text, one: Values, other: Values) -> bool:
+    """Whether two columns of times are the same in all rows, as those of live rows are."""
+    words = text.octets.little64
+    length = one.length
+    if not len(length) or (length != length[0]).any() or (other.length != length[0]).any() or length[0] < 8:
+        return False
+    offsets = [*range(0, int(length[0]) - 8, 8), int(length[0]) - 8]
+    return all((words[one.at + k] == words[other.at + k]).all() for k in reversed(offsets))
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows of laid out messages, ascending, that have the same shape of each image; -1: none of them has the image."""

@@ -110,8 +110,7 @@ class Decoder:
         Raises Irrecoverable("bad_message") on what is no message of such a feed, and ("bad_value") on a value that is none of its
         column's type even as the table is described at the event's time.
         """
-        data = b"".join(messages.values)
-        piece = _Piece(messages, Text(Octets(data + PADDING)))
+        piece = _Piece(messages, Text(Octets(b"".join([*messages.values, PADDING]))))
         resolved: Hlc | None = None
         batches: list[Batch] = []
         mvcc: list[Times | None] = []
@@ -212,7 +211,10 @@ class _Table:
             raise BadText("no message says when it was: the feed has no `updated`", int(piece.starts[rows[0]]))
         if not laid.diff and at is None:
             raise BadText("no message says what its row was before: the feed has no `diff`", int(piece.starts[rows[0]]))
-        self._mvcc = None if laid.mvcc is None else a.times(piece.text, laid.mvcc)
+        self._mvcc: Times | None = None
+        if laid.mvcc is not None:
+            same = laid.updated is not None and a.same_texts(piece.text, laid.updated, laid.mvcc)
+            self._mvcc = self._updated if same else a.times(piece.text, laid.mvcc)
 
     def batches(self) -> Iterator[tuple[Batch, Times | None]]:
         """Older schemas first."""
