@@ -61,6 +61,7 @@ bench: $(READY) ## Measure, each beside its peer and its limit, into benchmarks/
 	@$(RUN) -m benchmarks.growth
 	@$(RUN) -m benchmarks.documents
 	@$(RUN) -m benchmarks.changefeed
+	@$(RUN) -m benchmarks.admission
 
 docs: $(READY) ## Write the pages of docs/reference that the code says itself
 	@$(RUN) docs/generate.py

@@ -282,7 +282,7 @@ def test_what_is_lost_is_said_and_made_good(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_each_version_once_and_none_missing_in_many_worlds(tmp_path: Path) -> None:
     killed: Counter[str] = Counter()
-    for seed in range(1000, 1300):
+    for seed in range(1000, 1120):
         killed += played(seed, tmp_path, left=150, crashes=0.01, forgets=0.0 if seed % 3 else 0.1).killed
     assert set(killed) == set(POINTS)
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.capture.fingerprints import Fingerprints, Prints
+from millstream.capture.fingerprints import Fingerprints
 from millstream.capture.keytimes import KeyTimes, Times
 from millstream.capture.rowcopy import row_keys
 from millstream.errors import Irrecoverable
@@ -81,6 +81,8 @@ class FrontierAdmission:
         self._prints = Fingerprints()
         self._tails = {name: _Tail() for name in self._table_of}
         self._times = {t.name: KeyTimes(self._frontier.get(table, (0, 0)), folder) for table, t in tables.items()}
+        self.nbytes = sum(t.nbytes for t in self._times.values())
+        """In memory."""
 
     # ---- opening
 
@@ -102,8 +104,7 @@ class FrontierAdmission:
         if not above.any():
             return
         self._tails[name].add(start, times.highest())
-        self._times[name].admit(self._of(batch.filter(above)), times.take(above))
-        self._spill()
+        self._fresh(name, batch.filter(above), times.take(above))
 
     # ---- beside the stream
 
@@ -114,8 +115,7 @@ class FrontierAdmission:
             batch, times = batch.filter(above), times.take(above)
         if not len(batch):
             return batch
-        fresh = self._times[topic].admit(self._of(batch), times)
-        self._spill()
+        fresh = self._fresh(topic, batch, times)
         return batch if fresh.all() else batch.filter(fresh)
 
     def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -150,23 +150,27 @@ class FrontierAdmission:
         for table, at in position.tables.items():
             if table in self._tables and at > self._frontier.get(table, (0, 0)):
                 self._frontier[table] = at
-                self._times[self._tables[table].name].move(at)
-
-    @property
-    def nbytes(self) -> int:
-        """In memory."""
-        return sum(t.nbytes for t in self._times.values())
+                times = self._times[self._tables[table].name]
+                self.nbytes -= times.nbytes
+                times.move(at)
+                self.nbytes += times.nbytes
 
     def _above_frontier(self, topic: str, times: Times) -> npt.NDArray[np.bool_]:
         return times.above(self._frontier.get(self._table_of[topic], (0, 0)))
 
-    def _of(self, batch: Batch) -> Prints:
-        return self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic))
-
-    def _spill(self) -> None:
-        """Invariant 8: the largest table goes to disk."""
+    def _fresh(self, topic: str, batch: Batch, times: Times) -> npt.NDArray[np.bool_]:
+        """Which of these events, all above the frontier, are above the last of their keys. Invariant 8: past the bound the largest of
+        the tables goes to disk."""
+        known = self._times[topic]
+        self.nbytes -= known.nbytes
+        fresh = known.admit(self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic)), times)
+        self.nbytes += known.nbytes
         if self.nbytes > BYTES_MAX:
-            max(self._times.values(), key=lambda t: t.nbytes).spill()
+            largest = max(self._times.values(), key=lambda t: t.nbytes)
+            self.nbytes -= largest.nbytes
+            largest.spill()
+            self.nbytes += largest.nbytes
+        return fresh
 
 
 def _times(batch: Batch) -> Times:

@@ -19,9 +19,9 @@ from millstream.capture.fingerprints import U64, Prints
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
-SLOTS_MIN = 1 << 12
-SLOT_BYTES = 28
-_LOAD_MAX = 0.6
+SLOTS_MIN = 1 << 8
+SLOT_BYTES, RUN_BYTES = 32, 28  # of a key, in memory and on disk
+_LOAD_MAX, _LOAD_NEW = 0.6, 0.4  # of a table, when another is made in its place; and of that one
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_SHIFT = np.uint64(32)
 
@@ -105,8 +105,7 @@ class KeyTimes:
     def _last(self, keys: Prints, times: Times | None) -> tuple[Times, Rows]:
         """The last version of each key, (0, 0) of one that has none, and its slot in the table: its own, or the empty one where it would
         go. `times`: no more is asked than whether these are above it."""
-        slots, found = self._table.find(keys)
-        known = Times(np.where(found, self._table.major[slots], np.uint64(0)), np.where(found, self._table.minor[slots], np.uint32(0)))
+        slots, found, known = self._table.find(keys)
         left = ~found
         for run in reversed(self._runs):
             asked = left if times is None else left & ~times.above(run.highest)
@@ -125,13 +124,13 @@ class KeyTimes:
             return
         if self._table.used + len(keys) > _LOAD_MAX * self._table.slots:
             self._make_room(len(keys))
-            slots, _ = self._table.find(keys)
+            slots, _, _ = self._table.find(keys)
         self._table.put(keys, times, slots)
 
     def _make_room(self, coming: int) -> None:
         old_keys, old_times = self._survivors()
         slots = SLOTS_MIN
-        while len(old_keys) + coming > _LOAD_MAX / 2 * slots:
+        while len(old_keys) + coming > _LOAD_NEW * slots:
             slots *= 2
         self._table = _Table(slots)
         if len(old_keys):
@@ -144,52 +143,49 @@ class KeyTimes:
 
 
 class _Table:
-    """A hash table with open addresses: two fingerprints a slot, and a version. Nothing is ever taken out of it."""
+    """A hash table with open addresses. Nothing is ever taken out of it. A slot is a row of `cells`, as a cache line holds it: both
+    fingerprints, the first 0 where it is empty, and the version."""
 
     def __init__(self, slots: int) -> None:
         self.slots, self.used = slots, 0
         self.highest = (0, 0)
-        self.first, self.second = np.zeros(slots, np.uint64), np.empty(slots, np.uint64)
-        self.major, self.minor = np.empty(slots, np.uint64), np.empty(slots, np.uint32)
+        self.cells = np.zeros((slots, 4), np.uint64)
 
-    def _slots(self, keys: Prints) -> Rows:
+    def find(self, keys: Prints) -> tuple[Rows, Bools, Times]:
+        """Each key's slot, or the empty one at which its search ends; which are there, and their versions, (0, 0) where none is."""
         mixed = keys.first * _MIX
         mixed ^= mixed >> _MIX_SHIFT
-        return (mixed & np.uint64(self.slots - 1)).astype(np.intp)
-
-    def find(self, keys: Prints) -> tuple[Rows, Bools]:
-        """Each key's slot, or the empty one at which its search ends; and which are there."""
-        slots = self._slots(keys)
-        there = np.zeros(len(keys), np.bool_)
-        rows, at, first, second = np.arange(len(keys)), slots, keys.first, keys.second
+        slots = (mixed & np.uint64(self.slots - 1)).astype(np.intp)
+        cells = self.cells.take(slots, 0)
+        there = (cells[:, 0] == keys.first) & (cells[:, 1] == keys.second)
+        rows = np.flatnonzero(~there & (cells[:, 0] != 0))
         while len(rows):
-            stands = self.first[at]
-            same = stands == first
-            same[same] = self.second[at[same]] == second[same]
-            there[rows[same]] = True
-            on = (stands != 0) & ~same
-            rows, first, second = rows[on], first[on], second[on]
-            at = (at[on] + 1) & (self.slots - 1)
-            slots[rows] = at
-        return slots, there
+            at = (slots[rows] + 1) & (self.slots - 1)
+            slots[rows], cells[rows] = at, (here := self.cells.take(at, 0))
+            there[rows] = found = (here[:, 0] == keys.first[rows]) & (here[:, 1] == keys.second[rows])
+            rows = rows[~found & (here[:, 0] != 0)]
+        return slots, there, Times(cells[:, 2], cells[:, 3].astype(np.uint32))
 
     def put(self, keys: Prints, times: Times, slots: Rows) -> None:
         """Distinct keys; `slots` as `find` gave them, with nothing put in between."""
         self.highest = max(self.highest, times.highest())
+        new = np.stack([keys.first, keys.second, times.major, times.minor.astype(np.uint64)], axis=1)
         rows, at = np.arange(len(keys)), slots
         while len(rows):
-            free = self.first[at] == 0
-            self.used += int(np.count_nonzero(free))
-            self.first[at[free]], self.second[at[free]] = keys.first[rows[free]], keys.second[rows[free]]
+            wanted = new if len(rows) == len(new) else new[rows]
+            here = self.cells.take(at, 0)
+            free = here[:, 0] == 0
+            may = free | ((here[:, 0] == wanted[:, 0]) & (here[:, 1] == wanted[:, 1]))
+            self.cells[at[may]] = wanted[may]
             # Of several that took one slot, numpy leaves the last: the others go on.
-            mine = (self.first[at] == keys.first[rows]) & (self.second[at] == keys.second[rows])
-            self.used -= int(np.count_nonzero(free & ~mine))
-            self.major[at[mine]], self.minor[at[mine]] = times.major[rows[mine]], times.minor[rows[mine]]
+            here = self.cells.take(at, 0)
+            mine = (here[:, 0] == wanted[:, 0]) & (here[:, 1] == wanted[:, 1])
+            self.used += int(np.count_nonzero(free & mine))
             rows, at = rows[~mine], (at[~mine] + 1) & (self.slots - 1)
 
     def entries(self) -> tuple[Prints, Times]:
-        used = self.first != 0
-        return Prints(self.first[used], self.second[used]), Times(self.major[used], self.minor[used])
+        used = self.cells[self.cells[:, 0] != 0]
+        return Prints(used[:, 0], used[:, 1]), Times(used[:, 2], used[:, 3].astype(np.uint32))
 
 
 class _Run:

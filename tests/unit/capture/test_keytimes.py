@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.capture.fingerprints import Fingerprints, Prints
-from millstream.capture.keytimes import SLOT_BYTES, SLOTS_MIN, KeyTimes, Times
+from millstream.capture.keytimes import RUN_BYTES, SLOT_BYTES, SLOTS_MIN, KeyTimes, Times
 
 
 def prints(*keys: tuple[int, int]) -> Prints:
@@ -69,9 +69,9 @@ def test_what_the_frontier_passed_takes_no_room_and_what_it_has_not_does() -> No
         keys = Prints(rng.integers(1, 2**64, 2000, np.uint64), rng.integers(0, 2**64, 2000, np.uint64))
         assert known.admit(keys, Times(np.full(2000, major, np.uint64), np.zeros(2000, np.uint32))).all()
         known.move((major - 1, 0))
-    assert known.nbytes <= 4 * SLOTS_MIN * SLOT_BYTES
+    assert known.nbytes <= 16_384 * SLOT_BYTES, "not the room of 120,000 keys"
     known.spill()
-    assert (known.nbytes, known.on_disk) == (SLOTS_MIN * SLOT_BYTES, 2000 * SLOT_BYTES)
+    assert (known.nbytes, known.on_disk) == (SLOTS_MIN * SLOT_BYTES, 2000 * RUN_BYTES)
     known.move((60, 0))
     assert known.on_disk == 0
 
