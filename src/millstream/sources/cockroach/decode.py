@@ -399,7 +399,8 @@ class _Table:
     def _before_unfit(self, target: Described, rows: Index, given: dict[str, Any]) -> tuple[Index, dict[str, Any]]:
         """The events before the first whose key has a hole: from there on the table cannot be told."""
         key = set(target.schema.key)
-        if given["holes"].null_count < len(rows):
+        fields = pc.struct_field(given["holes"].flatten(), "field")
+        if pc.any(pc.is_in(fields, value_set=pa.array(sorted(key), pa.string()))).as_py():
             for i, holes in enumerate(given["holes"].to_pylist()):
                 if bad := [h for h in holes or [] if h["field"] in key]:
                     if self._unfit_at is None or rows[i] < self._unfit_at:
