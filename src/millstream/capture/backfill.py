@@ -31,7 +31,7 @@ class Backfill:
 
     One that is not `wanted` is offered: it waits until its owner starts it. One that reconciles looks, when all rows are read, at those
     that the topic has: `looked` is the last key (hex; "" before the first), None until then; `gone` counts its deletes.
-    `ended` says how one that is `done` ended, `why` the reason.
+    `ended` says how one that is `done` ended, `why` the reason. `to`: its events are addressed to this pipeline.
     """
 
     table: str
@@ -49,6 +49,7 @@ class Backfill:
     gone: int = 0
     ended: str = "done"
     why: str = ""
+    to: str | None = None
 
     @property
     def is_initial(self) -> bool:
@@ -122,12 +123,13 @@ class Order:
     scope: Scope = WHOLE
     reconcile: bool = False
     estimate: int = 0
+    to: str | None = None
     asks: bool = True
     wanted: Wanted = "run"
     throttle: float | None = None
 
     def backfill(self) -> Backfill:
-        return Backfill(self.table, self.name, estimate=self.estimate, reconcile=self.reconcile)
+        return Backfill(self.table, self.name, estimate=self.estimate, reconcile=self.reconcile, to=self.to)
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Window:
         rows = self.chunk.rows
         count = rows.num_rows
         image = pa.StructArray.from_arrays(rows.columns, fields=list(self.chunk.schema.arrow))
-        return batch(
+        made = batch(
             self.topic,
             self.chunk.schema,
             {
@@ -113,6 +113,7 @@ class Window:
                 "holes": self.chunk.holes,
             },
         )
+        return replace(made, to=backfill.to)
 
 
 def _key_bytes(live: Batch, side: str, topic: str) -> pa.Array:

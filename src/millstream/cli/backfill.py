@@ -40,6 +40,7 @@ def start(
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     to: str | None = None,
     reconcile: Flag = False,
+    into: str | None = None,
     throttle: float | None = None,
     name: str | None = None,
     wait: Flag = False,
@@ -76,6 +77,8 @@ def start(
     reconcile
         Compare with the topic: rows that it has as they are need no event, and those that the database does not have any more are
         deleted from it, marked.
+    into
+        Only this pipeline or product takes the rows; the others pass over them, as long as the topic is whole there.
     throttle
         Read at most so many rows a second; `backfill throttle` changes it.
     name
@@ -85,6 +88,8 @@ def start(
     """
     if (where is not None) + bool(keys) + (from_ is not None or to is not None) > 1:
         raise Refused("which rows?", code="usage", cure="give one of --where, --keys and --from/--to, or none for all rows")
+    if reconcile and into is not None:
+        raise Refused("a delete that one pipeline alone is told would be lost to all others", code="usage", cure="leave --into away")
     with session.mesh() as mesh:
         columns = _key_columns(mesh, source, table)
         scope = Scope(where, _keys(keys, columns, session.folder), _end(from_, columns, "--from"), _end(to, columns, "--to"))
@@ -92,7 +97,8 @@ def start(
             raise Refused("no process runs this mesh", code="not_running", cure="start `millstream run`, or leave --wait away")
         with mesh.opened(source) as there:
             estimate = there.admits(table, scope)
-        order = Order(_named(name), source, table, scope, reconcile, estimate, throttle=_rate(throttle))
+        to = None if into is None else _reader_of(mesh, into, f"{source}.{table}")
+        order = Order(_named(name), source, table, scope, reconcile, estimate, to, throttle=_rate(throttle))
         mesh.catalogue.backfills.ask(order)
         session.output.say(f"asked: {order.name}, about {estimate:,} rows; {requests.taken_up(mesh)}")
         seen = backfillview.find(mesh, order.name)
@@ -248,6 +254,14 @@ def _key_columns(mesh: Mesh, source: str, table: str) -> tuple[str, ...]:
     if schema is None:
         raise not_applied(f"{source}.{table} has no topic yet")
     return schema.key
+
+
+def _reader_of(mesh: Mesh, pipeline: str, topic: str) -> str:
+    """The pipeline as applied; of a product its generation. Raises Refused where it does not read the topic."""
+    applied = requests.applied(mesh, pipeline, publishes=False)
+    if topic not in applied.inputs:
+        raise Refused(f"{pipeline} does not read {topic}", code="usage", cure=f"it reads {', '.join(applied.inputs)}")
+    return applied.name
 
 
 def _keys(written: Sequence[str], columns: Sequence[str], folder: Path) -> tuple[tuple[str, ...], ...] | None:

@@ -162,9 +162,11 @@ class Pipeline:
         self._resends.restore(state)
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
-        used, given = of_plan(self.plan), (self._topics, self._registry)
+        used, given, me = of_plan(self.plan), (self._topics, self._registry), self.plan.pipeline
         self._readers = {
-            t: TopicReader(*given, t, i.schema, i.schema_id, positions.get(t, 0), accepted=self._gate.accepted(t), used=used[t])
+            t: TopicReader(
+                *given, t, i.schema, i.schema_id, positions.get(t, 0), accepted=self._gate.accepted(t), used=used[t], pipeline=me
+            )
             for t, i in ((i.topic, i) for i in self.plan.inputs)
         }
         self._committed = self.positions
@@ -227,6 +229,7 @@ class Pipeline:
             raise self._gate.paused
         if self._gate.waits():
             return True
+        self._committed = self.positions  # all that was read is; what was passed over, addressed to others, needs no commit
         self._publish_progress()
         return False
 

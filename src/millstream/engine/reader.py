@@ -39,7 +39,8 @@ class TopicReader:
 
     That version and those before it are accepted, and the versions in `accepted`: their events are mapped to `schema`.
     `everything`: for those who only look, every version that the topic has by now. `used`: the columns that are looked at, where not
-    all are; another whose type has changed is null, as its values may not fit.
+    all are; another whose type has changed is null, as its values may not fit. `pipeline`: events that are addressed to another
+    one are passed over; without it none are.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class TopicReader:
         accepted: Iterable[int] = (),
         everything: bool = False,
         used: Collection[str] | None = None,
+        pipeline: str | None = None,
     ) -> None:
         self._topics, self._registry = topics, registry
         self.topic, self.schema, self.schema_id, self.offset = topic, schema, schema_id, offset
         self._order = self._versions()
         self._up_to = max(self._order.values()) if everything else self._order[schema_id]
-        self._accepted = set(accepted)
+        self._accepted, self._pipeline = set(accepted), pipeline
         self._unused = set() if used is None else {f.id for f in schema.fields if f.name not in used}
 
     def accept(self, schema_id: int) -> None:
@@ -71,16 +73,19 @@ class TopicReader:
 
         Raises NotAccepted, every time that it is asked, when the very next event has a version that is not accepted.
         """
-        batches = self._topics.read(self.topic, self.offset, bytes_max=bytes_max)
-        known = 0
-        while known < len(batches) and self._is_accepted(batches[known]):
-            known += 1
-        if batches and not known:
-            raise self._not_accepted(batches[0])
-        taken = batches[:known]
-        if taken:
-            self.offset = self._topics.read_end(taken)
-        return [self._mapped(b) for b in taken]
+        while batches := self._topics.read(self.topic, self.offset, bytes_max=bytes_max):
+            known = 0
+            while known < len(batches) and (self._is_anothers(batches[known]) or self._is_accepted(batches[known])):
+                known += 1
+            if not known:
+                raise self._not_accepted(batches[0])
+            self.offset = self._topics.read_end(batches[:known])
+            if mine := [self._mapped(b) for b in batches[:known] if not self._is_anothers(b)]:
+                return mine
+        return []
+
+    def _is_anothers(self, batch: Batch) -> bool:
+        return batch.to is not None and self._pipeline is not None and batch.to != self._pipeline
 
     def _versions(self) -> dict[int, int]:
         return {v.id: v.version for v in self._registry.versions(f"{self.topic}-value")}

@@ -75,8 +75,8 @@ class SinkRun:
         self._topics.join(self.name, self.seen)
 
     def _read_from(self, offset: int) -> None:
-        accepted = self._judge.accepted()
-        self._reader = TopicReader(self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset, accepted=accepted)
+        given = (self._topics, self._registry, self.plan.topic, self._schema, self._schema_id, offset)
+        self._reader = TopicReader(*given, accepted=self._judge.accepted(), pipeline=self.plan.pipeline)
 
     def step(self) -> bool:
         """Gather what the topic has, and write it when it is enough, or `linger_s` after the write before: a change that comes alone

@@ -57,7 +57,8 @@ class Batch:
     """Change events of one topic and schema version: `rows` has the columns that `columns(schema)` names.
 
     `schema_id` is the registry's id of the value schema, None until it is registered. `offsets` are the events'
-    places in the topic partition (int64, rising, gaps where tombstones stand), None until they are published.
+    places in the topic partition (int64, rising, gaps where tombstones stand), None until they are published. `to` addresses the
+    events to one pipeline: while the topic is whole there, others skip them (design §5.7).
     """
 
     topic: str
@@ -65,6 +66,7 @@ class Batch:
     rows: pa.RecordBatch
     schema_id: int | None = None
     offsets: npt.NDArray[np.int64] | None = None
+    to: str | None = None
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

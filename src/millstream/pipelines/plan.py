@@ -160,6 +160,10 @@ class SinkPlan:
     topic: str
     options: Mapping[str, Any]
 
+    @property
+    def pipeline(self) -> str:
+        return self.name.partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -56,7 +56,7 @@ class Block:
 
     `keys` and `values` hold framed Avro (0, schema id u32 big-endian, datum) back to back; `key_ends` and
     `value_ends` are int32 little-endian arrays of where each ends. A tombstone has an empty value. `events` counts
-    the records that are not tombstones. All of it is bytes so that it can lie in an outbox as it is.
+    the records that are not tombstones. All of it is bytes so that it can lie in an outbox as it is. `to`: as of the batch.
     """
 
     topic: str
@@ -67,6 +67,7 @@ class Block:
     key_ends: bytes
     values: bytes
     value_ends: bytes
+    to: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +130,8 @@ class Topics(Protocol):
         """The records of a batch with a registered schema: key and envelope, a tombstone after each delete."""
 
     def read(self, name: str, offset: int, *, bytes_max: int) -> list[Batch]:
-        """Events at or after `offset`, in order, as batches of one schema each (schema = writer's; offsets set).
+        """Events at or after `offset`, in order, as batches of one schema and one `to` each (schema = writer's; offsets set). What
+        compaction wrote is addressed to nobody.
 
         At least one block if there is any, and not more than about `bytes_max` decoded. Empty at the end. `offset` may lie
         inside a block. Raises Irrecoverable("topic_damaged") with topic and offset where stored bytes do not check out,

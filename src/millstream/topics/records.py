@@ -49,6 +49,7 @@ def encoded(batch: Batch, topic: Topic, version_tag: str) -> Block:
         key_ends=np.asarray(keys.ends, "<i4").tobytes(),
         values=bytes(values.data),
         value_ends=np.asarray(value_ends, "<i4").tobytes(),
+        to=batch.to,
     )
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -353,9 +354,36 @@ def test_a_file_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
     with opened("local", tmp_path) as mesh:
         written = filled(mesh)
     with sqlite3.connect(tmp_path / "topics.db", isolation_level=None) as file:
-        file.executescript("DROP TABLE compactions; PRAGMA user_version=1;")
+        file.executescript("DROP TABLE compactions; ALTER TABLE blocks DROP COLUMN addressee; PRAGMA user_version=1;")
     file.close()
     with opened("local", tmp_path, keep=NOTHING_OLD) as mesh:
         mesh.topics.compact(never)
         assert mesh.topics.compacted_to("movie") > 0
         check(mesh, written)
+
+
+@pytest.mark.parametrize("tail", [True, False])
+def test_an_addressee_is_told_while_the_topic_is_whole(tmp_path: Path, *, tail: bool) -> None:
+    with opened("local", tmp_path, keep=NOTHING_OLD, tail_bytes_max=1 << 20 if tail else 0) as mesh:
+        producer = mesh.topics.open_producer("w")
+        written = [replace(made(mesh, [("c", n), ("u", n)], n), to=to) for n, to in enumerate(["x", None, "x", "x", "y", None])]
+        mesh.commit(producer, *written, tail=tail)
+        told = lambda: [(key_of(e), b.to) for b in read_all(mesh.topics, "movie") for e in flat([b])]  # noqa: E731
+        whole = [(n, to) for n, to in enumerate(["x", None, "x", "x", "y", None]) for _ in "cu"]
+        assert told() == whole
+        if tail:
+            return
+        mesh.topics.compact(never)
+        assert told() == [(n, None) for n in range(5)] + [(5, None), (5, None)], "what compaction wrote is addressed to nobody"
+
+
+def test_another_addressee_is_damage(tmp_path: Path) -> None:
+    import sqlite3
+
+    with opened("local", tmp_path, tail_bytes_max=0) as mesh:
+        mesh.commit(mesh.topics.open_producer("w"), replace(made(mesh, [("c", 1)], 1), to="x"), tail=False)
+        with sqlite3.connect(tmp_path / "topics.db", isolation_level=None) as file:
+            file.execute("UPDATE blocks SET addressee = 'y'")
+        file.close()
+        with pytest.raises(Irrecoverable, match="checksum"):
+            read_all(mesh.topics, "movie")

@@ -176,7 +176,7 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
     with opened("local", tmp_path) as mesh:
         fill(mesh, 1)
     with closing(sqlite3.connect(tmp_path / "topics.db", isolation_level=None)) as file:
-        file.execute("PRAGMA user_version=3")
+        file.execute("PRAGMA user_version=4")
     with pytest.raises(Refused) as caught, opened("local", tmp_path):
         pass
     assert caught.value.code == "topics_newer"

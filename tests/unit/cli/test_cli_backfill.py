@@ -142,3 +142,24 @@ def test_what_cannot_be_asked_is_refused_with_a_cure(ran) -> None:
         said = ran("backfill", *arguments)
         assert said.code == 2, said.out + said.err
         assert cure in said.err
+
+
+def test_into_one_pipeline_the_others_pass_over_it(shop) -> None:
+    shop.write(
+        "pipelines/other.yaml", (shop.folder / "pipelines/large.yaml").read_text().replace("large", "other").replace("orders}", "others}")
+    )
+    assert shop("apply").code == 0
+    assert shop("run", "--until-caught-up").code == 0
+    asked = shop("backfill", "start", "shop", "public.orders", "--keys", "2", "--into", "other", "--name", "mine", "--json").json
+    assert asked["to"] == "other"
+    assert shop("run", "--until-caught-up").code == 0
+    assert marked(shop) == [("r", "mine", "backfill", 2)]
+    assert marked(shop, "other.other") == [("r", "mine", "backfill", 2)]
+    assert marked(shop, "large.large") == []
+    shop.order(4, 400)
+    assert shop("run", "--until-caught-up").code == 0
+    assert [e["key"]["id"] for e in shop("topics", "read", "large.large", "--json", "--limit", "0").lines][-1] == 4, (
+        "it goes on behind them"
+    )
+    assert "leave --into away" in shop("backfill", "start", "shop", "public.orders", "--into", "other", "--reconcile").err
+    assert "did you mean other?" in shop("backfill", "start", "shop", "public.orders", "--into", "othr").err

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from millstream.engine.reader import TopicReader
+from millstream.engine.reader import NotAccepted, TopicReader
 from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope
 from millstream.events.batch import batch
@@ -38,7 +38,7 @@ class World:
     def version(self, schema: RowSchema) -> int:
         return self.registry.register("t-value", envelope.value_schema("t", schema)).id
 
-    def write(self, schema: RowSchema, rows: list[dict]) -> None:
+    def write(self, schema: RowSchema, rows: list[dict], to: str | None = None) -> None:
         count = len(rows)
         made = batch(
             "t",
@@ -54,6 +54,7 @@ class World:
             },
             self.version(schema),
         )
+        made = replace(made, to=to)
         self.producer.commit([self.topics.encode(made)], {}, sequence=self.producer.record.sequence + 1)
 
     def reader(self, schema: RowSchema, offset: int = 0) -> TopicReader:
@@ -132,3 +133,25 @@ def test_members_of_records_are_mapped_like_columns(world: World) -> None:
         {"id": 2, "cast": None},
         {"id": 3, "cast": [{"rank": 1, "role": "r", "who": "b"}]},
     ]
+
+
+def test_what_is_addressed_to_another_is_passed_over(world: World) -> None:
+    """Whatever its schema; an empty answer still means the end."""
+    world.write(V1, [{"id": 1, "name": "a"}])
+    world.write(V2, [{"id": 2, "title": "b", "year": 1}], to="other")
+    world.write(V1, [{"id": 3, "name": "c"}], to="mine")
+    world.write(V1, [{"id": 4, "name": "d"}], to="other")
+
+    def ids(pipeline: str | None) -> list[int]:
+        reader = TopicReader(world.topics, world.registry, "t", V1, world.version(V1), 0, pipeline=pipeline)
+        found = []
+        while read := reader.read(1):
+            found += [i["id"] for b in read for i in b.column("after").to_pylist()]
+        assert reader.offset == 4
+        return found
+
+    assert ids("mine") == [1, 3]
+    with pytest.raises(NotAccepted):
+        ids("other")
+    with pytest.raises(NotAccepted):
+        ids(None)

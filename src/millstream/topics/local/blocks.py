@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stored:
-    """A row of the blocks table without its place. `raw_bytes` is the payload's size before compression."""
+    """A row of the blocks table without its place. `raw_bytes` is the payload's size before compression, `addressee` the batch's `to`."""
 
     records: int
     events: int
@@ -38,20 +38,23 @@ class Stored:
     codec: str
     raw_bytes: int
     payload: bytes
+    addressee: str | None = None
 
     def checksum(self, topic: str, first: int, after: int) -> int:
         """crc32 over the payload and all that gives it meaning: a block in the wrong place is noticed too."""
         header = (topic, first, after, self.records, self.events, self.schema_id, self.codec, self.raw_bytes)
-        return zlib.crc32("\0".join(map(str, header)).encode(errors="surrogatepass"), zlib.crc32(self.payload))
+        told = header if self.addressee is None else (*header, self.addressee)
+        return zlib.crc32("\0".join(map(str, told)).encode(errors="surrogatepass"), zlib.crc32(self.payload))
 
 
 def put(connection: sqlite3.Connection, topic_id: int, topic: str, first: int, after: int, stored: Stored) -> None:
     """Add the row that covers `first` up to `after`, inside the caller's transaction."""
     connection.execute(
-        "INSERT INTO blocks (topic_id, first_offset, next_offset, records, events, schema_id, codec, raw_bytes, payload, checksum) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO blocks "
+        "(topic_id, first_offset, next_offset, records, events, schema_id, codec, raw_bytes, payload, addressee, checksum) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (topic_id, first, after, stored.records, stored.events, stored.schema_id, stored.codec, stored.raw_bytes, stored.payload,
-         stored.checksum(topic, first, after)),
+         stored.addressee, stored.checksum(topic, first, after)),
     )  # fmt: skip
 
 
@@ -70,6 +73,7 @@ class Records:
     key_ends: Ints
     values: memoryview
     ends: Ints
+    addressee: str | None = None
 
 
 def packed(block: Block) -> Iterator[Stored]:
@@ -83,7 +87,7 @@ def packed(block: Block) -> Iterator[Stored]:
         key_lengths, value_lengths = _lengths(key_ends, start, stop), _lengths(value_ends, start, stop)
         raw = b"".join((key_lengths.tobytes(), value_lengths.tobytes(), keys, values))
         payload = pa.Codec(CODEC, _LEVEL).compress(raw, asbytes=True)
-        yield Stored(stop - start, int(np.count_nonzero(value_lengths)), block.schema_id, CODEC, len(raw), payload)
+        yield Stored(stop - start, int(np.count_nonzero(value_lengths)), block.schema_id, CODEC, len(raw), payload, block.to)
 
 
 def unpacked(stored: Stored, topic: str, first: int, after: int, checksum: int) -> Records:
@@ -102,7 +106,7 @@ def unpacked(stored: Stored, topic: str, first: int, after: int, checksum: int) 
         offsets, at = np.frombuffer(raw, "<i8", count, at).astype(np.int64), 2 * at
     middle = at + (int(key_ends[-1]) if count else 0)
     data = memoryview(raw)
-    return Records(first, after, stored.schema_id, offsets, data[at:middle], key_ends, data[middle:], ends)
+    return Records(first, after, stored.schema_id, offsets, data[at:middle], key_ends, data[middle:], ends, stored.addressee)
 
 
 def with_gaps(parts: Sequence[tuple[Records, npt.NDArray[np.bool_]]], schema_id: int) -> Stored:

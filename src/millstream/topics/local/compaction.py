@@ -38,7 +38,7 @@ _FREE_PAGES_KEPT = 4096
 _FREE_PAGES_A_TIME = 256
 
 _BLOCK = """
-SELECT records, events, schema_id, codec, raw_bytes, payload, first_offset, next_offset, checksum
+SELECT records, events, schema_id, codec, raw_bytes, payload, addressee, first_offset, next_offset, checksum
 FROM blocks WHERE topic_id = ? AND first_offset >= ? AND first_offset < ? ORDER BY first_offset LIMIT 1
 """
 _EDGE = "SELECT max(first_offset) FROM blocks WHERE topic_id = ? AND first_offset <= ?"
@@ -180,7 +180,7 @@ class Compactor:
         """The block that begins there. One at a time: a long read would keep the log from being copied back."""
         with self._store.reading(f"{name}@{first}") as connection:
             row = connection.execute(_BLOCK, (topic_id, first, before)).fetchone()
-        if row is None or row[6] != first:
+        if row is None or row[7] != first:
             raise rows.damaged(f"{name}@{first}", "no block begins at this offset")
         *stored, begin, after, checksum = row
         return unpacked(Stored(*stored), name, begin, after, checksum)

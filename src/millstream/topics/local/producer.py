@@ -109,6 +109,6 @@ def _check_tail(blocks: Sequence[Block], tail: Sequence[Batch]) -> None:
         raise ValueError(f"{len(tail)} batches in the tail of {len(blocks)} blocks")
     for block, batch in zip(blocks, tail, strict=False):
         tombstones = int(records.is_delete(batch).sum())
-        same = (batch.topic, batch.schema_id, len(batch), len(batch) + tombstones)
-        if same != (block.topic, block.schema_id, block.events, block.records):
+        same = (batch.topic, batch.schema_id, len(batch), len(batch) + tombstones, batch.to)
+        if same != (block.topic, block.schema_id, block.events, block.records, block.to):
             raise ValueError(f"the tail batch of {batch.topic} has other events than its block")

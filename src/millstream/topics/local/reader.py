@@ -22,7 +22,7 @@ from millstream.topics.local.tail import Tail
 
 # From the block that holds the offset (or the first one after it) onwards.
 _BLOCKS = """
-SELECT records, events, schema_id, codec, raw_bytes, payload, first_offset, next_offset, checksum
+SELECT records, events, schema_id, codec, raw_bytes, payload, addressee, first_offset, next_offset, checksum
 FROM blocks
 WHERE topic_id = :id AND first_offset < :before AND first_offset >= coalesce(
   (SELECT max(first_offset) FROM blocks WHERE topic_id = :id AND first_offset <= :offset), 0)
@@ -103,13 +103,13 @@ class Reader:
         return parts
 
     def _decoded(self, topic: Topic, parts: Sequence[Records], offset: int) -> Iterator[Batch]:
-        """One batch for each run of blocks of one schema: small commits are decoded together, not one by one."""
-        for schema_id, run in groupby(parts, key=lambda part: part.schema_id):
+        """One batch for each run of blocks of one schema and addressee: small commits are decoded together, not one by one."""
+        for (schema_id, to), run in groupby(parts, key=lambda part: (part.schema_id, part.addressee)):
             data, starts, ends, offsets = joined(list(run), offset)
             if len(offsets):
                 schema, text = self._schemas.of(topic, schema_id), self._schemas.text(schema_id)
                 batch = envelope.decode_values(topic.name, text, schema_id, schema, data, starts, ends)
-                yield replace(batch, offsets=offsets)
+                yield replace(batch, offsets=offsets, to=to)
 
 
 def _limited(batch: Batch, after: int, bytes_max: int) -> tuple[Batch, int]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 
 APPLICATION_ID = 0x4D53_544D  # "MSTM"
-FORMAT = 2
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE topics (
@@ -39,8 +39,10 @@ CREATE TABLE readers (
   reader TEXT NOT NULL, topic TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (reader, topic)) WITHOUT ROWID;
 """
 _COMPACTIONS = "CREATE TABLE compactions (topic_id INTEGER PRIMARY KEY, marks TEXT NOT NULL, checksum INTEGER NOT NULL);"
+# To whom a block's events are addressed; null: to all.
+_ADDRESSEES = "ALTER TABLE blocks ADD COLUMN addressee TEXT;"
 # Format → what makes the next one of it.
-_UPGRADES = {1: _COMPACTIONS}
+_UPGRADES = {1: _COMPACTIONS, 2: _ADDRESSEES}
 
 _CHECKPOINT_PAGES = 4096  # 16 MiB of log before it is copied into the file
 _LOG_BYTES_KEPT = 64 << 20
@@ -142,7 +144,7 @@ class Store:
             if not _pragma(connection, "application_id"):  # before there is a log, which could be lost apart from the file
                 connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before there is a table, or it has no effect
                 ours = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};"
-                connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_COMPACTIONS} {ours} COMMIT")
+                connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_COMPACTIONS} {_ADDRESSEES} {ours} COMMIT")
             for version in range(_pragma(connection, "user_version"), FORMAT):
                 connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} PRAGMA user_version={version + 1}; COMMIT")
             self._check_small_tables(connection)
