@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sources_rig import opener
 
@@ -45,7 +46,8 @@ class CockroachRig:
 
     @property
     def standin(self) -> CockroachServer:
-        assert self._server is not None, "only the stand-in can be made to do this"
+        if self._server is None:
+            pytest.skip("a cluster cannot be made to do this: shown on the stand-in alone")
         return self._server
 
     @property

@@ -135,6 +135,36 @@ def _at(position: Any) -> tuple[int, int]:
     return (position.major, position.minor)
 
 
+def test_a_place_that_is_forgotten_is_made_good_and_shown(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    """Away for longer than the garbage collection's time: what was deleted meanwhile leaves the topic all the same."""
+    roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(1, 20) AS s(g)")
+    captured = capture(tables=(A,))
+    captured.catch_up()
+    captured.connector.close()  # type: ignore[union-attr]
+    captured.connector = None
+    roach.run(f"DELETE FROM {A} WHERE id <= 5", f"UPDATE {A} SET v = 'new' WHERE id = 6", f"INSERT INTO {A} VALUES (99, 'new')")
+    roach.standin.faults.gc(0.0)
+    connector = captured.open()
+    captured.step(lambda: bool(connector.lost))
+    (lost,) = connector.lost
+    assert (lost["table"], lost["code"]) == (A, "gc_threshold") and "deletes" in lost["may_lack"]
+    captured.step(lambda: all(e["closed_at"] for e in connector.lost))
+    captured.catch_up()
+    assert captured.rows(A) == table(roach, A)
+
+
+def test_a_truncated_table_is_emptied_in_its_topic(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(1, 20) AS s(g)")
+    captured = capture(tables=(A,))
+    captured.catch_up()
+    connector = captured.connector
+    assert connector is not None
+    roach.run(f"TRUNCATE {A}", f"INSERT INTO {A} VALUES (3, 'new'), (50, 'new')")
+    captured.step(lambda: bool(connector.lost) and all(e["closed_at"] for e in connector.lost))
+    captured.catch_up()
+    assert captured.rows(A) == table(roach, A) == {3: {"id": 3, "v": "new"}, 50: {"id": 50, "v": "new"}}
+
+
 def test_a_changed_key_sets_the_table_aside_and_the_others_go_on(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
     roach.run(
         f"ALTER TABLE {A} ADD COLUMN n INT8 NOT NULL DEFAULT 1", f"INSERT INTO {A} VALUES (1, 'x', 1)", f"INSERT INTO {B} VALUES (1, 'x')"

@@ -179,6 +179,20 @@ def test_a_lost_connection_is_retryable_and_loses_nothing(roach: CockroachRig) -
     assert sorted(key_of(e)[1] for e in told_once(seen.events + rest.events)) == [1, 2]
 
 
+@pytest.mark.parametrize("ends", ["drain", "cancel"])
+def test_a_feed_that_the_server_ends_is_opened_again_where_it_was(roach: CockroachRig, ends: str) -> None:
+    source = roach.source()
+    stream = started(source)
+    seen = read_to_head(source, stream)
+    roach.run(f"INSERT INTO {A} VALUES (1, 'x')")
+    getattr(roach.standin.faults, ends)()
+    with pytest.raises(Retryable) as ended:
+        read(stream, lambda _: False)
+    assert ended.value.code == {"drain": "connection", "cancel": "cancelled"}[ends]
+    rest = read_to_head(source, source.stream(seen.position))
+    assert [key_of(e)[1] for e in told_once(rest.events)] == [1]
+
+
 def test_close_ends_a_stream_that_waits(roach: CockroachRig) -> None:
     source = roach.source()
     stream = started(source)
@@ -222,4 +236,6 @@ def test_a_table_added_later_has_a_feed_of_its_own_until_both_are_at_one_place(r
     roach.run(f"UPDATE {A} SET v = 'x'", f"UPDATE {B} SET v = 'x'")
     seen = read_to_head(both, stream)
     assert {key_of(e) for e in seen.events if e["after"]["v"] == "x" and e["op"] == "u"} == {(A, 1), (B, 1)}
+    for before, after in pairwise(seen.deliveries):
+        assert all(after.position.tables[t] >= place for t, place in before.position.tables.items())
     assert roach.feeds() == 1

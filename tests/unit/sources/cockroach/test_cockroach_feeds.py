@@ -1,0 +1,98 @@
+"""The queue between feeds and the source's thread; and which events a chunk did not see."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.errors import Retryable
+from millstream.events.batch import Batch, batch
+from millstream.events.types import Field, RowSchema, Type
+from millstream.sources.cockroach.chunk import newer
+from millstream.sources.cockroach.decode import Messages
+from millstream.sources.cockroach.feeds import Ended, Piece, Queue
+from millstream.sources.cockroach.hlc import Hlc
+
+
+def feed() -> Any:
+    return SimpleNamespace(closing=False)
+
+
+def piece(of: Any, size: int) -> Piece:
+    return Piece(of, Messages([], [], []), size)
+
+
+def test_pieces_wait_for_room_and_come_in_order() -> None:
+    queue, one = Queue(100), feed()
+    queue.put(piece(one, 60))
+    put = threading.Event()
+
+    def add() -> None:
+        queue.put(piece(one, 60))
+        queue.put(Ended(one, Retryable("over", code="x")))
+        put.set()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    assert not put.wait(0.1), "more waits than may"
+    first = queue.take(1)
+    assert isinstance(first, Piece) and first.bytes == 60
+    assert put.wait(5)
+    assert isinstance(queue.take(1), Piece) and isinstance(queue.take(1), Ended)
+    assert queue.take(0) is None and queue.is_empty
+    thread.join()
+
+
+def test_a_single_large_piece_finds_room_in_an_empty_queue() -> None:
+    queue = Queue(10)
+    queue.put(piece(feed(), 1000))
+    assert isinstance(queue.take(0), Piece)
+
+
+def test_a_closed_feed_stops_waiting_and_its_piece_is_wanted_by_nobody() -> None:
+    queue, one, other = Queue(10), feed(), feed()
+    queue.put(piece(other, 10))
+    thread = threading.Thread(target=lambda: queue.put(piece(one, 10)))
+    thread.start()
+    one.closing = True
+    queue.wake()
+    thread.join(5)
+    assert not thread.is_alive()
+    taken = queue.take(0)
+    assert isinstance(taken, Piece) and taken.feed is other
+    assert queue.take(0) is None
+
+
+def test_closing_wakes_who_takes() -> None:
+    queue = Queue(10)
+    threading.Timer(0.05, queue.close).start()
+    begun = time.monotonic()
+    assert queue.take(10) is None
+    assert time.monotonic() - begun < 5
+
+
+def events(*versions: tuple[int, int]) -> Batch:
+    schema = RowSchema((Field("id", Type("int64"), 1),), ("id",))
+    rows = len(versions)
+    return batch(
+        "t",
+        schema,
+        {
+            "op": ["d"] * rows,
+            "incarnation": pa.array([1] * rows, pa.uint32()),
+            "major": pa.array([v[0] for v in versions], pa.uint64()),
+            "minor": pa.array([v[1] for v in versions], pa.uint32()),
+            "ts_us": [0] * rows,
+            "position": [""] * rows,
+        },
+    )
+
+
+def test_newer_is_what_lies_above_the_read_point() -> None:
+    at = Hlc(1_795_386_334_952_285_922, 5)
+    given = [(at.wall, 4), (at.wall, 5), (at.wall, 6), (at.wall - 1, 9), (at.wall + 1, 0)]
+    assert newer(at, events(*given)).tolist() == [v > at for v in given]
