@@ -21,18 +21,20 @@ def schema(*fields: Field) -> RowSchema:
     return RowSchema((Field("id", INT, 1), *fields), ("id",))
 
 
-def events(given: RowSchema) -> Batch:
+def events(given: RowSchema, *majors: int) -> Batch:
+    majors = majors or (1,)
+    count = len(majors)
     return batch(
         "s.t",
         given,
         {
-            "op": ["c"],
-            "after": pa.array([{f.name: None for f in given.fields}], given.arrow),
-            "incarnation": np.ones(1, np.uint32),
-            "major": np.ones(1, np.uint64),
-            "minor": np.ones(1, np.uint32),
-            "ts_us": np.full(1, 77, np.int64),
-            "position": ["here"],
+            "op": ["c"] * count,
+            "after": pa.array([{f.name: None for f in given.fields}] * count, given.arrow),
+            "incarnation": np.ones(count, np.uint32),
+            "major": np.array(majors, np.uint64),
+            "minor": np.ones(count, np.uint32),
+            "ts_us": np.full(count, 77, np.int64),
+            "position": ["here"] * count,
         },
     )
 
@@ -45,8 +47,8 @@ class World:
         made = self.registry.register("s.t-value", envelope.value_schema("s.t", first))
         self.versions = Versions(self.registry, {"s.t": made.id}, {})
 
-    def write(self, given: RowSchema) -> tuple[RowSchema, Placed]:
-        placed = self.versions.place([events(given)])
+    def write(self, given: RowSchema, *majors: int) -> tuple[RowSchema, Placed]:
+        placed = self.versions.place([events(given, *majors)])
         self.versions.committed(placed)
         return placed.batches[0].schema, placed
 
@@ -70,6 +72,23 @@ def test_an_added_column_is_said_once(fill: object, unsaid: object) -> None:
     renamed, placed = world.write(schema(Field("m", INT, 2, fill=UNKNOWN)))
     assert (renamed["m"].fill, placed.unsaid) == (fill, {})
     assert placed.changes["s.t"][-1]["operations"] == ["renamed n (now m)"]
+
+
+def test_what_is_told_late_has_the_version_of_its_time_and_changes_nothing() -> None:
+    """As a source does that keeps order by key alone."""
+    one, two = schema(), schema(Field("n", INT, 2, fill=UNKNOWN))
+    world = World(one)
+    (_, first), (_, changed) = world.write(one, 5), world.write(two, 30, 20)
+    assert changed.unsaid == {"s.t": 2}
+    for majors in [(29,), (3, 19)]:
+        _, late = world.write(one, *majors)
+        assert [b.schema_id for b in late.batches] == [b.schema_id for b in first.batches]
+        assert (late.written, len(late.changes["s.t"]), late.unsaid) == (changed.written, 1, {})
+    _, on = world.write(two, 31)
+    assert (on.written, len(on.changes["s.t"]), on.unsaid) == (changed.written, 1, {})
+    _, back = world.write(one, 40, 29)
+    assert len(back.changes["s.t"]) == 2, "the table went back to it"
+    assert len(world.registry.versions("s.t-value")) == 3
 
 
 def test_a_new_column_under_an_old_name_is_new() -> None:
