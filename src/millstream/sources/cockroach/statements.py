@@ -24,6 +24,9 @@ SETTINGS = (
     "SET intervalstyle = 'postgres'",
     "SET bytea_output = 'hex'",
     "SET extra_float_digits = 3",
+    # cluster_logical_timestamp() is refused under READ COMMITTED, and would be of the past with follower reads.
+    "SET default_transaction_isolation = 'serializable'",
+    "SET default_transaction_use_follower_reads = off",
     # A row that a policy hides would be lost in silence: then rather an error.
     "SET row_security = off",
 )
