@@ -13,6 +13,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 RUN := .venv/bin/python
 READY := .venv/ready-$(shell pwd | cksum | cut -d' ' -f1)
 PYTEST := $(RUN) -m pytest
+# Two files of tests at a time; WORKERS=0 runs them in one process, as a debugger needs it.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo check lint test test-all faults bench docs lock clean
 
@@ -39,7 +42,7 @@ demo: $(READY) ## A real PostgreSQL, real data, live changes; every document com
 	@$(RUN) -m demo $(ARGS)
 
 check: lint ## Style, types, the architecture and the unit tests; under a minute
-	@$(PYTEST) tests/architecture tests/unit $(ARGS)
+	@$(PYTEST) $(PARALLEL) tests/architecture tests/unit $(ARGS)
 
 lint: $(READY)
 	@$(RUN) -m ruff check .
@@ -47,7 +50,7 @@ lint: $(READY)
 	@$(RUN) -m mypy
 
 test: lint ## All that fits in CI: check, conformance, short faults, end to end
-	@$(PYTEST) -m 'not long' $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m 'not long' $(ARGS)
 
 test-all: lint ## The long ones too
 	@$(PYTEST) $(ARGS)
