@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from millstream.capture.backfill import INITIAL, SCHEMA, Order, Wanted
+from millstream.capture.backfill import INITIAL, LOST, SCHEMA, Order, Wanted
 from millstream.cli import backfillview, requests, running
 from millstream.cli.backfillview import Seen
 from millstream.cli.exits import FAILED, OK
@@ -306,8 +306,8 @@ def _end(text: str | None, columns: Sequence[str], option: str) -> tuple[str, ..
 def _named(name: str | None) -> str:
     if name is None:
         return f"b-{uuid.uuid4().hex[:6]}"
-    if not _NAME.match(name) or name == INITIAL or name.startswith(SCHEMA):
-        cure = f"use small letters, digits, - and _; `{INITIAL}` and `{SCHEMA}…` are taken"
+    if not _NAME.match(name) or name == INITIAL or name.startswith((SCHEMA, LOST)):
+        cure = f"use small letters, digits, - and _; `{INITIAL}`, `{SCHEMA}…` and `{LOST}…` are taken"
         raise Refused(f"{name!r} cannot be the name of a backfill", code="usage", cure=cure)
     return name
 

@@ -79,7 +79,7 @@ def _kept(record: ProducerRecord | None) -> list[Backfill]:
 def _own(source: str, b: Backfill, ordered: Mapping[str, Ordered], is_running: bool) -> Seen:
     name = b.id(source)
     of_it = ordered.get(name)
-    order = replace(of_it.order if of_it else Order(name, source, b.table, asks=False), reconcile=b.reconcile)
+    order = replace(of_it.order if of_it else Order(name, source, b.table, reconcile=b.reconcile, asks=False), reconcile=b.reconcile)
     read = max(b.read, b.rows)
     paused = order.wanted == "pause"
     state: BackfillState = (
