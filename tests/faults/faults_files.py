@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from decimal import Decimal
 from typing import Any
 
 import psycopg
+import tantivy
 from faults_events import Event, Row, row
 from faults_project import Project
 
@@ -18,6 +20,62 @@ from millstream.testing.postgres_server import PostgresServer
 from millstream.topics.local import LocalTopics
 
 READ_BYTES = 8 << 20
+SHOWN_MAX = 12
+
+
+class Readings:
+    """What the outputs of a world's `project` hold. Topics are read on from where they were read before."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._events: dict[str, list[Event]] = {}
+
+    def topics(self) -> AbstractContextManager[LocalTopics]:
+        return opened_topics(self.project)
+
+    def events(self, topics: LocalTopics, name: str) -> list[Event]:
+        """All events of a topic, decoded from its file. What was read before is not read again: `reread` forgets it."""
+        known = self._events.setdefault(name, [])
+        for batch in batches_after(topics, name, known):
+            known += events_of(batch)
+        return known
+
+    def reread(self) -> None:
+        self._events.clear()
+
+    def lines(self, file: str) -> list[Event]:
+        """What a JSON lines file holds."""
+        return lines_of(self.project, file)
+
+    def index(self) -> list[Row]:
+        """Every document of the search index."""
+        path = self.project.state / "search" / "documents"
+        if not path.exists():
+            return []
+        opened = tantivy.Index.open(str(path))
+        opened.reload()
+        searcher = opened.searcher()
+        hits = searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1)).hits
+        stored = [searcher.doc(address).to_dict() for _, address in hits]
+        return [row(bytes(d["_document"][0])) or {} for d in stored if "_document" in d]
+
+    def ends(self) -> Mapping[str, int]:
+        """Topic → the offset after its last record. Read beside whoever writes, without a lock."""
+        path = self.project.state / "topics.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+            return dict(connection.execute("SELECT name, next_offset FROM topics").fetchall())
+
+    def published(self) -> int:
+        """How many records all topics hold; rises while a mesh is at work."""
+        return sum(self.ends().values())
+
+    def judge(self, said: list[str]) -> None:
+        """Raises AssertionError with the first complaints, where there are any; all of them go to a file."""
+        if said:
+            kept = self.project.folder / "complaints.txt"
+            kept.write_text("\n".join(said))
+            more = f"\n… {len(said)} in all, in {kept}" if len(said) > SHOWN_MAX else ""
+            raise AssertionError("\n".join(said[:SHOWN_MAX]) + more)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 PROGRAM = Path(sys.executable).parent / "millstream"
 FINISHES_WITHIN_S = 120.0
@@ -192,3 +193,22 @@ def until(what: str, true: Callable[[], object], timeout_s: float = 60.0) -> Non
     while not true():
         assert time.monotonic() < deadline, f"after {timeout_s} s still not: {what}"
         threading.Event().wait(0.02)
+
+
+class Bulky(Protocol):
+    """A workload that can write very many rows at once."""
+
+    def bulk(self) -> None: ...
+
+
+class Living(Protocol):
+    """A world, as far as those need it who kill its process: entered, it works; `check` holds it against the truth."""
+
+    project: Project
+
+    @property
+    def workload(self) -> Bulky: ...
+    def check(self) -> None: ...
+    def published(self) -> int: ...
+    def __enter__(self) -> Living: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...

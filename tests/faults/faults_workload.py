@@ -64,8 +64,21 @@ def create(connect: Connect) -> None:
         connection.execute(f"INSERT INTO person SELECT i, 'Person ' || i, 1900 + i, NULL FROM generate_series(1, {PEOPLE}, 2) i")
 
 
+class RolledBack(Exception):
+    """Takes back what the transaction did."""
+
+
+UNDONE = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.ForeignKeyViolation,
+)
+"""What may become of a transaction beside others: nothing of it is there."""
+
+
 @dataclass
-class _Writer:
+class Writer:
     database: str
     rng: random.Random
     gate: threading.Lock
@@ -74,14 +87,14 @@ class _Writer:
 
 
 class Workload:
-    """Writers that go on until `stop`. `pace_s` is the mean pause between one writer's transactions."""
+    """Writers that go on until `stop`, one for each of `databases`. `pace_s` is the mean pause between one writer's transactions."""
+
+    databases: tuple[str, ...] = ("catalogue", "catalogue", "people")
 
     def __init__(self, connect: Connect, seed: object, *, pace_s: float = 0.03) -> None:
         self._connect, self._pace_s = connect, pace_s
         self._stop = threading.Event()
-        self._writers = [
-            _Writer(d, random.Random(f"{seed} {i}"), threading.Lock()) for i, d in enumerate(("catalogue", "catalogue", "people"))
-        ]
+        self._writers = [Writer(d, random.Random(f"{seed} {i}"), threading.Lock()) for i, d in enumerate(self.databases)]
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
 
@@ -128,16 +141,16 @@ class Workload:
 
     # ---- one writer's thread
 
-    def _write(self, writer: _Writer) -> None:
+    def _write(self, writer: Writer) -> None:
         connection: psycopg.Connection | None = None
         try:
             while not self._stop.wait(min(writer.rng.expovariate(1 / self._pace_s), 20 * self._pace_s)):
                 with writer.gate:
                     try:
                         connection = connection or self._connect(writer.database)
-                        _transaction(connection, writer)
+                        self._transact(connection, writer)
                         writer.transactions += 1
-                    except (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation):
+                    except UNDONE:
                         writer.undone += 1
                     except psycopg.OperationalError:  # the server was restarted: whether the last commit counted, the audit knows
                         writer.undone += 1
@@ -150,23 +163,18 @@ class Workload:
             if connection is not None:
                 connection.close()
 
-
-class _RolledBack(Exception):
-    """Takes back what the transaction did."""
-
-
-def _transaction(connection: psycopg.Connection, writer: _Writer) -> None:
-    rng = writer.rng
-    statement = _on_catalogue if writer.database == "catalogue" else _on_people
-    try:
-        with connection.transaction():
-            for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-                text, values = statement(rng)
-                connection.execute(text, values)
-            if rng.random() < 0.05:
-                raise _RolledBack
-    except _RolledBack:
-        writer.undone += 1
+    def _transact(self, connection: psycopg.Connection, writer: Writer) -> None:
+        rng = writer.rng
+        statement = _on_catalogue if writer.database == "catalogue" else _on_people
+        try:
+            with connection.transaction():
+                for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+                    text, values = statement(rng)
+                    connection.execute(text, values)
+                if rng.random() < 0.05:
+                    raise RolledBack
+        except RolledBack:
+            writer.undone += 1
 
 
 Statement = tuple[str, list[object]]

@@ -6,9 +6,7 @@ What is found is read from the files that the ended process left: topics, index,
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -17,26 +15,23 @@ from typing import Any
 
 import faults_oracle as oracle
 import psycopg
-import tantivy
 from faults_events import Change, Event, Row, changes, row
-from faults_files import batches_after, by_id, drop_database, events_of, lake_of, lines_of, opened_topics
+from faults_files import Readings, by_id, drop_database, lake_of
 from faults_project import DOCUMENT, RECENT, Project, until
 from faults_workload import TABLES, Workload, create
 from pyiceberg.catalog import load_catalog
 
 from millstream.testing.postgres_server import PostgresServer
-from millstream.topics.local import LocalTopics
 
 SOURCES = {f"{database}.public.{table}": (database, table) for database, tables in TABLES.items() for table in tables}
 RECENT_TOPIC, DOCUMENT_TOPIC = "recents.recent", "documents.document"
 SETTINGS = {"wal_sender_timeout": "2s", "max_connections": "60"}
 """Of a server for worlds: a stopped reader's slot is free again soon."""
-SHOWN_MAX = 12
 
 _worlds = count(1)
 
 
-class World:
+class World(Readings):
     """Enter it: the databases are made, the mesh is applied, the workload writes. Nothing of it runs yet."""
 
     def __init__(self, server: PostgresServer, folder: Path, *, seed: object, pace_s: float = 0.03) -> None:
@@ -45,10 +40,9 @@ class World:
         self.databases = {name: f"faults_{number}_{name}" for name in TABLES}
         self.settings = {f"{name.upper()}_URL": server.url(database) for name, database in self.databases.items()}
         self.settings |= {f"{name.upper()}_SLOT": database for name, database in self.databases.items()}  # slots are the server's
-        self.project = Project(folder, self.settings)
+        super().__init__(Project(folder, self.settings))
         self.workload = Workload(self.connect, seed, pace_s=pace_s)
         self._audit: dict[str, list[tuple[str, Change]]] = {name: [] for name in TABLES}
-        self._events: dict[str, list[Event]] = {}
         self._surely_after: dict[str, int] = {}
 
     def __enter__(self) -> World:
@@ -113,35 +107,6 @@ class World:
 
     # ---- what there is
 
-    def topics(self) -> AbstractContextManager[LocalTopics]:
-        return opened_topics(self.project)
-
-    def events(self, topics: LocalTopics, name: str) -> list[Event]:
-        """All events of a topic, decoded from its file. What was read before is not read again: `reread` forgets it."""
-        known = self._events.setdefault(name, [])
-        for batch in batches_after(topics, name, known):
-            known += events_of(batch)
-        return known
-
-    def reread(self) -> None:
-        self._events.clear()
-
-    def lines(self, file: str) -> list[Event]:
-        """What a JSON lines file holds."""
-        return lines_of(self.project, file)
-
-    def index(self) -> list[Row]:
-        """Every document of the search index."""
-        path = self.project.state / "search" / "documents"
-        if not path.exists():
-            return []
-        opened = tantivy.Index.open(str(path))
-        opened.reload()
-        searcher = opened.searcher()
-        hits = searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1)).hits
-        stored = [searcher.doc(address).to_dict() for _, address in hits]
-        return [row(bytes(d["_document"][0])) or {} for d in stored if "_document" in d]
-
     def changelog(self) -> list[Event]:
         """Every row of the Iceberg table. A row there has one image: after, or before where the row is gone."""
         found = load_catalog(**self.catalog()).load_table("lake.documents").scan().to_arrow().to_pylist()
@@ -189,31 +154,16 @@ class World:
         """Raises AssertionError with the first complaints. The workload must be paused."""
         self._mark()
         assert self._surely_after.keys() == TABLES.keys(), "a source has no slot: nothing says from where on its changes must be there"
-        said = self.complaints()
-        if said:
-            kept = self.project.folder / "complaints.txt"
-            kept.write_text("\n".join(said))
-            more = f"\n… {len(said)} in all, in {kept}" if len(said) > SHOWN_MAX else ""
-            raise AssertionError("\n".join(said[:SHOWN_MAX]) + more)
+        self.judge(self.complaints())
 
     def until_loaded(self) -> None:
         """Wait until every output has events: the initial load is through and pipelines have begun."""
         until("events in every output", lambda: all(self.ends().get(t, 0) for t in (RECENT_TOPIC, DOCUMENT_TOPIC)))
 
-    def ends(self) -> Mapping[str, int]:
-        """Topic → the offset after its last record. Read beside whoever writes, without a lock."""
-        path = self.project.state / "topics.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
-            return dict(connection.execute("SELECT name, next_offset FROM topics").fetchall())
-
     def snapshot(self) -> int | None:
         """The Iceberg table's present one."""
         current = load_catalog(**self.catalog()).load_table("lake.documents").current_snapshot()
         return None if current is None else int(current.snapshot_id)
-
-    def published(self) -> int:
-        """How many records all topics hold; rises while a mesh is at work."""
-        return sum(self.ends().values())
 
 
 def recent_of(movie: Row) -> Row | None:

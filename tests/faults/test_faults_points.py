@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from faults_points import points
+from faults_project import Living
 from faults_world import World
 from test_faults_gate import POINTS as GATE
 
@@ -36,10 +37,11 @@ ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.", "copies.", 
 class LivingWorld:
     """A world that has had its first start and goes on from test to test; one that a test failed in is not used again."""
 
-    def __init__(self, server: PostgresServer, folder: Path) -> None:
-        self._server, self._folder = server, folder
+    def __init__(self, make: Callable[[Path, str], Living], folder: Path) -> None:
+        """`make(folder, seed)` gives a new one."""
+        self._make, self._folder = make, folder
         self._stack = ExitStack()
-        self._world: World | None = None
+        self._world: Living | None = None
         self._made = 0
 
     def __enter__(self) -> LivingWorld:
@@ -48,29 +50,32 @@ class LivingWorld:
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
 
-    def take(self) -> World:
+    def take(self) -> Living:
         """The world, until `give_back`."""
         if self._world is None:
             self._stack.close()
             self._made += 1
             folder = self._folder / str(self._made)
             folder.mkdir()
-            self._world = self._stack.enter_context(World(self._server, folder, seed=f"living {self._made}", pace_s=PACE_S))
+            self._world = self._stack.enter_context(self._make(folder, f"living {self._made}"))
             self._world.check()
         world, self._world = self._world, None
         return world
 
-    def give_back(self, world: World) -> None:
+    def give_back(self, world: Living) -> None:
         self._world = world
 
 
 @pytest.fixture(scope="module")
 def living(faults_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivingWorld]:
-    with LivingWorld(faults_server, tmp_path_factory.mktemp("living")) as made:
+    def make(folder: Path, seed: str) -> World:
+        return World(faults_server, folder, seed=seed, pace_s=PACE_S)
+
+    with LivingWorld(make, tmp_path_factory.mktemp("living")) as made:
         yield made
 
 
-def die_at(world: World, point: str, times: int, *arguments: str) -> None:
+def die_at(world: Living, point: str, times: int, *arguments: str) -> None:
     """Run under the workload until the process kills itself at `point`, the `times`-th time it gets there."""
     process = world.project.start("run", *arguments, fault=f"{point}:{times}:KILL")
     code = process.wait(REACHED_WITHIN_S)

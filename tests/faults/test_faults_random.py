@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+from faults_project import Living, until
 from faults_world import World
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
@@ -16,12 +17,16 @@ CHECK_EVERY = 5
 BULK_EVERY = 4
 
 
-def kill_at_random(world: World, kills: int, rng: random.Random) -> None:
-    """Kills spread over the whole life of a process: its start, its catching up, its steady work."""
+def kill_at_random(world: Living, kills: int, rng: random.Random, *, at_work: float = 0.0) -> None:
+    """Kills spread over the whole life of a process: its start, its catching up, its steady work. The part `at_work` of the lives is
+    let alone until it has published something, however slow the machine is."""
     for n in range(kills):
         if n % BULK_EVERY == 2:
             world.workload.bulk()
         with world.project.running() as process:
+            if rng.random() < at_work:
+                before = world.published()
+                until("it works", lambda before=before: world.published() > before or not process.running)
             threading.Event().wait(rng.uniform(0.3, LIVES_S_MAX))  # not to await anything: to hit any moment
             assert process.running, f"it ended by itself:\n{process.words[-3000:]}"
             process.signal(signal.SIGKILL)
