@@ -55,7 +55,7 @@ class Profiled:
 
 def filled(step: Stateful, world: World, rows: int, folder: Path) -> tuple[Joined, State, Sql]:
     """The step's state over tables of `rows` rows each, in which ten rows have one group and every key has its match."""
-    state, sql = State(Store(folder / f"{rows}.duckdb", memory_mib=4096)), Sql()
+    state, sql = State(Store(folder / f"{rows}.duckdb", memory_mib=8192)), Sql()
     joined = Joined(step, {t: world.schema(t) for t in TABLES}, state, sql)
     with state.transaction():
         joined.create()

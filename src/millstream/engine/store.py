@@ -310,7 +310,8 @@ class Store:
         except BaseException as e:
             with suppress(duckdb.Error):  # where COMMIT itself failed there is nothing to roll back
                 self._con.execute("ROLLBACK")
-            if isinstance(e, duckdb.OutOfMemoryException):
+            # Indexes are merged by COMMIT, which says by its text alone that they do not fit.
+            if isinstance(e, duckdb.OutOfMemoryException) or (isinstance(e, duckdb.TransactionException) and "block of size" in str(e)):
                 raise self._memory(e) from e
             if isinstance(e, duckdb.IOException):
                 raise self._disk(e) from e

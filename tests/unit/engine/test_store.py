@@ -12,6 +12,7 @@ import pytest
 
 from millstream.engine.state import copy_table
 from millstream.engine.store import Store
+from millstream.errors import Irrecoverable
 from millstream.events.types import Field, Type, list_of
 
 INT, SMALL, TEXT = Type("int64"), Type("int32"), Type("text")
@@ -96,4 +97,21 @@ def test_topics_that_differ_in_case_have_copies_of_their_own(tmp_path: Path) -> 
         for name in names:
             store.create(name, FIELDS[:2], ("a",))
     assert store.tables() == set(names)
+    store.close()
+
+
+def test_an_index_that_fits_its_memory_no_more_when_it_is_committed_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    """Rows go to the disk as they come; the index of their key is merged by COMMIT alone."""
+    store = Store(tmp_path / "s.duckdb", memory_mib=64)
+    with store.transaction():
+        store.create("t", [Field("k", Type("string"), 1)], ["k"])
+    inserted = False
+    with pytest.raises(Irrecoverable) as refused, store.transaction():
+        store.insert_from("t", ["k"], "(SELECT md5(i::VARCHAR) AS k FROM range(700000) r(i))")
+        inserted = True
+    assert inserted, "the rows alone did not fit: this shows nothing of COMMIT"
+    assert refused.value.code == "state_memory"
+    with store.transaction():
+        assert store.insert_from("t", ["k"], "(SELECT md5(i::VARCHAR) AS k FROM range(10) r(i))") == 10
+    assert store.rows("SELECT count(*) FROM t") == [(10,)]
     store.close()
