@@ -17,12 +17,12 @@ PYTEST := $(RUN) -m pytest
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
-.PHONY: help setup demo check lint test test-all faults bench docs lock clean
+.PHONY: help setup demo demo-cockroach check lint test test-all faults bench docs lock clean
 
 help: ## This list
 	@echo 'Millstream. The first target makes .venv from requirements.lock (a minute or two); nothing is installed elsewhere.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'Pass options by ARGS:  make demo ARGS="--rows 20000 --keep"    make test ARGS="-k window -x"'
 
@@ -39,7 +39,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## A real PostgreSQL, real data, live changes; every document compared with Postgres's own join
-	@$(RUN) -m demo $(ARGS)
+	@$(RUN) -m demo.flights $(ARGS)
+
+demo-cockroach: $(READY) ## The same for CockroachDB: ten tables of a stand-in, or of your cluster (MILLSTREAM_COCKROACH_URL)
+	@$(RUN) -m demo.films $(ARGS)
 
 check: lint ## Style, types, the architecture and the unit tests; under a minute
 	@$(PYTEST) $(PARALLEL) tests/architecture tests/unit $(ARGS)

@@ -26,7 +26,7 @@ from typing import Any
 
 import psycopg
 import tantivy
-from demo.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
+from demo.flights.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
 
 from millstream.sinks.search.generations import index_path, live
 from millstream.sinks.search.query import search

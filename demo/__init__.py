@@ -1,1 +1,1 @@
-"""The whole of Millstream on real data, judged by Postgres. `make demo` runs it; start at run.py."""
+"""The whole of Millstream, as a user runs it, judged by the databases themselves: flights (`make demo`), films (`make demo-cockroach`)."""

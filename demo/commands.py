@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Millstream:
 
     def run(self, *arguments: str) -> None:
         """Show the command and let it speak for itself."""
-        self.screen.command(["millstream", *arguments])
+        self.screen.command(shlex.join(["millstream", *arguments]))
         done = subprocess.run([self.program, *arguments], cwd=self.project, env=self.environment)
         if done.returncode:
             raise Failed(f"millstream {' '.join(arguments)} ended with {done.returncode}")
@@ -45,11 +46,18 @@ class Millstream:
             raise Failed(f"millstream {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}{done.stdout}")
         return json.loads(done.stdout)
 
+    def document(self, index: str, key: int) -> dict[str, Any]:
+        """One document, as a search finds it by its field `id`."""
+        hits = self.json("search", index, f"id:{key}", "--limit", "1")["hits"]
+        if not hits:
+            raise Failed(f"the index {index} has no document {key}")
+        return hits[0]["document"]
+
     @contextmanager
     def live(self) -> Iterator[subprocess.Popen[bytes]]:
         """`millstream run` beside us, its words in run.log. SIGINT ends it; it must commit, stop, and say so by its exit code."""
         log = self.project / "run.log"
-        self.screen.command(["millstream", "run", "&"])
+        self.screen.command("millstream run &")
         with log.open("wb") as output:
             # A session of its own: Ctrl-C reaches us first, and we pass it on.
             process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the demo shows: a title a step, a bar where it is long, a table for a document. Plain text where there is no terminal."""
+"""What a demo shows: a title a step, a bar where it is long, a table for documents and verdicts. Plain text where no terminal is."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from demo.compare import Verdict
 
 WIDTH = 140
 
@@ -37,9 +39,9 @@ class Screen:
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text("   " + text, style))
 
-    def command(self, arguments: Sequence[str]) -> None:
+    def command(self, line: str) -> None:
         """A command as a user would type it, before it runs."""
-        self.console.print(Text("   $ " + " ".join(arguments), "green"))
+        self.console.print(Text(f"   $ {line}", "green"))
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -69,6 +71,13 @@ class Screen:
             changed = old != new
             table.add_row("*" if changed else "", field, _shown(old), _shown(new), style="bold yellow" if changed else "")
         self.console.print(table)
+
+    def verdicts(self, verdicts: Mapping[str, Verdict]) -> None:
+        """What was compared → how it came out."""
+        self.rows([{"in": name, "rows": f"{v.rows:,}", "that differ": f"{v.differing:,}"} for name, v in verdicts.items()])
+        for name, verdict in verdicts.items():
+            for example in verdict.examples:
+                self.say(f"{name}: {example}", "bold red")
 
     def _table(self, *titles: str) -> Table:
         table = Table(box=box.SIMPLE_HEAD if self.console.is_terminal else None, padding=(0, 1), pad_edge=True)

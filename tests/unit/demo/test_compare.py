@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from demo.compare import arrow_type, compare, from_json
+from demo.compare import compare, from_json
+from demo.flights.truth import arrow_type
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

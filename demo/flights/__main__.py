@@ -1,10 +1,10 @@
-"""`python -m demo [--rows N] [--keep]`."""
+"""`python -m demo.flights [--rows N] [--keep]`."""
 
 import argparse
 import sys
 
-from demo.data import FLIGHTS_TOTAL
-from demo.run import main
+from demo.flights.data import FLIGHTS_TOTAL
+from demo.flights.run import main
 
 
 def _arguments() -> argparse.Namespace:

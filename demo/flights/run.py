@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
 import yaml
 
-from demo import changes, data, results
-from demo.commands import Failed, Millstream
-from demo.compare import Verdict, compare, compare_documents, from_json, true_documents, truth
+from demo.commands import Millstream
+from demo.compare import compare, compare_documents, from_json
+from demo.flights import changes, data, results
+from demo.flights.truth import true_documents, truth
+from demo.place import ended, workplace
+from demo.results import documents as found
+from demo.results import events, wait_until_complete, wait_until_live
 from demo.screen import Screen
 from millstream.testing.postgres_server import PostgresServer
 
@@ -57,7 +53,7 @@ class Demo:
 
     def apply(self) -> None:
         self.screen.step("Check the project's files, see what they would do, do it")
-        self.screen.say(f"the project: {PROJECT.relative_to(PROJECT.parents[1])}")
+        self.screen.say(f"the project: {PROJECT.relative_to(PROJECT.parents[2])}")
         for command in ("validate", "plan", "apply"):
             self.millstream.run(command)
 
@@ -71,24 +67,21 @@ class Demo:
             cast = changes.choose(operations, reference)
         before = self.document(cast.shown)
         with self.millstream.live():
-            results.wait_until_live(self.millstream)
+            wait_until_live(self.millstream)
             done = []
             for change in changes.script(cast):
                 touched = changes.apply(change, self.server.url)
                 done.append({"committed": change.title, "in": change.database, "flights": f"{touched:,}"})
             self.screen.rows(done)
-            seconds = results.wait_until_caught_up(self.millstream, self.server.url("operations"))
+            seconds = wait_until_complete(self.millstream, results.now(self.server.url("operations")))
             self.screen.say(f"everything is in the index, the table and the file; {seconds:.1f} s after the last change")
             self.screen.say(f"the document of flight {cast.shown}, before and after:")
             self.screen.document(before, self.document(cast.shown))
         self.screen.say("stopped by SIGINT, with everything committed")
 
     def document(self, key: int) -> dict[str, Any]:
-        """The document of one flight, asked of the index."""
-        hits = self.millstream.json("search", "flights", f"id:{key}", "--limit", "1")["hits"]
-        if not hits:
-            raise Failed(f"the index has no document of flight {key}")
-        return hits[0]["document"]
+        """The document of one flight."""
+        return self.millstream.document(results.INDEX, key)
 
     def ask(self) -> None:
         self.screen.step("Ask the indexes and the Iceberg table")
@@ -114,15 +107,15 @@ class Demo:
         self.screen.step("Compare every document, row and column with what Postgres itself computes")
         joined = truth(self.server.url, step_sql("flight_documents"))
         delays = truth(self.server.url, step_sql("long_delays"))
-        documents = compare(joined, from_json(results.documents(self.project), joined.schema), "id")
+        documents = compare(joined, from_json(found(self.project, results.INDEX), joined.schema), "id")
         iceberg = compare(joined, results.current_rows(self.project), "id")
         planes = compare_documents(
             true_documents(self.server.url, (Path(__file__).parent / "planes.sql").read_text()),
-            results.documents(self.project, results.PRODUCT),
+            found(self.project, results.PRODUCT),
             "tailnum",
         )
         file = compare(delays, from_json(results.last_lines(self.project), delays.schema), "id")
-        self.report(
+        self.screen.verdicts(
             {
                 f"search index flights, {len(joined.schema)} columns": documents,
                 "product planes, with their latest flights": planes,
@@ -130,7 +123,7 @@ class Demo:
                 f"file long_delays.jsonl, {len(delays.schema)} columns": file,
             }
         )
-        counted = results.events(self.project)
+        counted = events(self.project)
         self.screen.rows([{"topic": name, "events": f"{n:,}"} for name, n in counted.items()])
         return {
             "events": sum(counted.values()),
@@ -141,52 +134,27 @@ class Demo:
             "mismatches": documents.differing + planes.differing + iceberg.differing + file.differing,
         }
 
-    def report(self, verdicts: dict[str, Verdict]) -> None:
-        self.screen.rows([{"in": name, "rows": f"{v.rows:,}", "that differ": f"{v.differing:,}"} for name, v in verdicts.items()])
-        for name, verdict in verdicts.items():
-            for example in verdict.examples:
-                self.screen.say(f"{name}: {example}", "bold red")
-
 
 def step_sql(pipeline: str) -> str:
     """The SQL that a user wrote: the judge answers to the same text."""
     return yaml.safe_load((PROJECT / "pipelines" / f"{pipeline}.yaml").read_text())["steps"][0]["sql"]
 
 
-@contextmanager
-def workplace(keep: bool, screen: Screen) -> Iterator[Path]:
-    """A folder outside the checkout, removed at the end whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix="millstream-demo-"))
-    try:
-        yield folder
-    finally:
-        if keep:
-            screen.say(f"kept: {folder}")
-            screen.say("look around (PostgreSQL is stopped; topics, index, table and file are all there):")
-            screen.say(f"  export OPERATIONS_URL=postgresql:/// REFERENCE_URL=postgresql:///; cd {folder / 'project'}")
-            screen.say("  millstream search flights Boston     millstream topics list     millstream topics read operations.public.flights")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+HINTS = (
+    "PostgreSQL is stopped; topics, index, table and file are all there",
+    "export OPERATIONS_URL=postgresql:/// REFERENCE_URL=postgresql:///",
+    "millstream search flights Boston     millstream topics list     millstream topics read operations.public.flights",
+)
 
 
 def main(rows: int = data.FLIGHTS_TOTAL, keep: bool = False) -> int:
     """Gives the exit code: 0 all equal, 1 something differs, 2 a step failed, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _stop)
-    screen = Screen()
-    try:
-        with workplace(keep, screen) as folder:
-            shutil.copytree(PROJECT, folder / "project")
-            with PostgresServer(folder / "postgres", password=secrets.token_hex(8)) as server:
-                verdict = Demo(server, folder / "project", rows, screen).run()
-    except KeyboardInterrupt:
-        print("stopped; everything it started is stopped and removed", file=sys.stderr)
-        return 130
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 2
-    print(json.dumps(verdict), flush=True)
-    return 1 if verdict["mismatches"] else 0
+
+    def judged(screen: Screen) -> dict[str, Any]:
+        with (
+            workplace(PROJECT, keep, screen, HINTS) as project,
+            PostgresServer(project.parent / "postgres", password=secrets.token_hex(8)) as server,
+        ):
+            return Demo(server, project, rows, screen).run()
+
+    return ended(judged)
