@@ -21,7 +21,11 @@ class Options(BaseModel):
     url: SecretStr = Field(
         description="Where the database is: postgresql://user:password@host:26257/database?sslmode=verify-full. Take it from ${NAME}."
     )
-    tables: tuple[str, ...] = Field(min_length=1, description="The tables to read, as schema.table, or table where the schema is public.")
+    tables: tuple[str, ...] = Field(
+        min_length=1,
+        description="The tables to read, as schema.table, or table where the schema is public; "
+        "topics and pipelines name them as they are written here.",
+    )
     feeds: Literal["one", "per_table"] = Field(
         default="one",
         description="How many changefeeds the server runs for the source: `one` for all tables, or one `per_table`, where a table that "
