@@ -34,7 +34,7 @@ class Millstream:
 
     def run(self, *arguments: str) -> None:
         """Show the command and let it speak for itself."""
-        self.screen.command(shlex.join(["millstream", *arguments]))
+        self.screen.command(" ".join(map(_typed, ["millstream", *arguments])))
         done = subprocess.run([self.program, *arguments], cwd=self.project, env=self.environment)
         if done.returncode:
             raise Failed(f"millstream {' '.join(arguments)} ended with {done.returncode}")
@@ -77,6 +77,12 @@ class Millstream:
             code = _end(process)
         if code != INTERRUPTED:
             raise Failed(f"millstream run ended with {code}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _typed(argument: str) -> str:
+    """An argument as a person would type it in a shell."""
+    plain = shlex.quote(argument)
+    return f'"{argument}"' if plain != argument and not set(argument) & set('"$`\\!') else plain
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
