@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ def _fields(model: type[BaseModel]) -> list[tuple[str, ...]]:
 
 def _type(annotation: Any) -> str:
     text = str(annotation) if hasattr(annotation, "__origin__") or "|" in str(annotation) else annotation.__name__
+    text = re.sub(r"\bmillstream(\.\w+)*\.", "", text)
     return "`" + text.replace("typing.", "").replace("pydantic.types.", "").replace("SecretStr", "str, secret").replace("|", "or") + "`"
 
 

@@ -284,7 +284,7 @@ class _Guards:
 
 
 def _source_options(component: Component, definition: SourceDefinition) -> Any:
-    tables = {"tables": definition.tables} if "tables" in component.options.model_fields else {}
+    tables = {"tables": definition.entries} if "tables" in component.options.model_fields else {}
     return _options(component, {**definition.options, **tables}, f"source {definition.name}")
 
 

@@ -99,7 +99,8 @@ def concerns(step: Step, pipeline: str) -> bool:
 
 def source_fingerprint(source: SourceDefinition) -> str:
     """Differs where the definition does, as written: a new password behind ${NAME} is not a change."""
-    return rollout.fingerprint(f"{source.connector} {source.options!r} {source.tables!r}")
+    derived = f" {source.derived!r}" if source.derived else ""
+    return rollout.fingerprint(f"{source.connector} {source.options!r} {source.tables!r}{derived}")
 
 
 def foreign_topics(plan: Plan) -> list[str]:

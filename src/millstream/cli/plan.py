@@ -11,9 +11,12 @@ from millstream.catalogue.forbidden import of_change
 from millstream.catalogue.judge import Versions
 from millstream.cli.discover import discovered
 from millstream.cli.exits import OK
+from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output, counted
 from millstream.cli.session import Here
+from millstream.errors import Retryable
 from millstream.pipelines.explain import explain as explanation
+from millstream.sources.contract import Derives, Readings
 
 NOTHING_TO_DO = "nothing to do: what is applied is what the files say"
 
@@ -35,7 +38,10 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
     with session.mesh() as mesh:
         todo = change_of_all(session.project, discovered(mesh), mesh.catalogue)
         forbidden = of_change(todo, mesh.catalogue, Versions(mesh.topics, mesh.registry))
+        readings = {s.name: _readings(mesh, s.name) for s in session.project.sources if s.derived}
     out = session.output
+    for source, said in readings.items():
+        _tell_readings(source, said, out)
     if explain:
         for p in todo.plans:
             out.say(explanation(p))
@@ -50,6 +56,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
         {
             "forbidden": [{"consumer": f.consumer, "owner": f.owner, **vars(f.violation)} for f in forbidden],
             "steps": [{**vars(step), "text": str(step)} for step in todo.steps],
+            "readings": {name: vars(said) | {"derived": [vars(d) for d in said.derived]} for name, said in readings.items() if said},
             "explanations": {p.pipeline: out.secrets.blot(explanation(p)) for p in todo.plans} if explain else {},
         }
     )
@@ -60,3 +67,22 @@ def tell_behind(todo: Change, out: Output) -> None:
     """Who stays as it is applied, and why."""
     for d in todo.behind:
         out.warn(f"stays as it is applied, with the schemas that it has accepted: {d}")
+
+
+def _readings(mesh: Mesh, source: str) -> Readings | None:
+    """None where the source is not there to say so."""
+    try:
+        with mesh.opened(source) as opened:
+            return opened.readings() if isinstance(opened, Derives) else None
+    except Retryable:
+        return None
+
+
+def _tell_readings(source: str, said: Readings | None, out: Output) -> None:
+    if said is None:
+        out.warn(f"source {source} does not answer: who filters its derived tables is not known")
+        return
+    out.say(f"source {source}: {counted(said.feeds, 'feed')} of the server")
+    for d in said.derived:
+        out.say(f"     {d.table} from {d.of}, " + ("filtered by the server" if d.here is None else f"filtered here: {d.here}"))
+    out.say()

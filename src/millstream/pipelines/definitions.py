@@ -94,7 +94,8 @@ class Description:
 @dataclass(frozen=True)
 class SourceDefinition:
     """`tables` as written ("public.movie"); a table's topic is `{name}.{table}`. `compatibility`: what its readers judge changes by,
-    where they do not say otherwise. `domain` is a name that rules know it by. `described`: table → what is said of it."""
+    where they do not say otherwise. `domain` is a name that rules know it by. `described`: table → what is said of it.
+    `derived`: of tables that come from others, how, as written (`table`, `as`, `select` …): the connector knows what it means."""
 
     name: str
     connector: str
@@ -106,6 +107,12 @@ class SourceDefinition:
     domain: str = field(compare=False, default="")
     description: Description = field(repr=False, compare=False, default_factory=Description)
     described: Mapping[str, Description] = field(repr=False, compare=False, default_factory=dict)
+    derived: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> tuple[str | Mapping[str, Any], ...]:
+        """The tables as the connector's options take them."""
+        return tuple(self.derived.get(table, table) for table in self.tables)
 
     @property
     def topics(self) -> tuple[str, ...]:

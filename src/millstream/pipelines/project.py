@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from millstream.components import Component, find
 from millstream.notices.kinds import NOTIFY
@@ -29,7 +30,7 @@ from millstream.pipelines.definitions import (
 from millstream.pipelines.descriptionfiles import DESCRIBES
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
-from millstream.pipelines.reading import place_of
+from millstream.pipelines.reading import place_of, written
 from millstream.pipelines.rulefiles import load_rules
 from millstream.pipelines.searches import FOLDER, SearchReading
 from millstream.pipelines.sql.mistakes import suggestion
@@ -187,7 +188,7 @@ class _Load(ProductReading, SearchReading):
         path = f"sources.{name or '?'}"
         self._enter(section, path)
         owner = self._text(section, "owner", path)
-        tables, described = self._tables(section, path)
+        tables, described, derived = self._tables(section, path)
         description = self._description(section, path)
         kind = self._text(section, "connector", path)
         component = find(self._sources, kind) if kind else None
@@ -196,11 +197,12 @@ class _Load(ProductReading, SearchReading):
             self._note(place_of(section, "connector"), f"{path}.connector", "unknown_connector", f"there is no connector {kind}", cure)
         own = ("source", "connector", "tables", "owner", "compatibility", *_PART_DESCRIBES)
         rest = Section({k: v for k, v in section.entries.items() if k not in own}, section.keys, section.place)
-        options = self._options(rest, component, path, own, {"tables": tables} if tables else {})
+        entries = tuple(derived.get(table, table) for table in tables)
+        options = self._options(rest, component, path, own, {"tables": entries} if tables else {})
         mode, domain, places = self._compatibility(section, path), self._domain(section, path), self._part(path)
         if not name or not kind:
             return None
-        return SourceDefinition(name, kind, options, tables, owner, places, mode, domain, description, described)
+        return SourceDefinition(name, kind, options, tables, owner, places, mode, domain, description, described, derived)
 
     def _pipeline(self, section: Section) -> PipelineDefinition | None:
         name = self._name(section, "pipeline", "pipelines.?")
@@ -263,15 +265,21 @@ class _Load(ProductReading, SearchReading):
             self._note(place_of(section, key), f"mesh.{key}", "bad_value", message, f"write {key}: {' or '.join(choices)}")
         return value
 
-    def _tables(self, section: Section, path: str) -> tuple[tuple[str, ...], dict[str, Description]]:
-        """The tables' names, and what is said of those that stand as `name: {doc, tags, owner, domain, fields}`."""
+    def _tables(self, section: Section, path: str) -> tuple[tuple[str, ...], dict[str, Description], dict[str, dict[str, Any]]]:
+        """The tables' names, what is said of those that stand as `name: {doc, tags, owner, domain, fields}` or are derived, and how these
+        come from others."""
         nodes = self._items(section, "tables", path)
         if not nodes and not isinstance(section.entries.get("tables"), Scalar | Section):
             self._note(place_of(section, "tables"), f"{path}.tables", "missing", "a source needs tables", "add tables: [schema.table]")
-        names, described = [], {}
+        names: list[str] = []
+        described: dict[str, Description] = {}
+        derived: dict[str, dict[str, Any]] = {}
         for i, node in enumerate(nodes):
             here = f"{path}.tables[{i}]"
-            name, said = self._table_named(node, here)
+            if isinstance(node, Section) and isinstance(node.entries.get("table"), Scalar):
+                name, said = self._derived(node, here, derived), node if set(node.entries) & {"owner", *DESCRIBES} else None
+            else:
+                name, said = self._table_named(node, here)
             if name and not _TABLE.fullmatch(name):
                 self._note(node.place, here, "bad_name", f"{name!r} is no table's name", "write schema.table")
             if said is not None:
@@ -279,7 +287,15 @@ class _Load(ProductReading, SearchReading):
             self._places[here] = node.place
             names.append(name)
         self._no_repeats(names, nodes, f"{path}.tables")
-        return tuple(n for n in names if n), described
+        return tuple(n for n in names if n), described, derived
+
+    def _derived(self, node: Section, path: str, derived: dict[str, dict[str, Any]]) -> str:
+        """Its name. What `select`, `where` and `outbox` may be, the connector says."""
+        self._enter(node, path)
+        self._keys(node, path, ("table", "as", "select", "where", "outbox", "owner", *DESCRIBES))
+        name = self._text(node, "as", path, required=False) or self._text(node, "table", path)
+        derived[name] = {k: written(v) for k, v in node.entries.items() if k not in ("owner", *DESCRIBES)}
+        return name
 
     def _table_named(self, node: Node, path: str) -> tuple[str, Section | None]:
         if not isinstance(node, Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,31 @@ class Table:
     origin: Origin
     rows: int
     kept: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`table` comes from rows of `of`; the server leaves out what it does not tell, or why it does not (`here`)."""
+
+    table: str
+    of: str
+    here: str | None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """How many feeds the server runs for a source, and the tables that are derived from others."""
+
+    feeds: int
+    derived: tuple[Reading, ...]
+
+
+@runtime_checkable
+class Derives(Protocol):
+    """A source whose tables may be derived from others."""
+
+    def readings(self) -> Readings:
+        """As the server and the tables are now. Raises what `tables` raises."""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ nothing for us."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from millstream.errors import Refused
 from millstream.sources.cockroach import statements
-from millstream.sources.cockroach.describe import Catalogue, Found, Shape
+from millstream.sources.cockroach.derived import Derived, Stopped, checked
+from millstream.sources.cockroach.describe import Catalogue, Found, Past, Shape
+from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.names import TableName, quoted
 from millstream.sources.cockroach.session import Session
 from millstream.sources.faults import Fault, refused
@@ -16,7 +19,7 @@ OLDEST_VERSION = (22, 1)
 _KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
 
 
-def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...]) -> None:
+def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], derived: Mapping[str, Derived]) -> None:
     """Raises Refused with all faults; its code is the first one's."""
     version = session.version
     if version < OLDEST_VERSION:  # of which the rest could not even be asked
@@ -29,7 +32,8 @@ def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...]) 
     shapes = catalogue.shapes(oids, None)
     unreadable = catalogue.unreadable(oids)
     for name in names:
-        faults += _table_faults(catalogue, name, found.get(name.written), shapes, unreadable, user)
+        of_table = _table_faults(catalogue, name, found.get(name.written), shapes, unreadable, user)
+        faults += of_table or _derived_faults(catalogue, derived[name.written], shapes[found[name.written].oid])
     faults += _topic_faults(names, database)
     if faults:
         raise refused(faults, session.where)
@@ -73,13 +77,22 @@ def _table_faults(
     return faults
 
 
+def _derived_faults(catalogue: Catalogue, derived: Derived, shape: Shape) -> list[Fault]:
+    try:
+        checked(derived, shape, Past(catalogue, {}).described(shape, derived.written, Hlc(0, 0)))
+    except Stopped as stop:
+        columns = ", ".join(c.name for c in shape.told)
+        return [Fault("derived_table", stop.why.message, f"mend its `select` and `where`. Columns of the table: {columns}")]
+    return []
+
+
 def _topic_faults(names: tuple[TableName, ...], database: str) -> list[Fault]:
     """Two tables that a feed would name alike: "a.b".c and a."b.c"."""
-    owners: dict[str, str] = {}
+    owners: dict[str, TableName] = {}
     for name in names:
         for topic in name.topics(database)[:1]:
-            if topic in owners:
-                said = f"a feed names {owners[topic]} and {name.written} alike"
+            owner = owners.setdefault(topic, name)
+            if (owner.schema, owner.table) != (name.schema, name.table):
+                said = f"a feed names {owner.written} and {name.written} alike"
                 return [Fault("same_topic", said, "put them into two sources")]
-            owners[topic] = name.written
     return []

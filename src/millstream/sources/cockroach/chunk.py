@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from millstream.events.batch import HOLES, Batch
 from millstream.events.types import RowSchema
 from millstream.sources.cockroach import scopes, statements
 from millstream.sources.cockroach.decode import Decoder, Messages
+from millstream.sources.cockroach.derived import Derived, Stopped
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.failures import LOST
@@ -36,8 +37,10 @@ KEYS_AT_ONCE = 1000
 class Chunks:
     """Reads chunks of at most about `bytes_max`. `stopped` ends one that is being read."""
 
-    def __init__(self, session: Session, catalogue: Catalogue, bytes_max: int, stopped: Callable[[], bool]) -> None:
-        self._session, self._catalogue = session, catalogue
+    def __init__(
+        self, session: Session, catalogue: Catalogue, derived: Mapping[str, Derived], bytes_max: int, stopped: Callable[[], bool]
+    ) -> None:
+        self._session, self._catalogue, self._derived = session, catalogue, derived
         self._bytes_max, self._stopped = bytes_max, stopped
         self._row_bytes: dict[str, int] = {}
         self._shapes: dict[int, tuple[tuple[Any, ...], Shape]] = {}
@@ -48,36 +51,39 @@ class Chunks:
         Raises Refused where the table is gone or its key has another width, or the scope cannot be read.
         """
         read_us = time.time_ns() // 1000
-        where = f"{self._session.where} {written}"
+        where, derived = f"{self._session.where} {written}", self._derived[written]
         with scopes.explained(scope, where):
             try:
                 shape = self._shape(written, oid, at, after)
                 limit = max(1, min(rows_max, self._bytes_max // self._row_bytes.get(written, ROW_BYTES_UNKNOWN)))
-                within = scopes.within(scope, shape, where)
+                described = self._described(written, shape, at, past)
+                within = [*derived.within(shape), *scopes.within(scope, derived.told(shape), where)]
                 begun = [] if after is None else [statements.beyond(shape.reading, after)]
-                upto = self._step(shape, at, begun, limit) if scope.where is not None else None
+                upto = self._step(shape, at, begun, limit) if scope.where is not None or derived.within(shape) else None
                 ended = [] if upto is None else [statements.beyond(shape.reading, upto, backward=True, inclusive=True)]
-                found, whole = self._rows(shape, at, [*begun, *ended, *within], limit)
+                found, whole = self._rows(shape, described, at, [*begun, *ended, *within], limit)
             except Retryable as error:
                 if error.code != LOST:
                     raise
                 return None
         if found:
             self._row_bytes[written] = max(1, sum(len(row[0] or b"") for row in found) // len(found))
-        described = past.described(shape, written, at)
         rows, holes = self._decoded(described, at, [row[0] or b"" for row in found])
+        if derived.condition is not None:
+            keep = pa.array(derived.holds(rows, described.schema, holes, "after"))
+            rows, holes = rows.filter(keep), None if holes is None else holes.filter(keep)
         is_all = whole and len(found) < limit  # of what lies up to the end of the step
         last = [(value or b"").decode() for value in found[-1][1:]] if found else after
         return Chunk(
             table=written,
-            schema=described.schema,
-            rows=rows,
+            schema=derived.schema(described.schema),
+            rows=derived.projected(rows, described.schema),
             mark=uuid.uuid4().hex,
             newer=lambda live: newer(at, live),
             last_key=upto if is_all and upto is not None else last,
             done=is_all and upto is None,
             read_us=read_us,
-            holes=holes,
+            holes=derived.holes(holes, described.schema),
             read_point=(at.wall, at.logical),
         )
 
@@ -87,7 +93,7 @@ class Chunks:
         with scopes.explained(scope, where):
             shape = self._shape(written, oid, None, None)
             key = scopes.key_columns(shape)
-            within = scopes.within(scope, shape, where)
+            within = scopes.within(scope, self._derived[written].told(shape), where)
             given = [*(scope.keys or ()), *(end for end in (scope.first, scope.last) if end is not None)]
             for values in dict.fromkeys(given):
                 self._session.rows(statements.cast(values, key[: len(values)]))
@@ -102,13 +108,14 @@ class Chunks:
         with scopes.explained(scope, where):
             try:
                 shape = self._shape(written, oid, at, None)
-                described = past.described(shape, written, at)
+                described = self._described(written, shape, at, past)
                 if described.schema.key != schema.key:
                     said = f"the key is ({', '.join(described.schema.key)}) now, not ({', '.join(schema.key)})"
                     raise Refused(said, code="table_changed", where=where)
+                # What an outbox no longer has was sent, and stays told.
                 gone = [
                     start + i
-                    for start in range(0, rows.num_rows, KEYS_AT_ONCE)
+                    for start in range(0, 0 if self._derived[written].outbox else rows.num_rows, KEYS_AT_ONCE)
                     for i in self._absent(shape, described, at, schema, rows.slice(start, KEYS_AT_ONCE), scope, where)
                 ]
             except Retryable as error:
@@ -130,21 +137,24 @@ class Chunks:
     def _absent(
         self, shape: Shape, described: Described, at: Hlc, schema: RowSchema, rows: pa.RecordBatch, scope: Scope, where: str
     ) -> list[int]:
-        taken = set(range(rows.num_rows))
+        taken, derived = set(range(rows.num_rows)), self._derived[described.name]
         if not scope.is_whole:
-            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, shape, where)]))
+            told = derived.told(shape)
+            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, told, where)]))
             given = scopes.texts(rows, schema, names)
-            placed = statements.placed(given, scopes.columns(shape, names), scopes.within(scope, shape, where))
+            placed = statements.placed(given, scopes.columns(shape, names), scopes.within(scope, told, where))
             taken = {int(place) for (place,) in self._session.rows(placed)}
         key = scopes.key_columns(shape)
         keys = [[value or "" for value in row] for row in scopes.texts(rows, schema, schema.key)]
-        json_names = [(name, False) for name in schema.key]
-        asked = statements.chunk(_name(described.name, shape), json_names, key, str(at), within=[statements.one_of(keys, key)])
+        there = described
+        if derived.condition is None:
+            columns = tuple(c for c in described.columns if c.id in described.key)
+            there = Described(described.name, columns, described.key, described.key_width, at)
+        within = [statements.one_of(keys, key), *derived.within(shape)]
+        asked = statements.chunk(_name(described.name, shape), _columns(shape, there), key, str(at), within=within)
         found, _ = self._session.texts(asked, 1 << 40, self._stopped)
-        there = Described(
-            described.name, tuple(c for c in described.columns if c.id in described.key), described.key, described.key_width, at
-        )
-        present, _ = self._decoded(there, at, [row[0] or b"" for row in found])
+        present, holes = self._decoded(there, at, [row[0] or b"" for row in found])
+        present = present.filter(pa.array(derived.holds(present, there.schema, holes, "after")))
         have = set(zip(*(present.column(there.schema.names.index(name)).to_pylist() for name in schema.key), strict=True))
         asked_for = zip(*(rows.column(schema.names.index(name)).to_pylist() for name in schema.key), strict=True)
         return [i for i, values in enumerate(asked_for) if i in taken and values not in have]
@@ -171,9 +181,16 @@ class Chunks:
         found, _ = self._session.texts(asked, self._bytes_max, self._stopped)
         return [(value or b"").decode() for value in found[0]] if found else None
 
-    def _rows(self, shape: Shape, at: Hlc, within: Sequence[str], limit: int) -> tuple[list[list[bytes | None]], bool]:
-        columns = [(c.name, c.sql_type.upper() in ("JSONB", "JSON")) for c in shape.told]
-        asked = statements.chunk(_name("", shape), columns, shape.reading, str(at), within=within, rows=limit)
+    def _described(self, written: str, shape: Shape, at: Hlc, past: Past) -> Described:
+        try:
+            return self._derived[written].described(past.described(shape, written, at))
+        except Stopped as stop:
+            raise Refused(stop.why.message, code="table_changed", where=stop.why.where, cure=stop.why.cure) from None
+
+    def _rows(
+        self, shape: Shape, described: Described, at: Hlc, within: Sequence[str], limit: int
+    ) -> tuple[list[list[bytes | None]], bool]:
+        asked = statements.chunk(_name("", shape), _columns(shape, described), shape.reading, str(at), within=within, rows=limit)
         return self._session.texts(asked, 2 * self._bytes_max, self._stopped)
 
     def _decoded(self, described: Described, at: Hlc, rows: Sequence[bytes]) -> tuple[pa.RecordBatch, pa.Array | None]:
@@ -205,3 +222,9 @@ def newer(at: Hlc, live: Batch) -> npt.NDArray[np.bool_]:
 
 def _name(written: str, shape: Shape) -> TableName:
     return TableName(written, shape.schema, shape.table)
+
+
+def _columns(shape: Shape, described: Described) -> list[tuple[str, bool]]:
+    """Those that are read, each with whether it is JSONB."""
+    read = {c.id for c in described.columns}
+    return [(c.name, c.sql_type.upper() in ("JSONB", "JSON")) for c in shape.told if c.number in read]

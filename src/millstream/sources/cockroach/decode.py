@@ -104,6 +104,10 @@ class Decoder:
             known.append(described)
         self._known[topic] = sorted(known, key=lambda d: d.at)[-KNOWN_MAX:]
 
+    def forget(self, topic: str) -> None:
+        """Nothing more is given of it."""
+        self._aside.add(topic)
+
     def decode(self, messages: Messages) -> Told:
         """The events of a piece, in any number of pieces the same.
 

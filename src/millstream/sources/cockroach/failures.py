@@ -24,6 +24,9 @@ DROPPED = "dropped"
 KEY_CHANGED = "schema_change_occurred"
 FAMILIES = "column_families"
 UNKNOWN_OPTION = "unknown_option"
+COLUMN_GONE = "column_gone"
+"""A query's column is not there (any longer)."""
+FEED = "feed"
 
 _PASSWORD = (Refused, "password", "put the right user and password into the source's url")
 _LOGIN = (Refused, "login", "let this user log in from here: its LOGIN option, and the cluster's host-based authentication")
@@ -98,12 +101,14 @@ def _meaning(state: str | None, text: str, connection: bool, feed: bool) -> _Mea
     for pattern, meaning in _BY_TEXT:
         if pattern.search(text):
             return meaning
+    if feed and state == "42703":
+        return Irrecoverable, COLUMN_GONE, ""
     if state is not None and state in _BY_STATE:
         return _BY_STATE[state]
     if state is None or state[:2] in ("08", "53", "57", "40", "58"):
         return _CONNECTION
     if feed and state[:2] not in ("42", "22"):
-        return Retryable, "feed", "nothing, if it passes; else see the server's log"
+        return Retryable, FEED, "nothing, if it passes; else see the server's log"
     return _CONNECTION if connection and state[:2] == "XX" else _STATEMENT
 
 

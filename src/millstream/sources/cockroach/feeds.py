@@ -21,8 +21,9 @@ from psycopg import pq
 
 from millstream.errors import Irrecoverable, MillstreamError, Retryable
 from millstream.sources.cockroach import statements
-from millstream.sources.cockroach.decode import Decoder, Messages
+from millstream.sources.cockroach.decode import Messages
 from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.layers import Layer
 from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.session import Server, send
 
@@ -47,6 +48,8 @@ class Ability:
     """What is learnt about the server as it is asked: shared by the feeds of a source."""
 
     json_nulls: bool = True
+    unasked: dict[str, str] = field(default_factory=dict)
+    """Derived tables of which the server would not take the query, and what it said."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Watched:
 class Feed:
     """One changefeed. `start` it; `close` may be called from any thread, and twice.
 
-    The source's thread keeps on it `decoder`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), in
+    `query`: SELECT … of its one table, which the server evaluates. `received`: bytes of keys and values that came.
+    The source's thread keeps on it `layers`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), in
     seconds of the monotonic clock; `resolved`: it has given one.
     """
 
@@ -137,7 +141,9 @@ class Feed:
     limits: Limits
     ability: Ability
     every: str
-    decoder: Decoder
+    layers: tuple[Layer, ...]
+    query: str | None = None
+    received: int = 0
     heard_at: float = field(default_factory=time.monotonic)
     resolved_at: float = field(default_factory=time.monotonic)
     resolved: bool = False
@@ -196,6 +202,7 @@ class Feed:
             count, ended = self._drain(pgconn, gathered, asked)
             full = gathered.size >= self.limits.bytes or len(gathered.values) >= self.limits.messages
             if gathered.values and (full or ended or not self._worth_waiting(count, gathered)):
+                self.received += gathered.size
                 self.queue.put(Piece(self, gathered.messages(), gathered.size))
                 gathered = _Gathered()
             if ended:
@@ -209,9 +216,12 @@ class Feed:
                 self._wait(pgconn)
 
     def _ask(self, pgconn: Any) -> bool:
-        json_nulls = self.ability.json_nulls
-        names = [t.name for t in self.tables]
-        send(pgconn, statements.feed(names, str(self.cursor), json_nulls=json_nulls, every=self.every).encode())
+        json_nulls, cursor = self.ability.json_nulls, str(self.cursor)
+        if self.query is not None:
+            asked = statements.query_feed(self.query, cursor, json_nulls=json_nulls, every=self.every)
+        else:
+            asked = statements.feed([t.name for t in self.tables], cursor, json_nulls=json_nulls, every=self.every)
+        send(pgconn, asked.encode())
         return json_nulls
 
     def _worth_waiting(self, count: int, gathered: _Gathered) -> bool:

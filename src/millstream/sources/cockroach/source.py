@@ -18,13 +18,14 @@ from millstream.events.types import RowSchema
 from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.check import check
 from millstream.sources.cockroach.chunk import Chunks
+from millstream.sources.cockroach.derived import Stopped, checked, derived
 from millstream.sources.cockroach.describe import Catalogue, Past
 from millstream.sources.cockroach.feeds import Ability
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.options import Options
 from millstream.sources.cockroach.session import Server, Session
 from millstream.sources.cockroach.stream import Stream, unknown_table
-from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, SchemaBackfill, Scope, Table
+from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, Reading, Readings, SchemaBackfill, Scope, Table
 
 
 def open_source(name: str, options: Options) -> Source:
@@ -46,7 +47,8 @@ class Source:
         self._session = Session(self._server)
         self._catalogue = Catalogue(self._session)
         self._names = {t.written: t for t in options.names()}
-        self._chunks = Chunks(self._session, self._catalogue, options.chunk_bytes, lambda: self._closed)
+        self._derived = {written: derived(table, name) for written, table in options.derived.items()}
+        self._chunks = Chunks(self._session, self._catalogue, self._derived, options.chunk_bytes, lambda: self._closed)
         self._ability = Ability()
         self._reopened: set[str] = set()
         self._stream: Stream | None = None
@@ -55,7 +57,7 @@ class Source:
     # ---- discovery
 
     def check(self) -> None:
-        check(self._session, self._catalogue, tuple(self._names.values()))
+        check(self._session, self._catalogue, tuple(self._names.values()), self._derived)
 
     def tables(self) -> list[Table]:
         names = list(self._names.values())
@@ -70,16 +72,39 @@ class Source:
             shape = shapes.get(found[name.written].oid)
             if shape is None:
                 raise unknown_table(name, self._server.where)
-            schema = Past(self._catalogue, {}).described(shape, name.written, Hlc(0, 0)).schema
+            described = Past(self._catalogue, {}).described(shape, name.written, Hlc(0, 0))
+            how = self._derived[name.written]
+            try:
+                checked(how, shape, described)
+            except Stopped as stop:
+                raise stop.refused from None
+            schema = how.schema(how.described(described).schema)
             origin = Origin("cockroachdb", self.name, database, name.schema, name.table)
             tables.append(Table(name.written, schema, "whole", origin, self._catalogue.estimate(name)))
         return tables
+
+    def readings(self) -> Readings:
+        names = list(self._names.values())
+        found = self._catalogue.find(names)
+        shapes = self._catalogue.shapes(sorted({f.oid for f in found.values()}), None)
+        derived, feeds = [], set()
+        for name in names:
+            how, shape = self._derived[name.written], shapes.get(found[name.written].oid) if name.written in found else None
+            if shape is None:
+                raise unknown_table(name, self._server.where)
+            why = how.pushes(shape, self._session.version)
+            feeds.add(name.written if why is None or self._options.feeds == "per_table" else None)
+            if how.is_derived:
+                derived.append(Reading(name.written, f"{name.schema}.{name.table}", why))
+        return Readings(len(feeds), tuple(derived))
 
     # ---- the stream
 
     def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
         self._end_stream()
-        self._stream = stream = Stream(self._server, self._session, self._catalogue, self._options, self._ability, self._reopened)
+        self._stream = stream = Stream(
+            self._server, self._session, self._catalogue, self._options, self._derived, self._ability, self._reopened
+        )
         try:
             yield from stream.deliveries(stream.open(resume_after))
         except MillstreamError:

@@ -131,10 +131,18 @@ JSON_NULLS = "encode_json_value_null_as_object"
 def feed(tables: Sequence[TableName], cursor: str, *, json_nulls: bool, every: str = "1s") -> str:
     """All changes after `cursor`, without a scan, for ever: rows (table, key, value), in which a resolved time has neither table nor
     key."""
-    options = f"updated, mvcc_timestamp, diff, resolved='{every}', min_checkpoint_frequency='{every}', full_table_name"
-    if json_nulls:
-        options += f", {JSON_NULLS}"
-    return f"CREATE CHANGEFEED FOR TABLE {', '.join(t.quoted for t in tables)} WITH {options}, cursor={literal(cursor)}"
+    named = ", ".join(dict.fromkeys(t.quoted for t in tables))
+    return f"CREATE CHANGEFEED FOR TABLE {named} WITH {_feed_options(cursor, json_nulls, every, 'full_table_name')}"
+
+
+def query_feed(query: str, cursor: str, *, json_nulls: bool, every: str = "1s") -> str:
+    """The same of one table, as a query sees it: `after` is what it selects, `before` the whole row. The table's name may be any."""
+    return f"CREATE CHANGEFEED WITH envelope='wrapped', {_feed_options(cursor, json_nulls, every)} AS {query}"
+
+
+def _feed_options(cursor: str, json_nulls: bool, every: str, *more: str) -> str:
+    flags = ", ".join([*more, *([JSON_NULLS] if json_nulls else []), f"cursor={literal(cursor)}"])
+    return f"updated, mvcc_timestamp, diff, resolved='{every}', min_checkpoint_frequency='{every}', {flags}"
 
 
 # ---- chunks

@@ -9,21 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.sources.cockroach import failures, statements
-from millstream.sources.cockroach.decode import Decoder
+from millstream.sources.cockroach.derived import Derived, Stopped
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
 from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.layers import heard
 from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.options import Options
 from millstream.sources.cockroach.session import Server, Session
+from millstream.sources.cockroach.tellings import Tellings
 from millstream.sources.contract import Delivery, Lost
 
 IDLE_S = 0.1
@@ -45,19 +46,27 @@ class Stream:
     """One call of `Source.stream`. `marks` are those of chunks that were read: each goes with a delivery of its own."""
 
     def __init__(
-        self, server: Server, session: Session, catalogue: Catalogue, options: Options, ability: Ability, reopened: set[str]
+        self,
+        server: Server,
+        session: Session,
+        catalogue: Catalogue,
+        options: Options,
+        derived: Mapping[str, Derived],
+        ability: Ability,
+        reopened: set[str],
     ) -> None:
         """`reopened` outlives the stream: tables whose feed was opened again for want of a resolved time, and has given none since."""
-        self._server, self._session, self._catalogue, self._options = server, session, catalogue, options
+        self._server, self._session, self._catalogue, self._options, self._derived = server, session, catalogue, options, derived
         self._ability, self._reopened = ability, reopened
         self._limits = Limits(options.batch_messages, options.batch_bytes, options.queue_bytes)
         self._queue = Queue(options.queue_bytes)
         self._tables: dict[str, _Table] = {}
         self._aside: dict[str, list[str]] = {}
         self._oids: dict[str, int] = {}
+        self._said: dict[str, str] = {}
         self._lost: list[Lost] = []
+        self._stopped: list[tuple[str, MillstreamError]] = []
         self._feeds: list[Feed] = []
-        self._database = ""
         self._looked_at = 0.0
         self._least = (0, 0)
         self.marks: list[str] = []
@@ -77,14 +86,17 @@ class Stream:
         """Start the feeds; tables that are not what they were come back, with why."""
         detail = resume.detail if resume is not None else {}
         self._least = (resume.major, resume.minor) if resume is not None else (0, 0)
-        self._database = str(self._session.rows(statements.WHO)[0][0])
+        database = str(self._session.rows(statements.WHO)[0][0])
         self.past = Past(self._catalogue, detail.get("past", {}))
+        self._tellings = Tellings(self._session, self._catalogue, self.past, self._derived, self._ability, database)
         defined = {n.written for n in self._options.names()}
         # One that was taken out of the definition and comes back is looked at anew.
         self._aside = {t: said for t, said in detail.get("aside", {}).items() if t in defined}
         names = [n for n in self._options.names() if n.written not in self._aside]
         places = {t: Hlc(*at) for t, at in resume.tables.items()} if resume is not None else {}
         self._oids = oids = dict(detail.get("oids", {}))
+        self._said = dict(detail.get("derived", {}))
+        self._refuse_others(places)
         found = self._catalogue.find(names) if names else {}
         now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
         aside = [(t, self._as_told(said, t)) for t, said in self._aside.items()]
@@ -100,9 +112,21 @@ class Stream:
             else:
                 watched = Watched(written, here.oid, name)
             self._tables[written] = _Table(watched, places.get(written, now))
+            self._said |= {written: said} if (said := self._derived[written].said) else {}
         self._put_aside(aside)
         self._open_feeds(list(self._tables.values()))
         return aside
+
+    def _refuse_others(self, places: Mapping[str, Hlc]) -> None:
+        """What a topic was begun with it stays: its rows would be of two kinds."""
+        changed = [w for w in places if w in self._derived and self._derived[w].said != self._said.get(w, "")]
+        if changed:
+            raise Refused(
+                f"{', '.join(changed)} had another table, `select` or `where`",
+                code="derived_changed",
+                where=self._server.where,
+                cure="give the new one another name (`as`): it gets a topic and a load of its own; or take the old definition back",
+            )
 
     def _renamed(self, name: TableName, oid: int) -> Watched | None:
         """The table under the name that it has now. Its topic keeps the one of the definition."""
@@ -118,10 +142,12 @@ class Stream:
         return Irrecoverable(message, code=code, where=f"{self._server.where} {written}", cure=cure)
 
     def _open_feeds(self, tables: Sequence[_Table], *, alone: bool = False) -> None:
-        """Feeds for these tables, which are in none: one for each place, or for each table."""
+        """Feeds for these tables, which are in none: one for each place, or for each table. What the server filters has its own."""
+        shapes = self._catalogue.shapes(sorted({t.watched.oid for t in tables}), None)
         groups: dict[Any, list[_Table]] = {}
         for t in tables:
-            groups.setdefault(t.watched.written if alone or self._options.feeds == "per_table" else t.place, []).append(t)
+            by_itself = alone or self._options.feeds == "per_table" or self._tellings.query(t.watched, shapes) is not None
+            groups.setdefault(t.watched.written if by_itself else t.place, []).append(t)
         for group in groups.values():
             self._start([t.watched for t in group])
 
@@ -136,41 +162,33 @@ class Stream:
                 raise
             self._resume_now(tables, error)
             feed = self._feed(watched, min(t.place for t in tables))
-        self._feeds.append(feed)
-        feed.start()
+        if feed is not None:
+            self._feeds.append(feed)
+            feed.start()
 
-    def _feed(self, watched: Sequence[Watched], cursor: Hlc) -> Feed:
-        """From the tables as they were where it begins: what changes after that is news. The server looks for their names there, too."""
-        oids = sorted(w.oid for w in watched)
+    def _feed(self, watched: Sequence[Watched], cursor: Hlc) -> Feed | None:
+        """From the tables as they were where it begins: what changes after that is news. The server looks for their names there, too.
+        None where no table is left that can be told."""
+        oids = sorted({w.oid for w in watched})
         shapes, outlines = self._catalogue.shapes(oids, cursor), self._catalogue.outlines(oids, cursor)
-        then = [_named(w, shapes.get(w.oid)) for w in watched]
-        by_topic = {topic: w for w in then for topic in w.name.topics(self._database)}
-        decoder = self._decoder(by_topic)
-        for topic, w in by_topic.items():
+        then: list[Watched] = []
+        known: dict[str, Described] = {}
+        for w in watched:
             if (shape := shapes.get(w.oid)) is not None:
                 self.past.begin(shape, cursor)
                 self._tables[w.written].outline = outlines.get(w.oid, ())
-                decoder.know(topic, self.past.described(shape, w.written, cursor))
+                try:
+                    known[w.written] = self._tellings.described(w, shape, cursor)
+                except Stopped as stop:
+                    self._stopped.append((stop.written, stop.why))
+                    continue
+            then.append(_named(w, shape))
+        if not then:
+            return None
+        query = self._tellings.query(then[0], shapes) if len(then) == 1 else None
+        layers = self._tellings.layers(then, known, is_query=query is not None)
         every = f"{round(self._options.resolved_every_s * 1000)}ms"
-        return Feed(self._server, tuple(then), cursor, self._queue, self._limits, self._ability, every, decoder)
-
-    def _decoder(self, by_topic: dict[str, Watched]) -> Decoder:
-        def describe(topic: str, at: Hlc) -> Described:
-            watched = by_topic.get(topic)
-            if watched is None:
-                raise Irrecoverable(
-                    f"the feed gave rows of {topic}, which it was not asked for", code="unknown_table", where=self._server.where
-                )
-            shape = self._catalogue.shapes([watched.oid], at).get(watched.oid)
-            if shape is None:
-                raise Retryable(f"{watched.written} was not there at {at}", code="not_described", where=self._server.where)
-            return self.past.described(shape, watched.written, at)
-
-        @lru_cache(maxsize=65_536)
-        def changing(topic: str, at: Hlc) -> bool:
-            return self._catalogue.changing(by_topic[topic].oid, at)
-
-        return Decoder(describe, self._server.where, changing=changing if self._session.version[0] <= 22 else None)
+        return Feed(self._server, tuple(then), cursor, self._queue, self._limits, self._ability, every, layers, query)
 
     # ---- the loop
 
@@ -179,6 +197,9 @@ class Stream:
             yield self._delivery(aside=aside)
         looked_after = time.monotonic()
         while not self._closed:
+            if self._stopped:
+                stopped, self._stopped = self._stopped, []
+                yield self._set_aside(stopped)
             if time.monotonic() - looked_after >= LOOK_EVERY_S:
                 looked_after = time.monotonic()
                 self._look_after_feeds()
@@ -194,15 +215,16 @@ class Stream:
 
     def _told(self, piece: Piece) -> Delivery:
         feed = piece.feed
-        told = feed.decoder.decode(piece.messages)
+        told = heard(feed.layers, self._derived, piece.messages)
         feed.heard_at = time.monotonic()
-        aside = list(told.aside)
+        aside = told.aside
+        batches = tuple(b for b in told.batches if b.topic in self._tables)
         self._put_aside(aside)
         if told.resolved is not None:
             self._advance(feed, told.resolved)
         # A resolved time alone is a feed that has nothing to tell.
-        idle = not told.batches and not aside and self._queue.is_empty
-        return self._delivery(batches=told.batches, idle=idle, aside=aside, dropped=told.dropped)
+        idle = not batches and not aside and self._queue.is_empty
+        return self._delivery(batches=batches, idle=idle, aside=aside, dropped=told.dropped)
 
     def _advance(self, feed: Feed, resolved: Hlc) -> None:
         feed.resolved_at, feed.resolved = time.monotonic(), True
@@ -217,19 +239,26 @@ class Stream:
 
     def _look(self, feed: Feed, at: Hlc) -> None:
         """Describe anew those of the feed's tables that are not as they were."""
-        oids = [t.oid for t in feed.tables if t.written in self._tables]
+        oids = sorted({t.oid for t in feed.tables if t.written in self._tables})
         outlines = self._catalogue.outlines(oids, at)
         changed = [w for w in feed.tables if w.oid in outlines and w.written in self._tables]
         changed = [w for w in changed if self._tables[w.written].outline != outlines[w.oid]]
-        shapes: dict[int, Shape] = self._catalogue.shapes([w.oid for w in changed], at)
+        shapes: dict[int, Shape] = self._catalogue.shapes(sorted({w.oid for w in changed}), at)
         for watched in changed:
             if (shape := shapes.get(watched.oid)) is None:
                 continue
             table = self._tables[watched.written]
             table.outline = outlines[watched.oid]
             table.watched = _named(watched, shape)
-            for topic in watched.name.topics(self._database):  # an open feed keeps the name that it was opened with
-                feed.decoder.know(topic, self.past.described(shape, watched.written, at))
+            try:
+                described = self._tellings.described(watched, shape, at)
+            except Stopped as stop:
+                self._stopped.append((stop.written, stop.why))
+                continue
+            for layer in feed.layers:
+                for topic, written in layer.tables.items():  # an open feed keeps the name that it was opened with
+                    if written == watched.written:
+                        layer.decoder.know(topic, described)
 
     def _delivery(
         self,
@@ -250,6 +279,8 @@ class Stream:
             "past": self.past.stored,
             "aside": self._aside,
         }
+        if self._said:
+            detail["derived"] = self._said
         self._least = min(places.values(), default=self._least)  # where every table is set aside it stays
         return Position(*self._least, detail, places)
 
@@ -263,6 +294,11 @@ class Stream:
         name = failures.named_table(why.message)
         named = [t for t in left if t.watched.name.table == name]
         match why.code:
+            case failures.COLUMN_GONE if feed.query is not None:
+                yield self._set_aside([(t.watched.written, self._derived[t.watched.written].stopped(why.message).why) for t in left])
+            case failures.STATEMENT | failures.FEED | failures.UNKNOWN_OPTION if feed.query is not None:
+                self._ability.unasked |= {t.watched.written: why.message for t in left}
+                self._open_feeds(left)
             case failures.LOST if len(left) > 1:
                 # The time that old rows are kept for is a table's own: each is tried by itself.
                 self._open_feeds(left, alone=True)
@@ -339,16 +375,14 @@ class Stream:
 
     def _merge(self) -> None:
         """One feed where several have come to about one place. It begins at the least: what is told again is below the others' places."""
-        tables = list(self._tables.values())
+        feeds = [f for f in self._feeds if f.query is None]
+        tables = [t for f in feeds for w in f.tables if (t := self._tables.get(w.written)) is not None]
         places = [t.place.wall for t in tables]
-        if all(f.resolved for f in self._feeds) and max(places) - min(places) <= MERGE_WITHIN_NS:
-            self._close_feeds()
+        if len(feeds) > 1 and tables and all(f.resolved for f in feeds) and max(places) - min(places) <= MERGE_WITHIN_NS:
+            for feed in feeds:
+                feed.close()
+                self._feeds.remove(feed)
             self._start([t.watched for t in tables])
-
-    def _close_feeds(self) -> None:
-        for feed in self._feeds:
-            feed.close()
-        self._feeds = []
 
     def close(self) -> None:
         """Ends `deliveries`; may be called from any thread, and twice."""

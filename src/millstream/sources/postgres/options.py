@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -55,6 +55,15 @@ class Options(BaseModel):
     lookup_slow_ms: int = Field(default=2_000, ge=1, description="Several that take longer: the source is left alone for a while.")
     lookup_keys: int = Field(default=5_000, ge=1, description="Most keys in one such query.")
     lookups_per_s: float = Field(default=200.0, gt=0, description="Most such queries a second.")
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _tables_are_whole(cls, tables: Any) -> Any:
+        if isinstance(tables, tuple | list) and any(isinstance(t, dict) for t in tables):
+            raise ValueError(
+                "derived tables (table, as, select, where, outbox) are of CockroachDB; here a pipeline's step filters and selects"
+            )
+        return tables
 
     @field_validator("tables")
     @classmethod

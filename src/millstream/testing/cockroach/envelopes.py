@@ -128,7 +128,8 @@ class Envelopes:
         found = self._queries.get(descriptor.version)
         if found is None or found.descriptor is not descriptor:
             assert self._asked.query is not None
-            found = _Query(self._asked.query, descriptor, self._version, self._created, self._named, diff=self._flags["diff"])
+            diff, json_null = self._flags["diff"], self._json_null
+            found = _Query(self._asked.query, descriptor, self._version, self._created, self._named, diff=diff, json_null=json_null)
             self._queries[descriptor.version] = found
         return found
 
@@ -140,9 +141,18 @@ class _Query:
     """A CDC query on one shape of its table. Raises SqlError 42703 for a column that is not there."""
 
     def __init__(
-        self, query: CdcQuery, descriptor: Descriptor, version: str, created: Hlc, named: Callable[[Name], SqlType], *, diff: bool
+        self,
+        query: CdcQuery,
+        descriptor: Descriptor,
+        version: str,
+        created: Hlc,
+        named: Callable[[Name], SqlType],
+        *,
+        diff: bool,
+        json_null: bool,
     ) -> None:
         self.descriptor, self._query, self._version, self._created = descriptor, query, version, created
+        self._json_null = json_null
         self._tells_before = diff or query.uses_previous
         self._env = Env(version)
         compiler = Compiler(self._resolve, version, named)
@@ -160,7 +170,9 @@ class _Query:
 
     def members(self, event: Event) -> Iterator[tuple[str, str]]:
         for name, item in self._items:
-            yield name, jsontext.value(item.type, item.run(event, self._env), self._version)
+            held = item.run(event, self._env)
+            is_null = self._json_null and item.type.kind == "jsonb" and held == "null"
+            yield name, '{"__crdb_json_null__": true}' if is_null else jsontext.value(item.type, held, self._version)
 
     def _resolve(self, table: str | None, name: str) -> Compiled:
         if table == CDC:
