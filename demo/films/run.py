@@ -15,7 +15,7 @@ from demo.screen import Screen
 
 PROJECT = Path(__file__).parent / "project"
 PRODUCT = "movie"
-RATINGS = "UPDATE movie SET rating = 'for everyone' WHERE budget < 1000000"
+RATINGS = "UPDATE movie SET rating = 'for everyone' WHERE budget < 5000000"
 
 
 class Demo:
@@ -38,9 +38,11 @@ class Demo:
                 self.change()
                 read = self.backfill()
                 self.new_columns()
+            self.screen.say("stopped by SIGINT with everything committed, and started again with what was applied")
+            with self.millstream.live():
+                self.new_generation()
                 self.screen.say(f"the document of movie {changes.SHOWN}, before and after all this:")
                 self.screen.document(before, self.millstream.document(PRODUCT, changes.SHOWN))
-            self.screen.say("stopped by SIGINT, with everything committed")
             return self.judge(read)
 
     def load(self) -> None:
@@ -112,6 +114,9 @@ class Demo:
         self.screen.say("products/movie.yaml: fields: [id, title, released, budget, rating]", "green")
         self.millstream.run("plan")
         self.millstream.run("apply")
+
+    def new_generation(self) -> None:
+        """The product with the new column is built beside the one that is searched, and then takes its place."""
         wait_until(lambda: not self.building(), "the second generation of the product")
         self.millstream.run("products", "list")
         self.millstream.run("search", PRODUCT, "rating = 'for everyone'", "--limit", "1", "--fields", "title,rating,budget,review_count")
