@@ -3,7 +3,8 @@
 `python -m millstream.testing.cockroach` is the process. Its control socket, on loopback, takes one line per command and answers one line
 of JSON: {"done": …} or {"error": …}. Commands are the methods of faults.Faults by name: `split movies`, `kill`, `drain 2`, `hold_resolved`,
 `hold_resolved off`, `gc 0`, `refuse ann`, `cancel`, `counts`; its fields: `repeats 0.2`, `disorder 0`, `slow_s 0.01`; and `feeds`,
-`sql <statement>`, `stop`.
+`sql <statement>`, `stop`; `history <table>`: every change of a table's rows so far, as it was made, [time, cause, before, after], images as
+JSON in the shape of that time. Who tests a reader of feeds holds it against this.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from millstream.errors import Irrecoverable
+from millstream.testing.cockroach import jsontext
 from millstream.testing.cockroach.errors import SqlError
 from millstream.testing.cockroach.server import CockroachServer
 
@@ -107,6 +109,8 @@ def command(control: Control, line: str) -> Any:
         return {"columns": [c for c, _ in result.columns], "rows": result.rows, "tag": result.tag}
     if name == "stop":
         return control.stopped.set()
+    if name == "history" and rest:
+        return _history(server, rest)
     if name == "feeds":
         return server.feeds()
     if name == "counts":
@@ -129,3 +133,18 @@ def command(control: Control, line: str) -> Any:
         user, _, off = rest.partition(" ")
         return faults.refuse(user, off != "off")
     raise ValueError(f"no such command: {line}")
+
+
+def _history(server: CockroachServer, table: str) -> list[tuple[str, str, str | None, str | None]]:
+    store = server.store
+    with store.lock:
+        found = store.find(tuple(table.split(".")))
+        if found is None:
+            raise ValueError(f"no such table: {table}")
+        told = []
+        for c in found.log:
+            shape = found.descriptor(c.hlc)
+            assert shape is not None
+            images = [None if i is None else jsontext.row(shape, i, server.version) for i in (c.before, c.after)]
+            told.append((str(c.hlc), c.cause, *images))
+        return told

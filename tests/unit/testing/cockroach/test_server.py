@@ -169,6 +169,8 @@ def test_a_process_of_its_own_is_told_what_to_do_wrong() -> None:
         cockroach.tell("sql CREATE TABLE t (id INT8 PRIMARY KEY)")
         cockroach.tell("sql INSERT INTO t VALUES (1)")
         assert cockroach.tell("sql SELECT id FROM t") == {"columns": ["id"], "rows": [["1"]], "tag": "SELECT 1"}
+        ((_, *change),) = cockroach.tell("history t")
+        assert change == ["write", None, '{"id": 1}']
 
         def until(told: list) -> bool:
             if told[-1].is_resolved and len(told) < 4:
@@ -180,7 +182,7 @@ def test_a_process_of_its_own_is_told_what_to_do_wrong() -> None:
         with pytest.raises(psycopg.OperationalError):
             read(cockroach.url, f"CREATE CHANGEFEED FOR t WITH {OPTIONS}", until)
         assert cockroach.tell("counts")["changefeed"] == 1
-        for wrong in ("sql SELECT nope", "explode", "drain soon", "split"[:3]):
+        for wrong in ("sql SELECT nope", "explode", "history nope", "drain soon", "split"[:3]):
             with pytest.raises(Irrecoverable):
                 cockroach.tell(wrong)
         cockroach.tell("stop")
