@@ -135,13 +135,13 @@ def command(control: Control, line: str) -> Any:
     raise ValueError(f"no such command: {line}")
 
 
-def _history(server: CockroachServer, table: str) -> list[tuple[str, str, str | None, str | None]]:
+def _history(server: CockroachServer, table: str) -> list[tuple[str | None, ...]]:
     store = server.store
     with store.lock:
         found = store.find(tuple(table.split(".")))
         if found is None:
             raise ValueError(f"no such table: {table}")
-        told = []
+        told: list[tuple[str | None, ...]] = []
         for c in found.log:
             shape = found.descriptor(c.hlc)
             assert shape is not None
