@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ from capture_rig import Captured
 from cockroach_rig import CockroachRig
 
 from millstream.errors import Retryable
+from millstream.testing.cockroach import jsontext
 
 pytestmark = pytest.mark.servers
 
@@ -200,6 +202,121 @@ def test_added_columns_under_load_leave_topics_that_are_the_tables(roach: Cockro
     captured.catch_up()
     assert captured.rows(A) == table(roach, A)
     check_versions(captured)
+
+
+# ---- one change after the other, beside writes
+
+
+def history(roach: CockroachRig, name: str) -> dict[tuple[Any, tuple[int, int]], tuple[Any, Any]]:
+    """(key, time) → both images of each write, in the shape of that time, as the stand-in keeps them."""
+    store = roach.standin.store
+    with store.lock:
+        table = store.find(tuple(name.split(".")), roach.database)
+        assert table is not None
+        told = {}
+        for c in table.log:
+            if c.cause == "write":
+                shape = table.descriptor(c.hlc)
+                images = [None if i is None else json.loads(jsontext.row(shape, i, store.version)) for i in (c.before, c.after)]
+                told[(images[1] or images[0])["id"], (c.hlc.wall, c.hlc.logical)] = (images[0], images[1])
+    return told
+
+
+def check_told_in_the_shape_of_its_time(roach: CockroachRig, captured: Captured, name: str, after: tuple[int, int]) -> None:
+    wanted = {at: images for at, images in history(roach, name).items() if at[1] > after and images != (None, None)}
+    for e in captured.events(name):
+        if e["op"] != "r":
+            at = ((e["after"] or e["before"])["id"], (e["major"], e["minor"]))
+            before, became = wanted.pop(at, (None, None))
+            assert e["after"] == became, f"{at} was told as {e}"
+            if e["op"] == "d":  # which the server shows in the shape in which it was written
+                before, e["before"] = ({c: row[c] for c in ("id", "v")} for row in (before, e["before"]))
+            assert e["before"] == before, f"{at} was told as {e}"
+    assert not wanted, f"never told: {wanted}"
+
+
+CHANGES = {
+    "add": ["ADD COLUMN n INT8"],
+    "constant": ["ADD COLUMN n INT8 NOT NULL DEFAULT 7"],
+    "computed": ["ADD COLUMN n INT8 AS (id * 2) STORED"],
+    "rename": ["ADD COLUMN n INT8 DEFAULT 5", "RENAME COLUMN n TO m"],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_beside_writes_is_told_in_the_shape_of_its_time(
+    roach: CockroachRig, capture: Callable[..., Captured], change: str
+) -> None:
+    """And the topic becomes the table, whatever the server told again, and whatever it did not tell."""
+    roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)")
+    captured = capture(tables=(A,))
+    captured.catch_up()
+    ((text,),) = roach.rows("SELECT cluster_logical_timestamp()::string")
+
+    def write(connection: Any, n: int) -> None:
+        key = n * 7 % (KEYS // 2)  # the other half stays as it is
+        if n % 3:
+            connection.execute(f"UPDATE {A} SET v = 'n{n}' WHERE id = {key}".encode())
+            return
+        connection.execute(f"DELETE FROM {A} WHERE id = {key}".encode())
+        connection.execute(f"INSERT INTO {A} (id, v) VALUES ({key}, 'n{n}')".encode())
+
+    with writing(roach, write):
+        for actions in CHANGES[change]:
+            roach.run(f"ALTER TABLE {A} {actions}")
+            stop = time.monotonic() + 0.3
+            drive(captured, lambda stop=stop: time.monotonic() > stop)
+            if not roach.is_cluster:
+                roach.standin.faults.split("a")
+    captured.catch_up()
+    drive(captured, lambda: captured.rows(A) == table(roach, A))
+    captured.check_order(A)
+    if not roach.is_cluster:
+        wall, _, logical = text.partition(".")
+        check_told_in_the_shape_of_its_time(roach, captured, A, (int(wall), int(logical)))
+        again = [e for e in captured.events(A) if e["cause"] == "schema"]
+        if change == "computed":
+            quiet = sorted(e["after"]["id"] for e in again if e["after"]["id"] >= KEYS // 2)
+            assert quiet == list(range(KEYS // 2, KEYS)), "each old row once"
+        else:
+            assert not again, "told for nothing"
+
+
+def test_a_truncated_table_is_emptied_and_goes_on(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(*(f"INSERT INTO {t} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)" for t in (A, B)))
+    captured = capture()
+    captured.catch_up()
+
+    def write(connection: Any, n: int) -> None:
+        connection.execute(f"UPSERT INTO {B} VALUES ({n % KEYS}, 'n{n}')".encode())
+        connection.execute(f"UPSERT INTO {A} VALUES ({n % 5}, 'n{n}')".encode())
+
+    with writing(roach, write):
+        roach.run(f"TRUNCATE {A}")
+        stop = time.monotonic() + 0.5
+        drive(captured, lambda: time.monotonic() > stop)
+    captured.catch_up()
+    drive(captured, lambda: all(captured.rows(t) == table(roach, t) for t in (A, B)))
+    gone = [e for e in captured.events(A) if e["op"] == "d"]
+    assert {e["before"]["id"] for e in gone} >= set(range(5, KEYS)), "rows that went are deletes"
+    for t in (A, B):
+        captured.check_order(t)
+
+
+def test_a_dropped_table_is_set_aside_beside_writes_to_another(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    roach.run(*(f"INSERT INTO {t} VALUES (1, 'old')" for t in (A, B)))
+    captured = capture()
+    captured.catch_up()
+    with writing(roach, lambda connection, n: connection.execute(f"UPSERT INTO {B} VALUES ({n % KEYS}, 'n{n}')".encode())):
+        roach.run(f"DROP TABLE {A}")
+        connector = captured.connector
+        assert connector is not None
+        drive(captured, lambda: A in connector.aside)
+    head = captured.source.head()
+    drive(captured, lambda: connector.position is not None and _at(connector.position) >= head)
+    assert captured.rows(B) == table(roach, B)
+    assert captured.rows(A) == {1: {"id": 1, "v": "old"}}, "what its topic had stays"
+    captured.check_order(B)
 
 
 def check_versions(captured: Captured) -> None:
