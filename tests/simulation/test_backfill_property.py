@@ -16,6 +16,7 @@ from test_capture_property import SCHEMA, TABLES, open_world, skip_history, writ
 from millstream.capture import backfill
 from millstream.capture.backfill import OVER, Order, Wanted
 from millstream.capture.connector import Connector
+from millstream.capture.lead import Lead
 from millstream.capture.orders import Told
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.window import Window
@@ -106,10 +107,15 @@ def play(seed: int, folder: Path) -> tuple[ScriptedDatabase, LocalTopics, Desk]:
     while True:
         if connector is None:
             connector = Connector(ScriptedSource("s", db), topics, registry, now, orders=desk)
+            connector._desk._lead = Lead(topics, now, rng.choice([1, 5, 1_000]))
             connector.open()
             if connector.position is None:
                 skip_history(connector, start)
         connector.step()
+        if rng.random() < 0.2:  # readers, at their own pace; at times none moves for long
+            read, table = rng.choice("xy"), rng.choice("ab")
+            at = topics.readers().get(read, {}).get(f"s.{table}", 0)
+            topics.note_reader(read, {f"s.{table}": min(topics.end(f"s.{table}"), at + rng.randint(0, 6))})
         if left and rng.random() < 0.5:
             write(db, rng)
             left -= 1

@@ -24,6 +24,7 @@ from millstream.capture.aside import Aside
 from millstream.capture.backfill import Backfills, doing, resumed, stored, with_schema_backfill
 from millstream.capture.frontier import FrontierAdmission
 from millstream.capture.keeping import complete
+from millstream.capture.lead import Lead
 from millstream.capture.orders import Desk, Orders
 from millstream.capture.reading import Reading
 from millstream.capture.rowcopy import RowCopy
@@ -70,7 +71,7 @@ class Connector:
         self._source, self._topics, self._registry, self._clock = source, topics, registry, clock
         self._describe = describe
         self.name = f"source.{source.name}"
-        self._desk = Desk(source.name, orders, clock)
+        self._desk = Desk(source.name, orders, clock, Lead(topics, clock))
         self._reading = Reading(source, topics, registry, self._desk, self._rows_of)
         self._backfills: Backfills = {}
         self.counts = Counts()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from millstream.capture.backfill import Backfill, Backfills, BackfillState, Order, Turns, Wanted, waiting
+from millstream.capture.lead import CHUNK_ROWS, Behind, Lead
 from millstream.errors import MillstreamError
 from millstream.sources.contract import WHOLE, Scope
 
@@ -22,11 +23,13 @@ log = logging.getLogger("millstream.backfill")
 LOOK_EVERY_S = 1.0
 RATE_OVER_S = 10.0
 ROWS_MAX = 50_000
+HELD_AT_MOST_S = 60.0
 
 
 @dataclass(frozen=True)
 class Told:
-    """How far an order is: rows `read` of about `estimate`, `rows` of them appended, `gone` deleted; `rate` in rows read a second."""
+    """How far an order is: rows `read` of about `estimate`, `rows` of them appended, `gone` deleted; `rate` in rows read a second.
+    `reason`: why it ended so, or whom one that runs waits for."""
 
     state: BackfillState
     read: int
@@ -63,8 +66,10 @@ class Turn:
 class Desk:
     """One connector's. What cannot be asked or told for a moment is asked and told later: nobody waits for it."""
 
-    def __init__(self, source: str, orders: Orders | None, clock: Callable[[], float]) -> None:
-        self._source, self._orders, self._clock = source, orders, clock
+    def __init__(self, source: str, orders: Orders | None, clock: Callable[[], float], lead: Lead) -> None:
+        self._source, self._orders, self._clock, self._lead = source, orders, clock, lead
+        self._behind: dict[str, Behind] = {}
+        self._held_since: dict[str, float] = {}
         self._known: dict[str, Order] = {}
         self._told: dict[str, Told] = {}
         self._meters: dict[str, deque[tuple[float, int]]] = {}
@@ -117,19 +122,37 @@ class Desk:
 
     def next(self, backfills: Backfills, aside: Collection[str]) -> Turn | None:
         throttles = {s: o.throttle for s, b in backfills.items() if (o := self._known.get(b.id(self._source))) and o.throttle is not None}
-        backfill = self._turns.next(backfills, aside, self.paused(backfills), throttles, self._clock())
+        paused = self.paused(backfills)
+        self._behind = self._held({slot: b for slot, b in backfills.items() if slot not in paused})
+        backfill = self._turns.next(backfills, aside, paused | self._behind.keys(), throttles, self._clock())
         if backfill is None:
             return None
         order = self._known.get(backfill.id(self._source))
         whole = order.scope if order is not None and backfill.is_asked else WHOLE
         throttle = throttles.get(backfill.slot)
-        rows_max = ROWS_MAX if throttle is None else max(1, min(ROWS_MAX, math.ceil(throttle)))
+        at_most = CHUNK_ROWS if not backfill.is_initial and self._lead.is_read(self._topic(backfill)) else ROWS_MAX
+        rows_max = at_most if throttle is None else max(1, min(at_most, math.ceil(throttle)))
         return Turn(backfill, whole, backfill.scope(whole), rows_max)
+
+    def _held(self, backfills: Backfills) -> dict[str, Behind]:
+        """Slots of those that let readers catch up first, and whom. An initial load does not: before it is through nobody has the
+        table whole, pipelines that begin after it wait for it, and it is not to go at the pace of the slowest of the others.
+
+        A reader that never catches up, as more comes in than it takes, does not hold a backfill for good: a chunk a minute it gets."""
+        now = self._clock()
+        found = {s: self._lead.behind(self._topic(b)) for s, b in backfills.items() if b.wanted and not (b.done or b.is_initial)}
+        self._held_since = {slot: self._held_since.get(slot, now) for slot, behind in found.items() if behind is not None}
+        return {s: b for s, b in found.items() if b is not None and 0 <= now - self._held_since[s] < HELD_AT_MOST_S}
+
+    def _topic(self, b: Backfill) -> str:
+        return f"{self._source}.{b.table}"
 
     def took(self, turn: Turn, rows: int) -> None:
         """A chunk of so many rows was read, or so many were compared."""
         now = self._clock()
         self._turns.took(turn.backfill.slot, rows, now)
+        self._held_since.pop(turn.backfill.slot, None)
+        self._lead.look_again()
         meter = self._meters.setdefault(turn.backfill.slot, deque(maxlen=4096))
         meter.append((now, rows))
         while now - meter[0][0] > RATE_OVER_S and len(meter) > 2:
@@ -146,7 +169,8 @@ class Desk:
     def _of(self, b: Backfill, is_paused: bool) -> Told:
         state = cast(BackfillState, b.ended) if b.done else "paused" if is_paused else "running" if b.wanted else "offered"
         rate = self._rate(b.slot) if state == "running" else 0.0
-        return Told(state, b.read, b.rows, b.gone, max(b.estimate, b.read), rate, b.why)
+        why = str(self._behind[b.slot]) if state == "running" and b.slot in self._behind else b.why
+        return Told(state, b.read, b.rows, b.gone, max(b.estimate, b.read), rate, why)
 
     def _rate(self, slot: str) -> float:
         """Rows a second of late: of all chunks but the first, whose time is when it began."""
