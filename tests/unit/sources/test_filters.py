@@ -229,3 +229,11 @@ def test_a_value_that_no_event_can_carry_is_not_null_and_beyond_all_others_where
     assert true("v > '2026-01-01'") == [0]
     assert true("v < '2026-01-01'") == [1]
     assert true("NOT v = '2026-01-01'") == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["decimal", "numeric"])
+def test_nan_comes_before_every_number_and_infinities_where_they_belong(kind: str) -> None:
+    given: Rows = [tuple(held if name in "du" else None for name in VALUES) for held in ("'NaN'", "'-Infinity'", "-3", "'Infinity'", None)]
+    for text, meant in (("< -1000", [0, 1]), ("> 1000", [3]), ("<> 0", [0, 1, 2, 3]), ("IS NULL", [4])):
+        condition = filters.parse(f"{kind[0].replace('n', 'u')} {text}")
+        assert filtering.true(condition, SCHEMA, lambda name: cells(given, name), 5).nonzero()[0].tolist() == meant, text
