@@ -96,6 +96,18 @@ def test_killed_at(point: str, living: LivingWorld) -> None:
     living.give_back(world)
 
 
+def test_killed_with_much_above_the_frontier(living: LivingWorld) -> None:
+    """Several commits, and no resolved time that reaches them: all of them come again, and only the topic's tail knows."""
+    world = living.take()
+    assert isinstance(world, CockroachWorld)
+    with world.weather.calm():
+        world.cockroach.tell("hold_resolved")
+        die_at(world, "connector.after_commit", 8)
+        world.cockroach.tell("hold_resolved off")
+    world.check()
+    living.give_back(world)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("point", [p for p in points() if p.startswith(CONNECTOR) and not p.startswith("registry.")])
 def test_killed_at_the_first_start(point: str, tmp_path: Path) -> None:
