@@ -30,7 +30,6 @@ from pyiceberg.catalog import load_catalog
 
 from millstream.errors import Refused
 from millstream.sinks.search.query import search
-from millstream.testing.postgres_server import PostgresServer
 from millstream.topics.local import LocalTopics
 
 MOVIES, STUDIOS = 120, 12  # ids are drawn from 1 to these
@@ -92,11 +91,24 @@ class Altered:
     """Enter it: the database is made, the mesh is applied and has caught up, the workload writes. `hook` is where owners are told."""
 
     _numbers = count(1)
+    definition = _SOURCE
 
-    def __init__(self, server: PostgresServer, folder: Path, pipelines: dict[str, Pipeline], *, seed: object, pace_s: float = 0.02) -> None:
+    def __init__(self, server: Any, folder: Path, pipelines: dict[str, Pipeline], *, seed: object, pace_s: float = 0.02) -> None:
         self._server, self.database = server, f"altered_{next(self._numbers)}"
         self.pipelines = dict(pipelines)
-        server.create_database(self.database)
+        self._make()
+        files = {"mesh.yaml": _MESH, "sources/studio.yaml": self.definition}
+        files |= {f"pipelines/{name}.yaml": pipeline(name, p.sql, *p.sinks, follow=p.follow) for name, p in pipelines.items()}
+        self.hook = Hook()
+        settings = {"STUDIO_URL": server.url(self.database), "STUDIO_SLOT": self.database, "HOOK_URL": self.hook.url}
+        self.project = Project(folder, settings, files)
+        self.workload = self._writer(seed, pace_s)
+        self._alterations: list[Alteration] = []
+        self._events: dict[str, list[Told]] = {}
+
+    def _make(self) -> None:
+        """The database with its tables and first rows."""
+        self._server.create_database(self.database)
         with self.connect() as connection:
             connection.execute(_TABLES)
             connection.execute(f"INSERT INTO studio SELECT i, 'Studio ' || i FROM generate_series(1, {STUDIOS}, 2) i".encode())
@@ -106,14 +118,12 @@ class Altered:
             )
             connection.execute(f"INSERT INTO movie SELECT i, 'Old ' || i, 2001, 1, NULL, 1 FROM generate_series({QUIET}) i".encode())
             connection.execute(_AUDITED)  # what is there before the first change is read, and that the replay shows
-        files = {"mesh.yaml": _MESH, "sources/studio.yaml": _SOURCE}
-        files |= {f"pipelines/{name}.yaml": pipeline(name, p.sql, *p.sinks, follow=p.follow) for name, p in pipelines.items()}
-        self.hook = Hook()
-        settings = {"STUDIO_URL": server.url(self.database), "STUDIO_SLOT": self.database, "HOOK_URL": self.hook.url}
-        self.project = Project(folder, settings, files)
-        self.workload = Writer(self.connect, seed, pace_s)
-        self._alterations: list[Alteration] = []
-        self._events: dict[str, list[Told]] = {}
+
+    def _writer(self, seed: object, pace_s: float) -> Writer:
+        return Writer(self.connect, seed, pace_s)
+
+    def _drop(self) -> None:
+        drop_database(self._server, self.database)
 
     def __enter__(self) -> Altered:
         self.project.command("apply")
@@ -127,10 +137,11 @@ class Altered:
         try:
             self.workload.stop()
         finally:
-            drop_database(self._server, self.database)
+            self._drop()
 
     def connect(self) -> psycopg.Connection[Any]:
-        return self._server.connect(self.database)
+        connection: psycopg.Connection[Any] = self._server.connect(self.database)
+        return connection
 
     # ---- what is done
 
@@ -239,7 +250,7 @@ class Altered:
         with self.topics() as topics:
             for table in ("movie", "studio"):
                 events = self.events(topics, f"studio.public.{table}")
-                said += complaints_of_source(self, table, events)
+                said += self.complaints_of_source(table, events)
             for name, p in self.pipelines.items():
                 if name in but:
                     continue
@@ -249,6 +260,10 @@ class Altered:
                 said += complaints_of(topic, events, source, p.wanted, self.truth(p.wanted.truth))
                 said += self._complaints_of_sinks(name, p, events)
         return said
+
+    def complaints_of_source(self, table: str, events: Sequence[Told]) -> list[str]:
+        now = self.now if table == "movie" else (lambda found: found)
+        return source_topic(f"studio.public.{table}", events, self.audit(table), now, self.truth(f"SELECT * FROM {table}"))
 
     def _complaints_of_sinks(self, name: str, p: Pipeline, events: Sequence[Told]) -> list[str]:
         said: list[str] = []
@@ -276,11 +291,6 @@ class Altered:
             kept = self.project.folder / "complaints.txt"
             kept.write_text("\n".join(said))
             raise AssertionError("\n".join(said[:12]) + f"\n{len(said)} in all, in {kept}")
-
-
-def complaints_of_source(world: Altered, table: str, events: Sequence[Told]) -> list[str]:
-    now = world.now if table == "movie" else (lambda found: found)
-    return source_topic(f"studio.public.{table}", events, world.audit(table), now, world.truth(f"SELECT * FROM {table}"))
 
 
 class Writer:
@@ -322,7 +332,7 @@ class Writer:
                             connection.execute("LOCK TABLE movie IN ROW EXCLUSIVE MODE")  # so that its columns stay as they are
                             columns = _columns(connection)
                             for _ in range(rng.choice((1, 1, 1, 2, 5))):
-                                connection.execute(*_statement(rng, columns))
+                                connection.execute(*statement(rng, columns))
                         self.transactions += 1
         except BaseException as error:
             self._failure = error
@@ -349,7 +359,7 @@ def _value(rng: random.Random, column: str, type_: str) -> object:
     return rng.choice(("", 'Ein schöner "Titel"\n', f"text {rng.randint(1, 999)}", "x" * rng.randint(1, 200)))
 
 
-def _statement(rng: random.Random, columns: dict[str, str]) -> tuple[bytes, list[object]]:
+def statement(rng: random.Random, columns: dict[str, str]) -> tuple[bytes, list[object]]:
     movie, other, studio = rng.randint(1, MOVIES), rng.randint(1, MOVIES), rng.randint(1, STUDIOS)
     some = rng.sample(sorted(columns), rng.randint(1, len(columns)))
     values = [_value(rng, c, columns[c]) for c in some]
