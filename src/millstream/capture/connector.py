@@ -373,6 +373,8 @@ class Connector:
         if turn is None:
             return
         backfill, at = turn.backfill, self.position or Position(0, 0)
+        if self._versions.has_changed_after(self._topic_of[backfill.table].name, at.tables.get(backfill.table)):
+            return
         try:
             is_told = partial(self._aside.is_told, at=at)
             self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told)

@@ -95,6 +95,11 @@ class Versions:
         self._ids[batch.topic, batch.schema] = (version.id, version.version)
         return batch.with_schema_id(version.id)
 
+    def has_changed_after(self, topic: str, place: tuple[int, int] | None) -> bool:
+        """Whether the topic has events of a newer schema than the table had at that place: rows read there would be told in the older."""
+        changes = self.changes.get(topic, ())
+        return place is not None and len(changes) > 0 and place < tuple(changes[-1].get("at", place))
+
     def committed(self, placed: Placed) -> None:
         self.written, self.changes = dict(placed.written), dict(placed.changes)
 

@@ -240,6 +240,9 @@ CHANGES = {
     "constant": ["ADD COLUMN n INT8 NOT NULL DEFAULT 7"],
     "computed": ["ADD COLUMN n INT8 AS (id * 2) STORED"],
     "rename": ["ADD COLUMN n INT8 DEFAULT 5", "RENAME COLUMN n TO m"],
+    "drop": ["ADD COLUMN n INT8 DEFAULT 5", "DROP COLUMN n"],
+    "again": ["ADD COLUMN n INT8 DEFAULT 5", "DROP COLUMN n", "ADD COLUMN n STRING DEFAULT 'five'"],
+    "convert": ["ADD COLUMN n INT8 DEFAULT 5", "ALTER COLUMN n TYPE STRING"],
 }
 
 
@@ -248,6 +251,8 @@ def test_a_change_beside_writes_is_told_in_the_shape_of_its_time(
     roach: CockroachRig, capture: Callable[..., Captured], change: str
 ) -> None:
     """And the topic becomes the table, whatever the server told again, and whatever it did not tell."""
+    if change == "convert" and roach.is_old:
+        pytest.skip("22.1 converts no column")
     roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)")
     captured = capture(tables=(A,))
     captured.catch_up()
@@ -278,6 +283,9 @@ def test_a_change_beside_writes_is_told_in_the_shape_of_its_time(
         if change == "computed":
             quiet = sorted(e["after"]["id"] for e in again if e["after"]["id"] >= KEYS // 2)
             assert quiet == list(range(KEYS // 2, KEYS)), "each old row once"
+        elif change == "convert":  # of which the server tells nothing
+            assert {e["after"]["id"] for e in again} >= set(range(KEYS // 2, KEYS)), "each old row is read again"
+            assert {type(e["after"]["n"]) for e in again} == {str}, "as it is after the change"
         else:
             assert not again, "told for nothing"
 

@@ -265,25 +265,31 @@ class _Table:
     def _told(self, group: Group) -> Iterator[tuple[Described, Index, dict[str, Any]]]:
         """The events of a group by the schema that each shows: first by what is known, then by what the table was at their time."""
         names = group.part(self._laid).shape.names
-        tried: list[Described] = []
-        rows = group.rows
-        while len(rows):
+        left: list[tuple[Index, list[Described]]] = [(group.rows, [])]
+        while left:
+            rows, tried = left.pop()
             known = [d for d in self._decoder._known.get(self._topic, []) if d.shown_by(names, group.key_width) and d not in tried]
-            last = not known
-            shown = known[-1] if known else self._asked(rows, names, group.key_width)
-            last = last and any(d.same(shown) for d in tried)
-            tried.append(shown)
+            young = self._younger(rows, known[-1]) if known else np.ones(len(rows), np.bool_)
+            if young.any() and not young.all():
+                left.append((rows[~young], tried))
+                rows = rows[young]
+            shown = self._asked(rows, names, group.key_width) if young.any() else known[-1]
+            last = bool(young.any()) and any(d.same(shown) for d in tried)
             self.name = shown.name
             fresh = self._without_covered(group, rows, shown)
             target, given, misfits = self._typed(group, fresh, shown, last)
-            if not len(misfits):
+            if len(misfits):
+                left.append((fresh[misfits], [*tried, shown]))
+                fresh = np.delete(fresh, misfits)
+                target, given, _ = self._typed(group, fresh, shown, last)
+            if len(fresh):
                 yield target, fresh, given
-                return
-            good = np.setdiff1d(np.arange(len(fresh)), misfits)
-            if len(good):
-                target, given, _ = self._typed(group, fresh[good], shown, last)
-                yield target, fresh[good], given
-            rows = fresh[misfits]
+
+    def _younger(self, rows: Index, shown: Described) -> Mask:
+        """The rows of a time at which the table is known to have been another already: it has become what they show again, or has
+        another type."""
+        later = [d.at for d in self._decoder._known[self._topic] if d.at > shown.at]
+        return ~self._updated[rows].below(Times.all_at(min(later), len(rows))) if later else np.zeros(len(rows), np.bool_)
 
     def _asked(self, rows: Index, names: tuple[str, ...], key_width: int | None) -> Described:
         at = self._updated.one(int(rows[0]))

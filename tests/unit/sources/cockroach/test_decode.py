@@ -244,6 +244,29 @@ def test_a_row_of_an_older_shape_is_told_in_the_newer_schema_by_ids() -> None:
     assert [e["after"] for e in events(told)] == [{"id": 2, "b": "old", "d": "x"}, {"id": 3, "b": "new", "d": "z"}]
 
 
+def test_a_column_that_is_gone_again_is_in_no_row_after_that_whatever_the_rows_looked_like_before_it_came() -> None:
+    """The table looks as it once did. An event of that look is of then, or of now: its time tells."""
+    plain = table(TEXT)
+    filled = replace(
+        table({"id": "INT8", "v": "STRING", "n": "INT8"}, at=50),
+        columns=(*plain.columns, Column(3, "n", type_of("INT8"), fill=Constant("5"))),
+    )
+    asked: list[Hlc] = []
+
+    def describe(topic: str, at: Hlc) -> Described:
+        asked.append(at)
+        return replace(plain, at=at)
+
+    ours = decoder(plain, filled, describe=describe)
+    ours.decode(piece([message({"id": 1, "v": "a", "n": 7}, None, 60)]))
+    told = ours.decode(piece([message({"id": 2, "v": "late"}, None, 40)]))
+    assert events(told)[0]["after"] == {"id": 2, "v": "late", "n": 5}
+    told = ours.decode(piece([message({"id": 3, "v": "late"}, None, 41), message({"id": 1, "v": "b"}, {"id": 1, "v": "a"}, 70)]))
+    assert [e["after"] for e in events(told)] == [{"id": 3, "v": "late"}, {"id": 1, "v": "b"}]
+    assert [b.schema.names for b in told.batches] == [("id", "v")]
+    assert asked == [Hlc(70, 0)]
+
+
 def test_older_schemas_come_first_within_a_piece() -> None:
     old, new = table(TEXT), table({"id": "INT8", "v": "STRING", "w": "INT8"}, at=50)
     told = decoder(old, new).decode(piece([message({"id": 1, "v": "b", "w": 1}, None, 60), message({"id": 2, "v": "a"}, None, 40)]))
