@@ -22,6 +22,7 @@ from millstream.capture.frontier import FrontierAdmission
 from millstream.errors import Irrecoverable, Retryable
 from millstream.events import envelope
 from millstream.events.origin import Origin
+from millstream.events.progress import Position
 from millstream.events.types import UNKNOWN, Constant, Field, RowSchema, Type
 from millstream.schemas.sql import SqlRegistry
 from millstream.testing.scripted_feeds import NOTHING, ScriptedCluster, ScriptedFeeds, Time
@@ -128,6 +129,7 @@ class World:
                 try:
                     self.turn()
                 except Crash:
+                    self.note_beginnings()  # what it had committed already
                     self.connector = None
                     if self.rng.random() < self.forgets:
                         self.db.forget()  # it was away for too long
@@ -165,14 +167,17 @@ class World:
             self.connector.step()
         except Retryable:
             self.connector.retry()
-        assert self.source is not None
-        position = self.connector.position
-        for table in position.tables if position is not None else ():
-            self.began.setdefault(table, self.source.began.get(table, (0, 0)))
+        self.note_beginnings()
         self.lost |= {(e["table"], time_of(e["after"])): time_of(e["resumed_at"]) for e in self.connector.lost}
         if self.left and rng.random() < 0.5:
             self.write()
             self.left -= 1
+
+    def note_beginnings(self) -> None:
+        record = self.topics.producer_record("source.s")
+        if self.source is not None and record is not None and (position := record.state.get("position")) is not None:
+            for table in Position.of(position).tables:
+                self.began.setdefault(table, self.source.began.get(table, (0, 0)))
 
     def is_refused(self, zombie: Connector) -> None:
         """One that another opening took over from may read on; it writes nothing."""
