@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 from millstream.testing.postgres_server import PostgresServer
 
 _numbers = itertools.count(1)
+
+# Workers are told the width of the terminal that they have not; what commands print for no terminal has a width of its own.
+os.environ.pop("COLUMNS", None)
 
 # How long an example takes says how busy the machine is, nothing else.
 settings.register_profile("millstream", deadline=None)

@@ -63,4 +63,4 @@ def test_default_names_fit_a_slot_and_differ() -> None:
 
 
 def test_the_list_of_kinds_names_it() -> None:
-    assert [(k.name, k.options) for k in KINDS] == [("postgres", Options)]
+    assert ("postgres", Options) in [(k.name, k.options) for k in KINDS]
