@@ -9,10 +9,10 @@ from typing import Any
 
 from millstream.errors import Irrecoverable
 from millstream.events.types import Field, RowSchema
+from millstream.sources.names import TableName
 from millstream.sources.postgres.columns import type_of
 from millstream.sources.postgres.decode import Messages
 from millstream.sources.postgres.messages import Relation
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.translate import Shape, Translator
 
 

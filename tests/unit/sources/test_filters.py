@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from millstream.events.types import Field, RowSchema, Type
 from millstream.sources import filtering, filters
-from millstream.sources.cockroach.names import quoted
 from millstream.sources.filtering import Cells
+from millstream.sources.names import quoted
 from millstream.testing.cockroach.store import Store
 
 UUIDS = ("00000000-0000-0000-0000-000000000001", "ffffffff-0000-0000-0000-000000000000")

@@ -11,9 +11,10 @@ from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.derived import Derived, Stopped, checked
 from millstream.sources.cockroach.describe import Catalogue, Found, Past, Shape
 from millstream.sources.cockroach.hlc import Hlc
-from millstream.sources.cockroach.names import TableName, quoted
+from millstream.sources.cockroach.names import feed_topics
 from millstream.sources.cockroach.session import Session
 from millstream.sources.faults import Fault, refused
+from millstream.sources.names import TableName, quoted
 
 OLDEST_VERSION = (22, 1)
 _KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
@@ -90,7 +91,7 @@ def _topic_faults(names: tuple[TableName, ...], database: str) -> list[Fault]:
     """Two tables that a feed would name alike: "a.b".c and a."b.c"."""
     owners: dict[str, TableName] = {}
     for name in names:
-        for topic in name.topics(database)[:1]:
+        for topic in feed_topics(name, database)[:1]:
             owner = owners.setdefault(topic, name)
             if (owner.schema, owner.table) != (name.schema, name.table):
                 said = f"a feed names {owner.written} and {name.written} alike"

@@ -26,9 +26,9 @@ from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.failures import LOST
 from millstream.sources.cockroach.hlc import Hlc
-from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.session import Session
 from millstream.sources.contract import Chunk, Scope
+from millstream.sources.names import TableName
 
 ROW_BYTES_UNKNOWN = 1024
 KEYS_AT_ONCE = 1000

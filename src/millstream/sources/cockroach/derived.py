@@ -22,11 +22,11 @@ from millstream.events.types import RowSchema, Type
 from millstream.sources import filtering, filters
 from millstream.sources.cockroach.describe import Shape
 from millstream.sources.cockroach.described import Described
-from millstream.sources.cockroach.names import TableName, quoted
 from millstream.sources.cockroach.options import DerivedTable
 from millstream.sources.cockroach.types import type_of
 from millstream.sources.filtering import Cells
 from millstream.sources.filters import Condition
+from millstream.sources.names import TableName, quoted
 from millstream.sources.octets import Mask
 
 QUERIES_FROM = (23, 1)

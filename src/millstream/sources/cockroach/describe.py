@@ -15,10 +15,10 @@ from millstream.events.types import UNKNOWN, Constant, Fill
 from millstream.sources.cockroach import described, statements
 from millstream.sources.cockroach.defaults import constant
 from millstream.sources.cockroach.hlc import Hlc
-from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.session import Session
 from millstream.sources.cockroach.statements import KeyColumn
 from millstream.sources.cockroach.types import is_shard, type_of
+from millstream.sources.names import TableName
 
 NANOSECOND_APART = 1
 _NULL, _UNKNOWN = "null", "unknown"

@@ -24,8 +24,8 @@ from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.decode import Messages
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.layers import Layer
-from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.session import Server, send
+from millstream.sources.names import TableName
 
 TICK_S = 0.5
 # While behind, a little waiting turns many small pieces into one; nothing waits longer than GATHER_S for others.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from millstream.sources import filters
-from millstream.sources.cockroach.names import TableName
+from millstream.sources.names import TableName
 
 
 class DerivedTable(BaseModel):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import select
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from pydantic import SecretStr
 from millstream.errors import Refused, Retryable, without_secrets
 from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.failures import failure
+from millstream.sources.held import Held
 
 _NETWORK = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _VERSION = re.compile(r"\bv(\d+)\.(\d+)")
@@ -65,39 +65,12 @@ class Server:
             raise failure(error, where=self.where, doing=doing, secrets=self._secrets, feed=feed) from None
 
 
-class Session:
-    """One connection, used by the source's thread; `close` may come from another and waits for what is running."""
+class Session(Held):
+    """The connection for everything but feeds."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
-        self._connection: psycopg.Connection[Any] | None = None
-        self._lock = threading.RLock()
-        self._closed = False
+        super().__init__(server)
         self._version: tuple[int, int] | None = None
-
-    @property
-    def where(self) -> str:
-        return self._server.where
-
-    @contextmanager
-    def _connected(self, doing: str) -> Iterator[psycopg.Connection[Any]]:
-        with self._lock:
-            if self._closed:
-                raise Retryable("the source was closed", code="closed", where=self.where)
-            if self._connection is None or _lost(self._connection):
-                self._drop()
-                self._connection = self._server.connect()
-            try:
-                with self._server.failing(doing):
-                    yield self._connection
-            except Retryable:
-                self._drop()
-                raise
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement; its rows."""
@@ -138,20 +111,6 @@ class Session:
                 )
             self._version = (int(found[1]), int(found[2]))
         return self._version
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._drop()
-
-
-def _lost(connection: psycopg.Connection[Any]) -> bool:
-    """A server has nothing to say to a connection that asks nothing, but that it ends it."""
-    if connection.closed:
-        return True
-    if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-        return True
-    return bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 def _read(

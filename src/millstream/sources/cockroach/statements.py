@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from millstream.sources.cockroach.names import TableName, literal, quoted
+from millstream.sources.cockroach.names import literal
+from millstream.sources.names import TableName, quoted
 
 _BOUNDS = re.compile(r"\([\d, ]+\)")
 

@@ -21,11 +21,11 @@ from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.layers import heard
-from millstream.sources.cockroach.names import TableName
 from millstream.sources.cockroach.options import Options
 from millstream.sources.cockroach.session import Server, Session
 from millstream.sources.cockroach.tellings import Tellings
 from millstream.sources.contract import Delivery, Lost
+from millstream.sources.names import TableName
 
 IDLE_S = 0.1
 LOOK_EVERY_S = 1.0  # at the tables' descriptions

@@ -14,6 +14,7 @@ from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Watched
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.layers import Layer
+from millstream.sources.cockroach.names import feed_topics
 from millstream.sources.cockroach.session import Session
 
 
@@ -49,7 +50,7 @@ class Tellings:
         """As few as give each table a topic to itself. `known`: the tables as they are where the feed begins."""
         by_topics: list[dict[str, Watched]] = []
         for w in watched:
-            topics = w.name.topics(self._database)
+            topics = feed_topics(w.name, self._database)
             room = next((b for b in by_topics if topics[0] not in b), None)
             if room is None:
                 by_topics.append(room := {})

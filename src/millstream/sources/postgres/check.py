@@ -10,9 +10,9 @@ import difflib
 from collections.abc import Set
 
 from millstream.sources.faults import Fault, refused
+from millstream.sources.names import TableName, quoted
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.describe import Catalogue, Described
-from millstream.sources.postgres.names import TableName, quoted
 from millstream.sources.postgres.session import Session
 
 OLDEST_VERSION = 150000

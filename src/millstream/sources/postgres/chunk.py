@@ -21,11 +21,11 @@ from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
 from millstream.sources.contract import Chunk, Scope
 from millstream.sources.images import Hole, holes_column, unfit_key
+from millstream.sources.names import TableName
 from millstream.sources.postgres import copytext, scopes
 from millstream.sources.postgres.describe import Catalogue, Described
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import MARK_PREFIX
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.session import Session
 from millstream.sources.postgres.snapshots import Snapshot, Xids
 from millstream.sources.postgres.values import convert

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from millstream.events.types import UNKNOWN, Field, Fill, RowSchema, Type
+from millstream.sources.names import TableName
 from millstream.sources.postgres.columns import FIRST_UNFIXED_OID, type_of
 from millstream.sources.postgres.messages import Relation
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.session import Session
 
 FRESH_ID_FROM = 100_000  # attribute numbers end at 1600

@@ -21,10 +21,10 @@ from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.events.progress import Position
 from millstream.events.types import Field, Type
 from millstream.sources.contract import Asked, Limits
+from millstream.sources.names import TableName, quoted
 from millstream.sources.postgres import copytext, keys
 from millstream.sources.postgres.columns import FIRST_UNFIXED_OID, type_of
 from millstream.sources.postgres.describe import FRESH_ID_FROM
-from millstream.sources.postgres.names import TableName, quoted
 from millstream.sources.postgres.options import Options
 from millstream.sources.postgres.reader import Reader
 from millstream.sources.postgres.session import Server

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from millstream.sources.postgres.names import TableName
+from millstream.sources.names import TableName
 
 Before = Literal["log", "keep"]
 

@@ -11,8 +11,8 @@ from psycopg import sql
 
 from millstream.errors import Irrecoverable, Refused
 from millstream.sources.faults import Fault
+from millstream.sources.names import TableName, quoted
 from millstream.sources.postgres.describe import Described
-from millstream.sources.postgres.names import TableName, quoted
 from millstream.sources.postgres.session import Session
 
 CURE = "run `millstream apply`, which publishes it again; what changed meanwhile is lost: start this source afresh, or back-fill its tables"

@@ -6,8 +6,6 @@ whatever the role, database or machine.
 
 from __future__ import annotations
 
-import select
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from millstream.errors import Refused, Retryable, without_secrets
+from millstream.sources.held import Held
 from millstream.sources.postgres import frames
 from millstream.sources.postgres.failures import failure
 from millstream.sources.postgres.snapshots import Snapshot
@@ -73,38 +72,8 @@ class Server:
             raise failure(error, where=self.where, doing=doing, secrets=self._secrets) from None
 
 
-class Session:
-    """One connection, used by the source's thread; `close` may come from another and waits for what is running."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._connection: psycopg.Connection[Any] | None = None
-        self._lock = threading.RLock()
-        self._closed = False
-
-    @property
-    def where(self) -> str:
-        return self._server.where
-
-    @contextmanager
-    def _connected(self, doing: str) -> Iterator[psycopg.Connection[Any]]:
-        with self._lock:
-            if self._closed:
-                raise Retryable("the source was closed", code="closed", where=self.where)
-            if self._connection is None or _lost(self._connection):
-                self._drop()
-                self._connection = self._server.connect()
-            try:
-                with self._server.failing(doing):
-                    yield self._connection
-            except Retryable:
-                self._drop()
-                raise
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+class Session(Held):
+    """The connection for everything but the stream."""
 
     def rows(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; its rows, if it has any."""
@@ -155,17 +124,3 @@ class Session:
             if stopped():
                 raise Retryable("the source was closed", code="closed", where=self.where)
             return rows, whole
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._drop()
-
-
-def _lost(connection: psycopg.Connection[Any]) -> bool:
-    """A server has nothing to say to a connection that asks nothing, but that it ends it."""
-    if connection.closed:
-        return True
-    if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-        return False
-    return bool(select.select([connection.fileno()], [], [], 0)[0])

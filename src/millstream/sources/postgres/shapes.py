@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 
 from millstream.errors import Irrecoverable
+from millstream.sources.names import TableName
 from millstream.sources.postgres.describe import Catalogue, Described, schema_of
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import Relation
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.translate import Shape, Unfit, identity_lost
 
 

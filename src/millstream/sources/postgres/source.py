@@ -19,13 +19,13 @@ from millstream.events.origin import Origin
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
 from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, SchemaBackfill, Scope, Table, Truncate
+from millstream.sources.names import TableName
 from millstream.sources.postgres import publications, slots
 from millstream.sources.postgres.check import check
 from millstream.sources.postgres.chunk import Chunks
 from millstream.sources.postgres.describe import Catalogue, Described
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import HEARTBEAT_PREFIX, lsn_of
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.options import Options
 from millstream.sources.postgres.session import Server, Session
 from millstream.sources.postgres.shapes import Shapes

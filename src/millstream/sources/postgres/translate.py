@@ -20,10 +20,10 @@ from millstream.events.batch import Batch, batch
 from millstream.events.types import Field, RowSchema
 from millstream.sources.contract import Truncate
 from millstream.sources.images import Hole, deleted_and_created, holes_column, positions, unfit_key
+from millstream.sources.names import TableName
 from millstream.sources.octets import Cells, Index, Mask, Octets
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Images, Messages, Numbered, Open, images, images_by_key, number
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.values import convert
 from millstream.sources.values import Converted
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.sources.cockroach import statements
-from millstream.sources.cockroach.names import TableName, literal
+from millstream.sources.cockroach.names import feed_topics, literal
 from millstream.sources.cockroach.options import Options
 from millstream.sources.cockroach.statements import KeyColumn
+from millstream.sources.names import TableName
 
 MOVIE = TableName.parse("movie")
 AT = "1795386334952285922.0000000001"
@@ -88,7 +89,7 @@ def test_a_literal_keeps_backslashes_and_quotes() -> None:
     ],
 )
 def test_how_a_feed_may_name_a_table(written: str, topics: tuple[str, ...]) -> None:
-    assert TableName.parse(written).topics("shop") == topics
+    assert feed_topics(TableName.parse(written), "shop") == topics
 
 
 def test_a_table_is_named_once() -> None:

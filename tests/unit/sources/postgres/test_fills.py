@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from millstream.events.types import UNKNOWN, Constant, Type
+from millstream.sources.names import TableName
 from millstream.sources.postgres.describe import Attribute, Described
 from millstream.sources.postgres.fills import Fills
-from millstream.sources.postgres.names import TableName
 
 INTEGER = Type("int32")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from millstream.sources.kinds import KINDS
-from millstream.sources.postgres.names import TableName, quoted
+from millstream.sources.names import TableName, quoted
 from millstream.sources.postgres.options import Options, default_name
 
 URL = "postgresql://u:hunter2@h/d"

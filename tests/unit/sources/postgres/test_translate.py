@@ -15,9 +15,9 @@ from millstream.errors import Irrecoverable
 from millstream.events.batch import Batch
 from millstream.events.types import Field, RowSchema, Type
 from millstream.sources.contract import Truncate
+from millstream.sources.names import TableName
 from millstream.sources.postgres import messages as m
 from millstream.sources.postgres.decode import Messages
-from millstream.sources.postgres.names import TableName
 from millstream.sources.postgres.translate import Part, Shape, Translator
 
 Row = tuple[str | None, ...]

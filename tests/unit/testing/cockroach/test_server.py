@@ -13,7 +13,7 @@ from feed_reading import OPTIONS, QUICK, read
 
 from millstream.errors import Irrecoverable
 from millstream.sources.cockroach import statements
-from millstream.sources.cockroach.names import TableName
+from millstream.sources.names import TableName
 from millstream.testing.cockroach.faults import Faults
 from millstream.testing.cockroach.process import CockroachProcess
 from millstream.testing.cockroach.server import CockroachServer

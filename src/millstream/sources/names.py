@@ -1,4 +1,4 @@
-"""Names of tables and columns, and how they are written into SQL. Values never are: they are parameters or literals that libpq quotes."""
+"""Names of tables and columns as definitions write them, and how they are written into SQL."""
 
 from __future__ import annotations
 
