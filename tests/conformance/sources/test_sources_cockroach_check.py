@@ -65,6 +65,22 @@ def test_rangefeeds_that_are_off_are_refused_with_the_setting(roach: CockroachRi
         roach.run("SET CLUSTER SETTING kv.rangefeed.enabled = true")
 
 
+def test_a_cluster_without_a_licence_is_warned_of_where_that_throttles_it(roach: CockroachRig, caplog: pytest.LogCaptureFixture) -> None:
+    server = roach.standin  # a cluster's licence is not ours to take away
+    roach.source().check()
+    said = [r.getMessage() for r in caplog.records if r.name == "millstream.source"]
+    if roach.is_old:
+        assert said == []
+    else:
+        assert len(said) == 1 and "no licence key" in said[0] and "SET CLUSTER SETTING enterprise.license" in said[0]
+    caplog.clear()
+    roach.run("CREATE USER IF NOT EXISTS plain", "GRANT SELECT ON TABLE a TO plain", "GRANT SELECT ON TABLE b TO plain")
+    roach.source(url=roach.url("plain")).check()  # who may not see settings is told nothing that is not known
+    server.execute("SET CLUSTER SETTING enterprise.license = 'crl-0-key'")
+    roach.source().check()
+    assert [r for r in caplog.records if r.name == "millstream.source"] == []
+
+
 def test_what_is_no_url_is_refused_without_it(roach: CockroachRig) -> None:
     with pytest.raises(Refused) as refused:
         roach.source(url="postgresql://u:hunter2@[half")

@@ -4,19 +4,25 @@ nothing for us."""
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 
-from millstream.errors import Refused
+from millstream.errors import Irrecoverable, Refused
 from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.derived import Derived, Stopped, checked
 from millstream.sources.cockroach.describe import Catalogue, Found, Past, Shape
+from millstream.sources.cockroach.failures import STATEMENT
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.names import feed_topics
 from millstream.sources.cockroach.session import Session
 from millstream.sources.faults import Fault, refused
 from millstream.sources.names import TableName, quoted
 
+log = logging.getLogger("millstream.source")
+
 OLDEST_VERSION = (22, 1)
+THROTTLED_FROM = (24, 3)
+"""The first version that throttles a cluster without a licence. Before, only sinks of the server need one, and we ask for none."""
 _KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
 
 
@@ -38,6 +44,30 @@ def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], 
     faults += _topic_faults(names, database)
     if faults:
         raise refused(faults, session.where)
+    if (unlicensed := _unlicensed(session)) is not None:
+        log.warning("%s: %s", session.where, unlicensed)
+
+
+def _unlicensed(session: Session) -> str | None:
+    """What becomes of a cluster without a licence; None: it has one, needs none or does not say. One that is throttled already, or whose
+    licence has run out, refuses statements by itself, which then is a refusal of ours ("licence").
+
+    Not a fault: a cluster in its days of grace and one of a single node do all that is asked, and no setting tells these from others.
+    """
+    if session.version < THROTTLED_FROM:
+        return None
+    try:
+        (key,) = session.rows(statements.LICENCE)[0]
+    except (Refused, Irrecoverable) as error:
+        if error.code not in ("privilege", STATEMENT):
+            raise
+        return None  # only some may see settings
+    if str(key or "").strip():
+        return None
+    return (
+        "the cluster has no licence key. One of several nodes is throttled 7 days after it began, and its changefeeds with it: an "
+        "administrator runs SET CLUSTER SETTING enterprise.license = '…'; a single-node server needs none"
+    )
 
 
 def _rangefeed_faults(session: Session) -> list[Fault]:

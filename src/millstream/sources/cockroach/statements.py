@@ -43,6 +43,9 @@ WHO = "SELECT current_database(), current_user"
 RANGEFEEDS = "SHOW CLUSTER SETTING kv.rangefeed.enabled"
 """`true` or `false`; 42501 where the user may not see settings."""
 
+LICENCE = "SHOW CLUSTER SETTING enterprise.license"
+"""The key, or an empty text; 42501 where the user may not see settings. Of 24.3 and later: see `check`."""
+
 RELATIONS = """SELECT c.oid, n.nspname, c.relname, c.relkind
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'v', 'm', 'S') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'crdb_internal', 'pg_extension')

@@ -42,7 +42,9 @@ class Store:
     ) -> None:
         self.version: Release = version
         self.lock = threading.RLock()
-        self.settings: dict[str, str] = {"kv.rangefeed.enabled": "true", "version": version, "cluster.organization": ""}
+        self.settings: dict[str, str] = {
+            "kv.rangefeed.enabled": "true", "version": version, "cluster.organization": "", "enterprise.license": "",
+        }  # fmt: skip
         self.users: set[str] = {"root", "admin"}
         self.grants: dict[tuple[str, int], set[str]] = {}
         self.roles: dict[str, set[str]] = {"root": {"admin"}}
