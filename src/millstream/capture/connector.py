@@ -26,7 +26,7 @@ from millstream.capture.frontier import FrontierAdmission
 from millstream.capture.keeping import complete
 from millstream.capture.lead import Lead
 from millstream.capture.orders import Desk, Orders
-from millstream.capture.reading import Reading
+from millstream.capture.reading import Reading, still_ours
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
@@ -251,20 +251,12 @@ class Connector:
         for table in (t for t in truncate.tables if t not in self._aside.entries):
             topic = self._topic_of[table]
             if self._window is not None and self._window.topic == topic.name:
-                schema = self._window.chunk.schema
-                said = emptying.by(truncate, at)
-                one = emptying.deletes(topic, schema, None, pa.nulls(1, schema.arrow), [None], (at.major, at.minor), said)
-                self._window = self._window.emptied(one)
-            rows = self._rows_of(topic)
-            for _ in rows.follow(self._topics):
-                reached("truncate.reading")
+                self._window = self._window.emptied(emptying.message(topic, self._window.chunk.schema, truncate, at))
+            for gone in emptying.slices(self._rows_of(topic), topic, truncate, at, self._topics):
+                if gone:
+                    self._commit(gone, just_before, self._backfills, told_again=True)
+                    reached("truncate.slice")
                 yield
-            while gone := emptying.first(rows, topic, truncate, at):
-                self._commit(gone, just_before, self._backfills, told_again=True)
-                reached("truncate.slice")
-                yield
-                for _ in rows.follow(self._topics):  # which takes what is deleted now out of it
-                    yield
         self._commit([], at, self._backfills)
         reached("truncate.done")
 
@@ -275,14 +267,7 @@ class Connector:
         what it would say to our old position (changes lost, slot moved) would be a false alarm.
         """
         assert self._producer is not None
-        ours, stored = self._producer.record, self._topics.producer_record(self.name)
-        if stored is None or stored.fence != ours.fence:
-            raise Irrecoverable(
-                f"another opening of this writer took over (fence {stored.fence if stored else 'gone'}, ours {ours.fence})",
-                code="fenced",
-                where=f"producer {self.name}",
-                cure="nothing was written; stop this process, the other one goes on",
-            )
+        still_ours(self._producer.record, self._topics)
         self._reopen_stream()
 
     def _admitted(self, batch: Batch) -> Batch:
@@ -328,26 +313,14 @@ class Connector:
     def _chunk_in(self, at: Position, backfills: Backfills) -> tuple[Batch, Backfills]:
         """The chunk's rows at its read point, and the backfills with this chunk done (not, if the window was spoiled)."""
         assert self._window is not None
-        window, chunk = self._window, self._window.chunk
-        backfill = self._backfills[window.slot]
-        topic = self._topic_of[chunk.table]
-        read_at = at if chunk.read_point is None else Position(*chunk.read_point)
-        rows = window.rows(
-            read_at.major,
-            read_at.minor,
-            backfill=backfill,
-            incarnation=topic.incarnation,
-            position=str(read_at),
-            now_us=int(self._clock() * 1e6),
-        )
-        # A later one may have taken its place, which has read nothing yet; or it was cancelled.
-        if window.spoiled or backfill.name != window.backfill or backfill.done:
-            return rows.slice(0, 0), backfills
+        window, topic = self._window, self._topic_of[self._window.chunk.table]
+        rows, backfill = self._reading.rows(window, topic, self._backfills[window.slot], at, int(self._clock() * 1e6))
+        if backfill is None:
+            return rows, backfills
         if topic.name in self._kept and len(rows):
             rows = self._versions.registered(rows)
             self._copies[topic.name].put(rows)
-        done = backfill.chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
-        return rows, {**backfills, window.slot: done}
+        return rows, {**backfills, window.slot: backfill}
 
     def _gone_in(self, at: Position, backfills: Backfills) -> tuple[list[Batch], Backfills]:
         """Deletes of rows that only the topic has, and the backfills with this page done."""

@@ -7,7 +7,7 @@ what is still live. The deletes share the message's version: they have one place
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,38 @@ from millstream.capture.rowcopy import RowCopy
 from millstream.events.batch import DELETE, HOLES, Batch, batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
+from millstream.faultpoints import reached
 from millstream.sources.contract import Truncate
-from millstream.topics.contract import Topic
+from millstream.topics.contract import Topic, Topics
 
 SLICE_ROWS = 20_000
 SLICE_BYTES = 8 << 20
 
 
+def slices(rows: RowCopy, topic: Topic, truncate: Truncate, at: Position, topics: Topics) -> Iterator[list[Batch]]:
+    """The deletes of all rows, slice by slice; each is to be committed before the next is asked for. Between them, while it reads the
+    topic, it gives nothing, so that its caller may stop."""
+    for _ in rows.follow(topics):
+        reached("truncate.reading")
+        yield []
+    while gone := first(rows, topic, truncate, at):
+        yield gone
+        for _ in rows.follow(topics):  # which takes what is deleted now out of it
+            yield []
+
+
 def first(rows: RowCopy, topic: Topic, truncate: Truncate, at: Position) -> list[Batch]:
     """The deletes of some of the rows; none when there are no rows."""
     found = rows.first(SLICE_ROWS, SLICE_BYTES)
-    return [deletes(topic, r.schema, r.schema_id, r.images, r.holes, (at.major, at.minor), by(truncate, at)) for r in found]
+    return [deletes(topic, r.schema, r.schema_id, r.images, r.holes, (at.major, at.minor), _by(truncate, at)) for r in found]
 
 
-def by(truncate: Truncate, at: Position) -> dict[str, Any]:
+def message(topic: Topic, schema: RowSchema, truncate: Truncate, at: Position) -> Batch:
+    """One event of that message, of no row: for a window, which asks whether its chunk was read before it."""
+    return deletes(topic, schema, None, pa.nulls(1, schema.arrow), [None], (at.major, at.minor), _by(truncate, at))
+
+
+def _by(truncate: Truncate, at: Position) -> dict[str, Any]:
     """What its deletes say of themselves."""
     return {"ts_us": truncate.ts_us, "tx_id": truncate.tx_id, "position": str(at), "cause": "truncate"}
 

@@ -16,13 +16,14 @@ from millstream.capture.orders import Desk, Turn
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.versions import Versions
 from millstream.capture.window import Window
+from millstream.errors import Irrecoverable
 from millstream.events import envelope
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
-from millstream.topics.contract import Topic, Topics
+from millstream.topics.contract import ProducerRecord, Topic, Topics
 
 
 class Reading:
@@ -49,6 +50,18 @@ class Reading:
             window = window.keeping(pa.array(~self._rows_of(topic).has(versions.registered(rows))))
         return window
 
+    def rows(self, window: Window, topic: Topic, backfill: Backfill, at: Position, now_us: int) -> tuple[Batch, Backfill | None]:
+        """The chunk's rows at its read point, and the backfill with this chunk done; no rows and None where they are not to go in: the
+        window was spoiled, a later backfill took its place, which has read nothing yet, or it was cancelled."""
+        chunk = window.chunk
+        read_at = at if chunk.read_point is None else Position(*chunk.read_point)
+        rows = window.rows(
+            read_at.major, read_at.minor, backfill=backfill, incarnation=topic.incarnation, position=str(read_at), now_us=now_us
+        )
+        if window.spoiled or backfill.name != window.backfill or backfill.done:
+            return rows.slice(0, 0), None
+        return rows, backfill.chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
+
     def _over_what_is_gone(self, turn: Turn, topic: Topic, versions: Versions) -> Window | None:
         schema = envelope.row_schema(self._registry.by_id(versions.written[topic.name]), topic.key)
         page = comparing.page(self._rows_of(topic), turn.backfill.looked or "", schema, turn.rows_max)
@@ -66,3 +79,15 @@ class Reading:
         version = (at.major, at.minor)
         deletes = comparing.deletes(self._rows_of(topic), window.keys, topic, version, at, backfill.name, window.chunk.read_us)
         return deletes, backfill.compared(window.upto, sum(map(len, deletes)))
+
+
+def still_ours(ours: ProducerRecord, topics: Topics) -> None:
+    """Raises Irrecoverable("fenced") where another opening of this writer took over meanwhile."""
+    stored = topics.producer_record(ours.name)
+    if stored is None or stored.fence != ours.fence:
+        raise Irrecoverable(
+            f"another opening of this writer took over (fence {stored.fence if stored else 'gone'}, ours {ours.fence})",
+            code="fenced",
+            where=f"producer {ours.name}",
+            cure="nothing was written; stop this process, the other one goes on",
+        )
