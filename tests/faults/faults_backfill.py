@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -217,15 +217,16 @@ class World:
         found = self.server.execute("SELECT id, rev, kind, note FROM item", self.name)
         return {r[0]: hash((r[1], r[2], r[3])) for r in found}
 
-    def check(self, names: set[str]) -> dict[str, Counter[str]]:
-        """Everything that was promised; for each backfill how many reads and deletes it told. Only when all is caught up."""
+    def check(self, names: set[str], scans: Collection[str] = ()) -> dict[str, Counter[str]]:
+        """Everything that was promised; for each backfill how many reads and deletes it told. Only when all is caught up. `scans`:
+        backfills that begin again, and tell each row once each time."""
         assert not self.seen_back, f"documents went back: {self.seen_back[:5]}"
         table, said = self.table(), {name: Counter[str]() for name in names}
         for topic in (TOPIC, DERIVED):
             rows: dict[int, int] = {}
             versions: dict[int, tuple[int, int]] = {}
             revs: dict[int, int] = {}
-            reads: dict[str, set[int]] = {}
+            reads: dict[tuple[str, Any], set[int]] = {}
             told: dict[int, tuple[Any, Any]] = {}
             for e in self.events(topic):
                 if not (self.reads_share_times and told.get(e.key) == (e.version, e.image) and e.marks[0] == "r"):
@@ -244,7 +245,7 @@ class World:
                 if backfill != "initial":
                     assert (op in "rd", cause, snapshot) == (True, "backfill", "incremental")
                     said[backfill][op] += 1
-                mine = reads.setdefault(backfill, set())
+                mine = reads.setdefault((backfill, e.version if backfill in scans else None), set())
                 assert e.key not in mine, f"{e.key} came twice in {backfill}"
                 mine.add(e.key)
             assert rows == table, f"{topic} differs from the table"

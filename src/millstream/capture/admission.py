@@ -31,6 +31,15 @@ class Admission(Protocol):
     def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Which of these keys were admitted in a version above `read_point`, of a chunk that was read there."""
 
+    def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
+        """From here on what is admitted above this is known for `scanned`, whatever is committed. None: no longer, for `who`.
+
+        `read_point` is no older than what is committed, and not above what the stream has passed."""
+
+    def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which rows of a scan (`hold`) are to go in, by their keys: those that were not admitted above its read point, nor came before.
+        They count as admitted."""
+
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
         """What it needs in the connector's state once these, batch by block, are committed with `position`. `ends` are those of the
         commit before."""
@@ -60,6 +69,13 @@ class LogAdmission:
     def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """None: in a log a chunk's read point lies ahead."""
         return np.zeros(len(keys), np.bool_)
+
+    def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
+        """Nothing: no source with a log scans."""
+
+    def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """As `above` has it: all."""
+        return np.ones(len(keys), np.bool_)
 
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
         """Nothing."""

@@ -7,7 +7,7 @@ are read by the same loop, chunk by chunk.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ OVER_KEPT = 50
 """How many of those that people asked for are remembered when they are over."""
 
 Wanted = Literal["run", "pause", "cancel"]
+Method = Literal["chunks", "changefeed"]
 BackfillState = Literal["offered", "waiting", "running", "paused", "done", "cancelled", "failed"]
 OVER: tuple[BackfillState, ...] = ("done", "cancelled", "failed")
 
@@ -32,6 +33,8 @@ class Backfill:
     One that is not `wanted` is offered: it waits until its owner starts it. One that reconciles looks, when all rows are read, at those
     that the topic has: `looked` is the last key (hex; "" before the first), None until then; `gone` counts its deletes.
     `ended` says how one that is `done` ended, `why` the reason. `to`: its events are addressed to this pipeline.
+    `method` "changefeed": the server's own scan, which knows no `after`; `begun` is its read point (major, minor), None until its first
+    rows are in.
     """
 
     table: str
@@ -50,6 +53,8 @@ class Backfill:
     ended: str = "done"
     why: str = ""
     to: str | None = None
+    method: Method = "chunks"
+    begun: Sequence[int] | None = None
 
     @property
     def is_initial(self) -> bool:
@@ -87,6 +92,12 @@ class Backfill:
     def anew(self) -> Backfill:
         """From the first row again: one was moved to where it may have been already."""
         return replace(self, after=None, chunks=0)
+
+    def at(self, read_point: tuple[int, int] | None) -> Backfill:
+        """Where the next rows are of a scan that was begun again: as if nothing had been read."""
+        if self.method == "chunks" or read_point is None or (self.begun is not None and tuple(self.begun) == read_point):
+            return self
+        return replace(self, begun=list(read_point), rows=0, read=0, chunks=0)
 
     def chunk_done(self, last_key: list[Any] | None, rows: int, done: bool, read: int | None = None, whole: Scope = WHOLE) -> Backfill:
         """After a chunk went in, of which `read` rows were read and `rows` appended; an empty last chunk has no last key and leaves
@@ -127,9 +138,10 @@ class Order:
     asks: bool = True
     wanted: Wanted = "run"
     throttle: float | None = None
+    method: Method = "chunks"
 
     def backfill(self) -> Backfill:
-        return Backfill(self.table, self.name, estimate=self.estimate, reconcile=self.reconcile, to=self.to)
+        return Backfill(self.table, self.name, estimate=self.estimate, reconcile=self.reconcile, to=self.to, method=self.method)
 
 
 @dataclass

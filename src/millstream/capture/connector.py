@@ -28,6 +28,7 @@ from millstream.capture.lead import Lead
 from millstream.capture.orders import Desk, Orders
 from millstream.capture.reading import Reading, still_ours
 from millstream.capture.rowcopy import RowCopy
+from millstream.capture.scanning import Scanning
 from millstream.capture.versions import Placed, Versions
 from millstream.capture.window import Window
 from millstream.errors import Irrecoverable, Refused
@@ -72,7 +73,7 @@ class Connector:
         self._describe = describe
         self.name = f"source.{source.name}"
         self._desk = Desk(source.name, orders, clock, Lead(topics, clock))
-        self._reading = Reading(source, topics, registry, self._desk, self._rows_of)
+        self._reading = Reading(source, topics, registry, self._desk, self._rows_of, Scanning(source, clock))
         self._backfills: Backfills = {}
         self.counts = Counts()
         self._producer: Producer | None = None
@@ -145,6 +146,7 @@ class Connector:
         for _ in self._admission.follow(self._topics):
             reached("admission.reading")
         self._window = None  # its chunk was not appended: it is read again
+        self._reading.scans.reopened()
         self._emptying = None  # the truncate comes again
         for name, copy in self._copies.items():
             copy.undo()
@@ -225,7 +227,9 @@ class Connector:
             else:
                 live.append(b)
             self._seen_by_window(b)
-        if self._window is not None and self._window.chunk.table in {*self._aside.entries, *(one.table for one in delivery.lost)}:
+        untold = {*self._aside.entries, *(one.table for one in delivery.lost)}
+        self._reading.scans.settle(backfills, untold, self._admission)
+        if self._window is not None and self._window.chunk.table in untold:
             self._window = None  # what it would have seen is not told
         out = [b for b in live if len(b)]
         if delivery.mark is not None and self._window is not None and delivery.mark == self._window.chunk.mark:
@@ -350,7 +354,7 @@ class Connector:
             return
         try:
             is_told = partial(self._aside.is_told, at=at)
-            self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told)
+            self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told, self._admission)
         except Refused as e:
             if e.code == "bad_scope" and backfill.is_asked:
                 self._backfills = {**self._backfills, backfill.slot: backfill.over("failed", e.message)}
@@ -359,8 +363,6 @@ class Connector:
             else:
                 raise
         if self._window is not None:
-            if (read_point := self._window.chunk.read_point) is not None:
-                self._window = self._window.keeping(pa.array(~self._admission.above(self._window.topic, self._window.keys, read_point)))
             reached("connector.window_open")
 
     def _progress_is_due(self, position: Position) -> bool:

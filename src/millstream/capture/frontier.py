@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.capture.fingerprints import Fingerprints
+from millstream.capture.fingerprints import Fingerprints, Prints
 from millstream.capture.keytimes import KeyTimes, Times
 from millstream.capture.rowcopy import row_keys
 from millstream.errors import Irrecoverable
@@ -32,6 +32,7 @@ from millstream.topics.contract import Block, Topic, Topics
 BYTES_MAX = 128 << 20  # of key times in memory, all topics together
 PARTS_MAX = 512  # of a topic's tail; even
 _READ_BYTES = 8 << 20
+_MINOR_MAX = 2**32 - 1
 
 
 @dataclass
@@ -80,6 +81,7 @@ class FrontierAdmission:
         self._frontier = dict(position.tables) if position is not None else {}
         self._prints = Fingerprints()
         self._tails = {name: _Tail() for name in self._table_of}
+        self._holds: dict[str, dict[str, tuple[int, int]]] = {}
         self._times = {t.name: KeyTimes(self._frontier.get(table, (0, 0)), folder) for table, t in tables.items()}
         self.nbytes = sum(t.nbytes for t in self._times.values())
         """In memory."""
@@ -132,6 +134,21 @@ class FrontierAdmission:
             )
         return self._times[topic].above(self._prints.of(keys), read_point)
 
+    def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
+        holds = self._holds.setdefault(topic, {})
+        if read_point is None:
+            holds.pop(who, None)
+        else:
+            major, minor = read_point
+            holds[who] = (major, minor - 1) if minor else (major - 1, _MINOR_MAX)  # the scan's own rows are kept, too
+        self._times[topic].hold(min(holds.values(), default=None))
+
+    def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        if not len(keys):
+            return np.zeros(0, np.bool_)
+        times = Times(np.full(len(keys), read_point[0], np.uint64), np.full(len(keys), read_point[1], np.uint32))
+        return self._known(topic, self._prints.of(keys), times)
+
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> dict[str, Any]:
         """What the connector's state is to say once these are committed with `position`: "tails", topic → offset. `ends` are those of
         the commit before."""
@@ -159,11 +176,15 @@ class FrontierAdmission:
         return times.above(self._frontier.get(self._table_of[topic], (0, 0)))
 
     def _fresh(self, topic: str, batch: Batch, times: Times) -> npt.NDArray[np.bool_]:
-        """Which of these events, all above the frontier, are above the last of their keys. Invariant 8: past the bound the largest of
-        the tables goes to disk."""
+        """Which of these events, all above the frontier, are above the last of their keys."""
+        return self._known(topic, self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic)), times)
+
+    def _known(self, topic: str, keys: Prints, times: Times) -> npt.NDArray[np.bool_]:
+        """Which are above the last of their keys; they count from here on. Invariant 8: past the bound the largest of the tables goes to
+        disk."""
         known = self._times[topic]
         self.nbytes -= known.nbytes
-        fresh = known.admit(self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic)), times)
+        fresh = known.admit(keys, times)
         self.nbytes += known.nbytes
         if self.nbytes > BYTES_MAX:
             largest = max(self._times.values(), key=lambda t: t.nbytes)

@@ -54,11 +54,12 @@ class Times(NamedTuple):
 
 
 class KeyTimes:
-    """What lies at or below the frontier, a (major, minor) that only rises, is forgotten when room is needed. `folder`: where runs are
-    written, as files without a name; None: where the system keeps temporary ones."""
+    """What lies at or below the frontier, a (major, minor) that only rises, is forgotten when room is needed, but what lies above `held`
+    (`hold`) is not. `folder`: where runs are written, as files without a name; None: where the system keeps temporary ones."""
 
     def __init__(self, frontier: tuple[int, int], folder: Path | None = None) -> None:
         self._frontier, self._folder = frontier, folder
+        self._held: tuple[int, int] | None = None
         self._runs: list[_Run] = []
         self._table = _Table(SLOTS_MIN)
 
@@ -91,9 +92,18 @@ class KeyTimes:
 
     def move(self, frontier: tuple[int, int]) -> None:
         self._frontier = max(frontier, self._frontier)
-        self._runs = [r for r in self._runs if r.highest > self._frontier]
-        if self._table.used and self._table.highest <= self._frontier:
+        kept = self._kept_above
+        self._runs = [r for r in self._runs if r.highest > kept]
+        if self._table.used and self._table.highest <= kept:
             self._table = _Table(SLOTS_MIN)
+
+    def hold(self, above: tuple[int, int] | None) -> None:
+        """From here on what is put in above this is kept, wherever the frontier goes. None: no longer."""
+        self._held = above
+
+    @property
+    def _kept_above(self) -> tuple[int, int]:
+        return self._frontier if self._held is None else min(self._held, self._frontier)
 
     def spill(self) -> None:
         """What is in memory goes to disk."""
@@ -138,7 +148,7 @@ class KeyTimes:
 
     def _survivors(self) -> tuple[Prints, Times]:
         keys, times = self._table.entries()
-        alive = times.above(self._frontier)
+        alive = times.above(self._kept_above)
         return keys.take(alive), times.take(alive)
 
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 import pyarrow as pa
 
 from millstream.capture import comparing
+from millstream.capture.admission import Admission
 from millstream.capture.backfill import Backfill
 from millstream.capture.orders import Desk, Turn
 from millstream.capture.rowcopy import RowCopy
+from millstream.capture.scanning import Scanning
 from millstream.capture.versions import Versions
 from millstream.capture.window import Window
 from millstream.errors import Irrecoverable
@@ -29,12 +31,28 @@ from millstream.topics.contract import ProducerRecord, Topic, Topics
 class Reading:
     """One connector's. `rows_of(topic)` is a copy of what a topic has."""
 
-    def __init__(self, source: Source, topics: Topics, registry: Registry, desk: Desk, rows_of: Callable[[Topic], RowCopy]) -> None:
+    def __init__(
+        self, source: Source, topics: Topics, registry: Registry, desk: Desk, rows_of: Callable[[Topic], RowCopy], scans: Scanning
+    ) -> None:
         self._source, self._topics, self._registry, self._desk, self._rows_of = source, topics, registry, desk, rows_of
+        self.scans = scans
 
-    def window(self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool]) -> Window | None:
-        """The window over what a backfill reads next; None where that cannot be read now. `is_told(table, schema)`: whether such rows
-        can be told in the topic. Everything that the stream gave is in the topic. Raises as the source's `chunk`."""
+    def window(
+        self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool], admission: Admission
+    ) -> Window | None:
+        """The window over what a backfill reads next, without what is newer in the topic; None where that cannot be read now.
+        `is_told(table, schema)`: whether such rows can be told in the topic. Everything that the stream gave is in the topic. Raises as the
+        source's `chunk`."""
+        if turn.backfill.method == "changefeed":
+            window = self.scans.window(turn, topic, versions, is_told, admission)
+            self._desk.took(turn, 0 if window is None else window.read)  # also of none: the others' turn comes meanwhile
+            return window
+        window = self._chunk(turn, topic, versions, is_told)
+        if window is None or (read_point := window.chunk.read_point) is None:
+            return window
+        return window.keeping(pa.array(~admission.above(topic.name, window.keys, read_point)))
+
+    def _chunk(self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool]) -> Window | None:
         backfill = turn.backfill
         if backfill.reconcile and not comparing.follows(self._rows_of(topic), self._topics, topic):
             return None
@@ -60,7 +78,7 @@ class Reading:
         )
         if window.spoiled or backfill.name != window.backfill or backfill.done:
             return rows.slice(0, 0), None
-        return rows, backfill.chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
+        return rows, backfill.at(chunk.read_point).chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
 
     def _over_what_is_gone(self, turn: Turn, topic: Topic, versions: Versions) -> Window | None:
         schema = envelope.row_schema(self._registry.by_id(versions.written[topic.name]), topic.key)

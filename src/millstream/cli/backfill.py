@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from millstream.capture.backfill import INITIAL, LOST, SCHEMA, Order, Wanted
+from millstream.capture.backfill import INITIAL, LOST, SCHEMA, Method, Order, Wanted
 from millstream.cli import backfillview, requests, running
 from millstream.cli.backfillview import Seen
 from millstream.cli.exits import FAILED, OK
@@ -19,7 +19,7 @@ from millstream.cli.mesh import Mesh
 from millstream.cli.session import Here, Session, not_applied
 from millstream.errors import Refused
 from millstream.pipelines.sql.mistakes import suggestion
-from millstream.sources.contract import Scope
+from millstream.sources.contract import Scans, Scope
 
 app = App(name="backfill", help="Read rows of a source's table again, beside the live changes.")
 
@@ -41,6 +41,7 @@ def start(
     to: str | None = None,
     reconcile: Flag = False,
     into: str | None = None,
+    method: Method = "chunks",
     throttle: float | None = None,
     name: str | None = None,
     wait: Flag = False,
@@ -59,6 +60,8 @@ def start(
     Example: `millstream backfill start shop public.orders --keys 17 --keys 42`
 
     Example: `millstream backfill start shop public.orders --from 1000 --to 1999 --reconcile`
+
+    Example: `millstream backfill start shop public.orders --method changefeed`
 
     Parameters
     ----------
@@ -79,6 +82,9 @@ def start(
         deleted from it, marked.
     into
         Only this pipeline or product takes the rows; the others pass over them, as long as the topic is whole there.
+    method
+        How the rows are read. `changefeed`, of a CockroachDB: by its own scan, in a second changefeed; always the whole table, and after a
+        restart from its beginning.
     throttle
         Read at most so many rows a second; `backfill throttle` changes it.
     name
@@ -90,17 +96,23 @@ def start(
         raise Refused("which rows?", code="usage", cure="give one of --where, --keys and --from/--to, or none for all rows")
     if reconcile and into is not None:
         raise Refused("a delete that one pipeline alone is told would be lost to all others", code="usage", cure="leave --into away")
+    if method == "changefeed":
+        _whole_alone(is_part=where is not None or bool(keys) or from_ is not None or to is not None, reconcile=reconcile)
     with session.mesh() as mesh:
         columns = _key_columns(mesh, source, table)
         scope = Scope(where, _keys(keys, columns, session.folder), _end(from_, columns, "--from"), _end(to, columns, "--to"))
         if wait and not running.is_held(mesh.place.running):
             raise Refused("no process runs this mesh", code="not_running", cure="start `millstream run`, or leave --wait away")
         with mesh.opened(source) as there:
+            if method == "changefeed" and not isinstance(there, Scans):
+                raise Refused(f"the database of {source} has no changefeeds", code="usage", cure="leave --method away: chunks are read")
             estimate = there.admits(table, scope)
         to = None if into is None else _reader_of(mesh, into, f"{source}.{table}")
-        order = Order(_named(name), source, table, scope, reconcile, estimate, to, throttle=_rate(throttle))
+        order = Order(_named(name), source, table, scope, reconcile, estimate, to, throttle=_rate(throttle), method=method)
         mesh.catalogue.backfills.ask(order)
         session.output.say(f"asked: {order.name}, about {estimate:,} rows; {requests.taken_up(mesh)}")
+        if method == "changefeed":
+            session.output.say(backfillview.SCANNED)
         seen = backfillview.find(mesh, order.name)
         if wait:
             seen = backfillview.follow(mesh, order.name, session.output)
@@ -240,6 +252,15 @@ def _order_of(mesh: Mesh, seen: Seen) -> None:
 
 
 # ---- what was written --------------------------------------------------------------------------------------------------------
+
+
+def _whole_alone(*, is_part: bool, reconcile: bool) -> None:
+    cure = "leave --method away: chunks are read by the key"
+    if is_part:
+        raise Refused("a changefeed's scan reads the whole table: it can be asked for no part", code="usage", cure=cure)
+    if reconcile:
+        said = "a changefeed's scan comes in no order, and says nothing of rows that are gone: it compares nothing"
+        raise Refused(said, code="usage", cure=cure)
 
 
 def _key_columns(mesh: Mesh, source: str, table: str) -> tuple[str, ...]:

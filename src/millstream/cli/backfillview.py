@@ -22,6 +22,7 @@ from millstream.topics.contract import ProducerRecord
 
 LOOK_EVERY_S = 0.25
 SAY_EVERY_S = 5.0
+SCANNED = "the server scans the table in a changefeed of its own: that cannot go on in the middle, so after a restart it begins again"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def show_all(all_: list[Seen], out: Output) -> None:
             s.name,
             s.order.source,
             s.order.table,
-            what(s.order.scope) + (", reconciling" if s.order.reconcile else ""),
+            what(s.order.scope) + (", reconciling" if s.order.reconcile else ", by a changefeed" if s.order.method == "changefeed" else ""),
             s.state,
             _done(s),
             round(s.told.rate) or None,
@@ -146,6 +147,8 @@ def show_one(seen: Seen, out: Output) -> None:
     told, order = seen.told, seen.order
     out.say(in_words(seen), "bold")
     out.say(f"  reads: {what(order.scope)}{', and compares with the topic' if order.reconcile else ''}")
+    if order.method == "changefeed":
+        out.say(f"  {SCANNED}")
     out.say(f"  appended: {told.rows:,} rows" + (f", and {told.gone:,} deletes" if order.reconcile else ""))
     if order.to is not None:
         out.say(f"  goes into: {order.to} alone")

@@ -209,6 +209,23 @@ class Source(Protocol):
         """Ends a stream that is waiting; may be called from another thread, and twice."""
 
 
+@runtime_checkable
+class Scans(Protocol):
+    """A source (of kind `frontier`) whose server can tell all rows of a table by itself, beside chunks. A scan ends with the stream
+    that it was begun beside."""
+
+    def begin_scan(self, name: str, table: str, above: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Begin a scan of this name, in the place of one that has it. Gives its read point, a place above `above` that the stream has
+        passed; None: there is none now. Raises as `chunk`."""
+
+    def scanned(self, name: str, rows_max: int) -> Chunk | None:
+        """Its next rows as a chunk without `last_key`, in no order, some perhaps not for the first time; `done` with the last. None:
+        nothing is at hand. Raises Retryable where it has broken and may be begun again, else why that is of no use; it is over then."""
+
+    def end_scan(self, name: str) -> None:
+        """Give it up, if it runs."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """Rows of `table` whose `columns` equal one of `keys` (columns in that order), and of them `wanted`. No key holds a null.

@@ -37,6 +37,17 @@ def test_what_an_earlier_release_kept_is_read() -> None:
     assert (found["u"].estimate, found["t schema"].wanted) == (0, False)
 
 
+def test_a_scan_that_begins_again_has_read_nothing() -> None:
+    scan = Order("b-1", "s", "t", estimate=4, method="changefeed").backfill()
+    once = scan.at((7, 1)).chunk_done(None, 2, False, 3)
+    assert (once.begun, once.read, once.rows, once.after, once.done) == ([7, 1], 3, 2, None, False)
+    kept = resumed(json.loads(json.dumps(stored(by_slot(once)))), [("t", 4)], start_offered=False)["t b-1"]
+    assert kept.at((7, 1)).chunk_done(None, 1, True, 1).read == 4
+    again = kept.at((9, 0)).chunk_done(None, 1, True, 1)
+    assert (again.begun, again.read, again.rows, again.chunks, again.done) == ([9, 0], 1, 1, 1, True)
+    assert LOAD.at((9, 0)) is LOAD and LOAD.at(None) is LOAD
+
+
 def test_what_is_kept_is_plain_and_comes_back() -> None:
     backfills = by_slot(LOAD, ONE.chunk_done(["3"], 2, False, 3), TWO.over("failed", "why"))
     assert resumed(json.loads(json.dumps(stored(backfills))), [("t", 9)], start_offered=False) == backfills

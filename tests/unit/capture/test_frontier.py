@@ -171,6 +171,33 @@ def test_a_chunk_loses_the_keys_that_were_told_above_where_it_was_read(writer: W
     assert len(writer.admission.above("s.a", keys.slice(0, 0), (8, 1))) == 0
 
 
+def test_rows_of_a_scan_go_in_once_and_never_behind_what_is_newer(writer: Writer) -> None:
+    writer.commit([events(("1", 5, 0))], place(a=(6, 0), b=(6, 0)))
+    column = pa.array(["1.00", "2.00", "3.00", "4.00"], pa.string()).cast(SCHEMA.arrow.field(0).type)
+    keys = row_keys([column], 4, SCHEMA, "s.a")
+    writer.admission.hold("s.a", "one", (6, 0))
+    writer.admission.hold("s.a", "two", (8, 0))
+    writer.commit([events(("2", 7, 0), ("3", 9, 0))], place(a=(100, 0), b=(6, 0)))
+    writer.commit(
+        [
+            events(
+                (
+                    "2",
+                    101,
+                    0,
+                )
+            )
+        ],
+        place(a=(100, 0), b=(6, 0)),
+    )
+    assert writer.admission.scanned("s.a", keys.slice(0, 3), (6, 0)).tolist() == [True, False, False]
+    assert writer.admission.scanned("s.a", keys, (6, 0)).tolist() == [False, False, False, True], "what came before comes again"
+    writer.admission.hold("s.a", "one", None)
+    assert writer.admission.scanned("s.a", keys, (8, 0)).tolist() == [True, False, False, True]
+    assert writer.admission.scanned("s.a", keys.slice(0, 0), (8, 0)).tolist() == []
+    assert writer.commit([events(("1", 101, 0), ("1", 7, 0))], place(a=(101, 0), b=(6, 0))) == [[(101, 0)]]
+
+
 def test_memory_is_bounded_and_what_is_on_disk_still_counts(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontier, "BYTES_MAX", 300_000)
     stands = place(a=(0, 0), b=(0, 0))

@@ -56,6 +56,22 @@ def test_it_admits_what_a_dictionary_does(seed: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("spilt", [False, True])
+def test_what_is_held_is_kept_wherever_the_frontier_goes(spilt: bool, tmp_path: Path) -> None:
+    known = KeyTimes((4, 0), tmp_path)
+    known.hold((4, 9))
+    assert known.admit(prints((1, 1), (2, 2)), times((5, 0), (4, 5))).all()
+    if spilt:
+        known.spill()
+    known.move((90, 0))
+    assert known.admit(prints(*((key, 7) for key in range(3, 2 * SLOTS_MIN))), times(*[(91, 0)] * (2 * SLOTS_MIN - 3))).all()
+    assert known.above(prints((1, 1), (3, 7)), (4, 9)).tolist() == [True, True]
+    assert known.admit(prints((1, 1)), times((5, 0))).tolist() == [False]
+    known.hold(None)
+    known.move((91, 0))
+    assert (known.nbytes, known.on_disk) == (SLOTS_MIN * SLOT_BYTES, 0)
+
+
 def test_one_hot_key_in_a_batch_rises_and_falls() -> None:
     versions = [(5, 0), (7, 1), (7, 1), (6, 0), (7, 2), (2**63, 0), (8, 0)]
     kept = KeyTimes((0, 0)).admit(prints(*[(1, 1)] * 7), times(*versions))

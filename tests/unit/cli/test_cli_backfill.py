@@ -77,6 +77,16 @@ def test_keys_ranges_and_all_rows(ran) -> None:
     assert {n: sorted(key for _, name, _, key in said if name == n) for n in "kfw"} == {"k": [1, 3], "f": [2, 3], "w": [1, 2, 3]}
 
 
+def test_a_changefeed_reads_whole_tables_of_a_database_that_has_them(ran) -> None:
+    for part in (("--where", "amount = 1"), ("--keys", "1"), ("--from", "1"), ("--to", "2"), ("--reconcile",)):
+        refused = ran("backfill", "start", "shop", "public.orders", "--method", "changefeed", *part)
+        assert (refused.code, "leave --method away" in refused.err) == (2, True), part
+    assert "whole table" in ran("backfill", "start", "shop", "public.orders", "--method", "changefeed", "--keys", "1").err
+    refused = ran("backfill", "start", "shop", "public.orders", "--method", "changefeed")
+    assert (refused.code, "no changefeeds" in refused.err) == (2, True)
+    assert len(ran("backfill", "list", "--json").json) == 1, "nothing was asked"
+
+
 def test_reconcile_deletes_what_the_database_has_not(ran) -> None:
     lose_a_delete(ran, 9)
     assert ran("run", "--until-caught-up").code == 0

@@ -148,6 +148,8 @@ class Feed:
     resolved_at: float = field(default_factory=time.monotonic)
     resolved: bool = False
     closing: bool = False
+    finished: bool = False
+    """The server had no more to tell."""
 
     def __post_init__(self) -> None:
         self._wake_out, self._wake_in = os.pipe()
@@ -181,6 +183,7 @@ class Feed:
             connection = self.server.connect()
             with self.server.failing("the changefeed ended", feed=True):
                 self._read(connection.pgconn)
+            self.finished = not self.closing
         except MillstreamError as error:
             why = error
         except ValueError as error:  # of what is no BYTES, or no UTF-8
@@ -215,13 +218,15 @@ class Feed:
             elif pgconn.is_busy():
                 self._wait(pgconn)
 
-    def _ask(self, pgconn: Any) -> bool:
-        json_nulls, cursor = self.ability.json_nulls, str(self.cursor)
+    def asked(self, *, json_nulls: bool) -> str:
+        """The statement."""
         if self.query is not None:
-            asked = statements.query_feed(self.query, cursor, json_nulls=json_nulls, every=self.every)
-        else:
-            asked = statements.feed([t.name for t in self.tables], cursor, json_nulls=json_nulls, every=self.every)
-        send(pgconn, asked.encode())
+            return statements.query_feed(self.query, str(self.cursor), json_nulls=json_nulls, every=self.every)
+        return statements.feed([t.name for t in self.tables], str(self.cursor), json_nulls=json_nulls, every=self.every)
+
+    def _ask(self, pgconn: Any) -> bool:
+        json_nulls = self.ability.json_nulls
+        send(pgconn, self.asked(json_nulls=json_nulls).encode())
         return json_nulls
 
     def _worth_waiting(self, count: int, gathered: _Gathered) -> bool:

@@ -20,9 +20,10 @@ from millstream.sources.cockroach.check import check
 from millstream.sources.cockroach.chunk import Chunks
 from millstream.sources.cockroach.derived import Stopped, checked, derived
 from millstream.sources.cockroach.describe import Catalogue, Past
-from millstream.sources.cockroach.feeds import Ability
+from millstream.sources.cockroach.feeds import Ability, Limits
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.options import Options
+from millstream.sources.cockroach.scan import TableScans
 from millstream.sources.cockroach.session import Server, Session
 from millstream.sources.cockroach.stream import Stream, unknown_table
 from millstream.sources.contract import WHOLE, Admission, Chunk, Delivery, Reading, Readings, SchemaBackfill, Scope, Table
@@ -50,6 +51,8 @@ class Source:
         self._derived = {written: derived(table, name) for written, table in options.derived.items()}
         self._chunks = Chunks(self._session, self._catalogue, self._derived, options.chunk_bytes, lambda: self._closed)
         self._ability = Ability()
+        limits = Limits(options.batch_messages, options.batch_bytes, options.batch_bytes)
+        self._scans = TableScans(self._server, self._session, self._catalogue, self._derived, self._ability, limits)
         self._reopened: set[str] = set()
         self._stream: Stream | None = None
         self._closed = False
@@ -116,6 +119,7 @@ class Source:
                 self._stream = None
 
     def _end_stream(self) -> None:
+        self._scans.close()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -146,6 +150,22 @@ class Source:
             stream.marks.append(chunk.mark)
         return chunk
 
+    def begin_scan(self, name: str, table: str, above: tuple[int, int] | None) -> tuple[int, int] | None:
+        if self._closed or (stream := self._stream) is None or (found := stream.table(table)) is None:
+            return None
+        oid, at = found
+        if above is not None and at <= above:
+            return None
+        self._scans.begin(name, table, oid, at, stream.past)
+        return at.wall, at.logical
+
+    def scanned(self, name: str, rows_max: int) -> Chunk | None:
+        chunk = self._scans.next(name, rows_max)
+        return None if chunk is None or self._stream is None else self._marked(self._stream, chunk)
+
+    def end_scan(self, name: str) -> None:
+        self._scans.end(name)
+
     def acknowledge(self, position: Position) -> None:
         """Nothing: the server keeps no place for us, and forgets what its garbage collection's time says."""
 
@@ -156,4 +176,5 @@ class Source:
         self._closed = True
         if (stream := self._stream) is not None:
             stream.close()
+        self._scans.close()
         self._session.close()

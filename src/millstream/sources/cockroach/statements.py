@@ -144,6 +144,14 @@ def query_feed(query: str, cursor: str, *, json_nulls: bool, every: str = "1s") 
     return f"CREATE CHANGEFEED WITH envelope='wrapped', {_feed_options(cursor, json_nulls, every)} AS {query}"
 
 
+def scan_feed(table: TableName, cursor: str, *, json_nulls: bool, every: str, only: bool) -> str:
+    """All rows of a table as they were at `cursor`. `only`: and nothing more, without times, since the server takes none beside it; else
+    the changes that follow, too, and a resolved time behind the rows."""
+    flags = ", ".join(["full_table_name", *([JSON_NULLS] if json_nulls else []), f"cursor={literal(cursor)}"])
+    how = "initial_scan='only'" if only else f"initial_scan, updated, diff, resolved='{every}', min_checkpoint_frequency='{every}'"
+    return f"CREATE CHANGEFEED FOR TABLE {table.quoted} WITH {how}, {flags}"
+
+
 def _feed_options(cursor: str, json_nulls: bool, every: str, *more: str) -> str:
     flags = ", ".join([*more, *([JSON_NULLS] if json_nulls else []), f"cursor={literal(cursor)}"])
     return f"updated, mvcc_timestamp, diff, resolved='{every}', min_checkpoint_frequency='{every}', {flags}"
