@@ -18,10 +18,12 @@ from faults_project import Project
 from millstream.catalogue.store import Catalogue
 from millstream.events.batch import batch
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
+from millstream.sinks.iceberg.read import current_rows
+from millstream.sinks.iceberg.read import table as iceberg_table
 from millstream.sinks.search.query import Question, search
 from millstream.topics.local import LocalTopics
 
-TOPIC, DERIVED = "shop.public.item", "items.item"
+TOPIC, DERIVED, LAKE = "shop.public.item", "items.item", "lake.items"
 LOST = range(-60, 0)  # keys of rows that the topic has and the table has not
 FILES = {
     "mesh.yaml": "mesh: backfills\n",
@@ -62,13 +64,17 @@ class World:
     reads_share_times = False
     connector = "postgres\nslot: ${SHOP_SLOT}"
 
-    def __init__(self, server: Any, folder: Path, rows: int, *, writes_per_s: float, chunk_bytes: int) -> None:
+    def __init__(self, server: Any, folder: Path, rows: int, *, writes_per_s: float, chunk_bytes: int, lake: bool = False) -> None:
+        """`lake`: the step goes into an Iceberg table too."""
+        self.lake = lake
         self.server, self.name, self.rows, self.pace_s = server, f"backfills_{next(_worlds)}", rows, 1 / writes_per_s
         self._rev = rows
         server.create_database(self.name)
         self._make()
         settings = {"SHOP_URL": server.url(self.name), "SHOP_SLOT": self.name, "CHUNK_BYTES": str(chunk_bytes)}
-        self.project = Project(folder, settings, {path: text.replace("CONNECTOR", self.connector) for path, text in FILES.items()})
+        files = {path: text.replace("CONNECTOR", self.connector) for path, text in FILES.items()}
+        files["pipelines/items.yaml"] += f"  - {{from: item, iceberg: {{table: {LAKE}}}}}\n" if lake else ""
+        self.project = Project(folder, settings, files)
         self.seen_back: list[str] = []
         self._stop = threading.Event()
         self._failed: list[Exception] = []
@@ -217,6 +223,11 @@ class World:
         found = self.server.execute("SELECT id, rev, kind, note FROM item", self.name)
         return {r[0]: hash((r[1], r[2], r[3])) for r in found}
 
+    def view(self) -> dict[int, int]:
+        """The rows of the Iceberg table as they are now, as `table` has them."""
+        rows = current_rows(iceberg_table(self.project.state, LAKE).scan().to_arrow(), ["id"])
+        return {r["id"]: hash((r["rev"], r["kind"], r["note"])) for r in rows.to_pylist()}
+
     def check(self, names: set[str], scans: Collection[str] = ()) -> dict[str, Counter[str]]:
         """Everything that was promised; for each backfill how many reads and deletes it told. Only when all is caught up. `scans`:
         backfills that begin again, and tell each row once each time."""
@@ -256,6 +267,8 @@ class World:
             hits = search(self.project.state, "items", Question(f"id:{key}", limit=5)).hits
             found = [hash((h.document["rev"], h.document["kind"], h.document["note"])) for h in hits if h.document["id"] == key]
             assert found == ([table[key]] if key in table else []), key
+        if self.lake:
+            assert self.view() == table, "the Iceberg table differs from the table"
         return said
 
 
