@@ -173,7 +173,7 @@ def test_a_process_of_its_own_is_told_what_to_do_wrong() -> None:
         assert change == ["write", None, '{"id": 1}']
 
         def until(told: list) -> bool:
-            if told[-1].is_resolved and len(told) < 4:
+            if told[-1].is_resolved and sum(t.is_resolved for t in told) == 1:  # others may be on their way when the feed is killed
                 cockroach.tell("split t")
                 assert cockroach.tell("feeds") == 1
                 cockroach.tell("kill")
