@@ -45,7 +45,7 @@ demo-cockroach: $(READY) ## The same for CockroachDB: ten tables of a stand-in, 
 	@$(RUN) -m demo.films $(ARGS)
 
 check: lint ## Style, types, the architecture and the unit tests; under a minute
-	@$(PYTEST) $(PARALLEL) tests/architecture tests/unit $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m 'not long' tests/architecture tests/unit $(ARGS)
 
 lint: $(READY)
 	@$(RUN) -m ruff check .

@@ -23,7 +23,7 @@ from millstream.testing.cockroach.hlc import Hlc
 from millstream.testing.cockroach.store import Store
 from millstream.testing.cockroach.targets import open_feed
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "cockroach"
+GOLDEN = Path(__file__).parents[2] / "golden" / "cockroach"
 FOLDERS = {"26.1": "v26.1-alpha", "22.1": "v22.1-alpha"}
 AT_ONCE = Timing(lag_s=0.0, every_s=0.0, whole=False, pace=1e6)
 _TIME = re.compile(r"\d{19}\.\d{10}")

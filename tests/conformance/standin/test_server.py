@@ -18,7 +18,7 @@ from millstream.testing.cockroach.faults import Faults
 from millstream.testing.cockroach.process import CockroachProcess
 from millstream.testing.cockroach.server import CockroachServer
 
-RECORDED = Path(__file__).parents[3] / "golden" / "cockroach"
+RECORDED = Path(__file__).parents[2] / "golden" / "cockroach"
 
 
 @pytest.fixture
