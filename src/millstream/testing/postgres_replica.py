@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 from millstream.errors import Irrecoverable
 from millstream.testing.postgres_server import PostgresServer
@@ -18,7 +18,9 @@ class PostgresReplica(PostgresServer):
         self, primary: PostgresServer, *, lag: str = "0", settings: Mapping[str, str] | None = None, durable: bool = False
     ) -> None:
         following = {"hot_standby": "on", "recovery_min_apply_delay": lag, "primary_conninfo": primary.url("postgres")}
-        super().__init__(settings={**following, **(settings or {})}, user=primary.user, password=primary.password, durable=False)
+        super().__init__(
+            settings={**following, **(settings or {})}, user=primary.user, password=primary.password, durable=False, programs=primary.bin
+        )
         self._primary = primary
 
     def promote(self) -> None:
@@ -26,21 +28,19 @@ class PostgresReplica(PostgresServer):
         self.execute("SELECT pg_promote(true, 30)")
 
     def _initialise(self) -> None:
-        command = [
-            *self._prefix,
-            str(self.bin / "pg_basebackup"),
-            "-D",
-            str(self.data),
-            "-d",
-            self._primary.url(),
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-        ]
-        done = subprocess.run([*command, "--no-sync"], capture_output=True, text=True, check=False, **self._identity)
-        if done.returncode:
-            raise Irrecoverable(f"pg_basebackup failed: {done.stderr[-1000:]}", code="server_start", where=str(self._home))
-        signal_file = Path(self.data) / "standby.signal"
-        signal_file.touch()
-        self._own(signal_file)
+        """By the server's own functions: not every distribution has pg_basebackup."""
+        with self._primary.connect() as backup:
+            backup.execute("SELECT pg_backup_start('replica', true)")
+            copied = ["cp", "-a", str(self._primary.data), str(self.data)]
+            done = subprocess.run([*self._prefix, *copied], capture_output=True, text=True, check=False, **self._identity)
+            if done.returncode:
+                raise Irrecoverable(f"the base backup failed: {done.stderr[-1000:]}", code="server_start", where=str(self._home))
+            row = backup.execute("SELECT labelfile FROM pg_backup_stop(false)").fetchone()
+        assert row is not None
+        # The primary's own log and slots are no part of a backup: the log is streamed from where the backup began.
+        for folder in ("pg_wal", "pg_replslot"):
+            for left in (self.data / folder).iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for name, text in (("backup_label", row[0]), ("standby.signal", "")):
+            (self.data / name).write_text(text)
+            self._own(self.data / name)

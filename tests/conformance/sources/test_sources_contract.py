@@ -36,6 +36,7 @@ def test_tables_are_told_in_the_definitions_order(rig: Rig) -> None:
     assert source.name == "rig"
 
 
+@pytest.mark.every_version
 def test_each_change_is_told_once_with_its_images(rig: Rig) -> None:
     source = rig.checked()
     rig.run(
@@ -188,6 +189,7 @@ def test_an_empty_table_is_one_chunk(rig: Rig) -> None:
     read(stream, lambda s: s.deliveries[-1].mark == chunk.mark)
 
 
+@pytest.mark.every_version
 def test_the_mark_stands_between_what_committed_before_and_after_it(rig: Rig) -> None:
     source = rig.checked()
     rig.run(f"INSERT INTO {A} VALUES (1, 'before the read')")

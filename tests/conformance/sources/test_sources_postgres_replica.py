@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +24,8 @@ NEVER = "1h"
 
 
 @pytest.fixture
-def primary() -> Iterator[PostgresServer]:
-    with PostgresServer(durable=False) as server:
+def primary(postgres_programs: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(durable=False, programs=postgres_programs) as server:
         server.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
         server.execute("INSERT INTO a VALUES (1, 'old')")
         yield server
@@ -107,7 +108,7 @@ def test_a_promoted_replica_is_not_believed_even_where_its_log_is_longer(primary
 
 
 def test_another_database_server_is_not_taken_for_a_replica(primary: PostgresServer, opened: Any) -> None:
-    with PostgresServer(durable=False) as other, PostgresReplica(other) as its_replica:
+    with PostgresServer(durable=False, programs=primary.bin) as other, PostgresReplica(other) as its_replica:
         other.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
         other.execute("INSERT INTO a VALUES (1, 'a stranger')")
         lookup = opened(primary, its_replica.url())

@@ -63,7 +63,7 @@ def copy_out(pgconn: Any, statement: bytes, bytes_max: int, stopped: Callable[[]
     rows: list[bytes] = []
     size = 0
     while size <= bytes_max:
-        frames, ended = at_hand(pgconn, _ROWS_AT_ONCE, bytes_max)
+        frames, ended = at_hand(pgconn, _ROWS_AT_ONCE, bytes_max - size + 1)
         rows += map(bytes, frames)
         size += sum(map(len, frames))
         if ended:
