@@ -61,7 +61,6 @@ class Event(NamedTuple):
 class World:
     """A table, its topic, a step and an index; a writer beside them. Every write gives its row a higher `rev`, inserted again too."""
 
-    reads_share_times = False
     connector = "postgres\nslot: ${SHOP_SLOT}"
 
     def __init__(self, server: Any, folder: Path, rows: int, *, writes_per_s: float, chunk_bytes: int, lake: bool = False) -> None:
@@ -238,11 +237,8 @@ class World:
             versions: dict[int, tuple[int, int]] = {}
             revs: dict[int, int] = {}
             reads: dict[tuple[str, Any], set[int]] = {}
-            told: dict[int, tuple[Any, Any]] = {}
             for e in self.events(topic):
-                if not (self.reads_share_times and told.get(e.key) == (e.version, e.image) and e.marks[0] == "r"):
-                    assert e.version > versions.get(e.key, (0, -1)), f"{topic} {e.key}: {e.version} does not rise above {versions[e.key]}"
-                told[e.key] = (e.version, e.image)
+                assert e.version > versions.get(e.key, (0, -1)), f"{topic} {e.key}: {e.version} does not rise above {versions[e.key]}"
                 versions[e.key] = e.version
                 if not e.stays:
                     rows.pop(e.key, None)
@@ -276,8 +272,6 @@ class CockroachWorld(World):
     """The same over the stand-in for CockroachDB."""
 
     connector = "cockroachdb"
-    reads_share_times = True
-    """Two backfills that read a row as of one resolved time tell it under one version, with one value."""
 
     def _make(self) -> None:
         with self.server.connect(self.name) as connection:

@@ -79,7 +79,7 @@ def test_of_all_kinds_under_writes_and_kills(worlds: Any) -> None:
     project.catch_up()
     said = world.check({"every", "listed", "third", "some", "compared"})
     assert said["every"]["r"] > 700
-    assert 200 < said["listed"]["r"] <= 300
+    assert 100 < said["listed"]["r"] <= 300, "all but those that were gone, or changed while they were read"
     assert said["third"]["r"] > 40
     assert said["some"]["d"] == 20, "those of the condition alone"
     assert said["compared"]["d"] == len(LOST) - 20

@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from test_backfill_property import Desk
 
 from millstream.capture import connector as connector_module
 from millstream.capture import frontier
+from millstream.capture.backfill import Order
 from millstream.capture.connector import Connector
 from millstream.capture.frontier import FrontierAdmission
+from millstream.capture.keytimes import KeyTimes, Times
+from millstream.capture.reading import Reading
 from millstream.errors import Irrecoverable, Retryable
 from millstream.events import envelope
 from millstream.events.origin import Origin
@@ -44,6 +48,9 @@ POINTS = (
     "connector.window_open",
 )
 SEEDS = 6
+STILL = 99
+"""The key of a row that nobody changes: every backfill has to tell it."""
+ASKED = 3
 
 
 class Crash(BaseException):
@@ -68,13 +75,14 @@ class World:
         self.db = ScriptedCluster({"a": FIRST, "b": FIRST}, self.rng)
         self.registry = SqlRegistry(sa.create_engine(f"sqlite:///{self.folder}/mesh.db"))
         self.topics = LocalTopics(self.folder / "topics.db", self.registry)
-        self.clock = 0.0
+        self.clock, self.desk = 0.0, Desk()
         self.connector: Connector | None = None
         self.source: ScriptedFeeds | None = None
         self.zombies: list[Connector] = []
         self.stale = 0
         for table in self.db.tables:
             self.make(table)
+            self.db.commit((table, (STILL,), self.row(table, STILL, 0)))
         for _ in range(self.rng.randint(0, 6)):
             self.write()
 
@@ -154,7 +162,7 @@ class World:
                 self.db.add("c", FIRST)
                 self.make("c")
             self.source = ScriptedFeeds("s", self.db)
-            opened = Connector(self.source, self.topics, self.registry, self.now, folder=self.folder / "copies")
+            opened = Connector(self.source, self.topics, self.registry, self.now, folder=self.folder / "copies", orders=self.desk)
             opened.open()
             self.connector = opened
         if rng.random() < 0.005:
@@ -169,6 +177,9 @@ class World:
             self.connector.retry()
         self.note_beginnings()
         self.lost |= {(e["table"], time_of(e["after"])): time_of(e["resumed_at"]) for e in self.connector.lost}
+        if len(self.desk.orders) < ASKED and rng.random() < 0.1:
+            name = f"asked-{len(self.desk.orders)}"
+            self.desk.orders[name] = Order(name, "s", "a", reconcile=rng.random() < 0.2, to=rng.choice([None, "p"]))
         if self.left and rng.random() < 0.5:
             self.write()
             self.left -= 1
@@ -194,7 +205,8 @@ class World:
         assert self.topics.producer_record("source.s") == before
 
     def is_through(self) -> bool:
-        if self.left or self.connector is None or not self.connector.loaded or "c" not in self.db.tables:
+        over = len(self.desk.orders) == ASKED and all(map(self.desk.is_over, self.desk.orders))
+        if self.left or not over or self.connector is None or not self.connector.loaded or "c" not in self.db.tables:
             if not self.left and "c" not in self.db.tables:
                 self.connector = None  # the last table has not been added yet
             return False
@@ -214,6 +226,7 @@ def check(world: World) -> None:
     for table, schema in db.tables.items():
         rows: dict[int, dict[str, Any]] = {}
         last: dict[int, Time] = {}
+        still: Counter[str] = Counter()
         told: dict[int, list[tuple[Time, str, dict[str, Any] | None]]] = defaultdict(list)
         offset = 0
         while batches := world.topics.read(f"s.{table}", offset, bytes_max=1 << 20):
@@ -222,10 +235,10 @@ def check(world: World) -> None:
                 for e in b.rows.to_pylist():
                     key = (e["after"] or e["before"])["id"]
                     at, chunk = (e["major"], e["minor"]), e["cause"] == "backfill" or is_schema_chunk(e)
+                    assert at > last.get(key, (0, 0)), f"{table} {key}: version {at} after {last[key]}"
                     if chunk:
-                        assert at >= last.get(key, (0, 0)), f"{table} {key}: rows read at {at} after {last[key]}"
+                        still[e["backfill"]] += key == STILL
                     else:
-                        assert at > last.get(key, (0, 0)), f"{table} {key}: version {at} after {last[key]}"
                         told[key].append((at, e["op"], e["after"]))
                         if e["op"] != "r" and key in rows and e["before"] is not None and not world.lost:
                             assert all(rows[key].get(name, value) == value for name, value in e["before"].items()), (
@@ -235,6 +248,8 @@ def check(world: World) -> None:
                     rows.pop(key, None)
                     if e["after"] is not None:
                         rows[key] = e["after"]
+        asked = [o.name for o in world.desk.orders.values() if o.table == table and not o.reconcile]
+        assert all(still[name] == 1 for name in asked), f"a backfill left out a row that nobody else told: {still}"
         filled = {
             k: {f.name: r.get(f.name, f.fill.text if isinstance(f.fill, Constant) else None) for f in schema.fields}
             for k, r in rows.items()
@@ -311,7 +326,21 @@ def tail_too_late(patch: pytest.MonkeyPatch) -> None:
 
 def no_look_back(patch: pytest.MonkeyPatch) -> None:
     """A chunk does not ask what was told above its read point before it was read."""
-    patch.setattr(FrontierAdmission, "above", lambda self, topic, keys, read_point: frontier.np.zeros(len(keys), bool))
+    patch.setattr(FrontierAdmission, "has", lambda self, topic, keys, read_point: frontier.np.zeros(len(keys), bool))
+
+
+def look_only_above(patch: pytest.MonkeyPatch) -> None:
+    """It does not ask what was told just there."""
+    patch.setattr(Times, "reach", Times.above)
+
+
+def just_there_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    move = KeyTimes.move
+    patch.setattr(KeyTimes, "move", lambda self, at: move(self, (at[0], at[1] + 1)))
+
+
+def two_backfills_at_one_place(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Reading, "waiting", lambda self, backfills, at: set())
 
 
 def frontier_too_far(patch: pytest.MonkeyPatch) -> None:
@@ -324,7 +353,20 @@ def frontier_too_far(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FrontierAdmission, "committed", further)
 
 
-@pytest.mark.parametrize("broken", [no_admission, no_tail, no_keys, tail_too_late, no_look_back, frontier_too_far])
+BROKEN = [
+    no_admission,
+    no_tail,
+    no_keys,
+    tail_too_late,
+    no_look_back,
+    look_only_above,
+    just_there_is_forgotten,
+    two_backfills_at_one_place,
+    frontier_too_far,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_broken_it_is_seen_to_fail(broken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     with pytest.raises((AssertionError, Irrecoverable)):

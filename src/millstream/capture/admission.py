@@ -28,8 +28,8 @@ class Admission(Protocol):
         """The events of `batch` that are not in `topic` yet, nor admitted since the last commit, in order. What is admitted counts from
         here on, so each batch is to be committed, or this is to be thrown away."""
 
-    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        """Which of these keys were admitted in a version above `read_point`, of a chunk that was read there."""
+    def has(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which of these keys the topic has in the version `read_point` or in one above it, of a chunk that was read there."""
 
     def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
         """From here on what is admitted above this is known for `scanned`, whatever is committed. None: no longer, for `who`.
@@ -66,7 +66,7 @@ class LogAdmission:
         fresh = (major > self._major) | ((major == self._major) & (np.asarray(batch.column("minor")) > self._minor))
         return batch.filter(fresh)
 
-    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    def has(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """None: in a log a chunk's read point lies ahead."""
         return np.zeros(len(keys), np.bool_)
 
@@ -74,7 +74,7 @@ class LogAdmission:
         """Nothing: no source with a log scans."""
 
     def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        """As `above` has it: all."""
+        """As `has` says: all."""
         return np.ones(len(keys), np.bool_)
 
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:

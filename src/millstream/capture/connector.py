@@ -140,6 +140,7 @@ class Connector:
         self._aside.restore(state.get("aside", {}))
         self._lost: list[Mapping[str, Any]] = list(state.get("lost", []))
         self._dropped = Counter(state.get("dropped", {}))
+        self._reading.read_at = dict(state.get("read_at", {}))
         self._admission: Admission = LogAdmission(at)
         if self._source.admission == "frontier":
             self._admission = FrontierAdmission(self._topic_of, position, state.get("admission", {}), self._folder)
@@ -245,7 +246,7 @@ class Connector:
         news = out or backfills is not self._backfills or aside != len(self._aside.entries)
         if news or self._progress_is_due(delivery.position):
             self._commit(out, delivery.position, backfills, gone)
-        self._open_window()
+        self._open_window(delivery.position)
         return bool(out or gone)
 
     def _emptied(self, truncate: Truncate, at: Position, before: list[Batch], backfills: Backfills) -> Iterator[None]:
@@ -341,12 +342,13 @@ class Connector:
             self._copies[topic.name] = RowCopy(None, topic, self._registry)
         return self._copies[topic.name]
 
-    def _open_window(self) -> None:
-        """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream."""
+    def _open_window(self, given: Position) -> None:
+        """Read the next chunk, if a backfill wants one and no window is open. The read point lies ahead of the stream, which has come to
+        `given`, or is there."""
         if self._window is not None:
             return
         self._backfills = self._desk.look(self._backfills, self._topic_of)
-        turn = self._desk.next(self._backfills, self._aside.entries)
+        turn = self._desk.next(self._backfills, self._aside.entries, self._reading.waiting(self._backfills, given))
         if turn is None:
             return
         backfill, at = turn.backfill, self.position or Position(0, 0)
@@ -400,7 +402,7 @@ class Connector:
         reached("connector.after_acknowledge")
 
     def _state(self, position: Position, backfills: Backfills, placed: Placed, admission: Mapping[str, Any]) -> dict[str, Any]:
-        said = {"admission": admission, "lost": self._lost, "dropped": +self._dropped}
+        said = {"admission": admission, "lost": self._lost, "dropped": +self._dropped, "read_at": dict(self._reading.read_at)}
         return {
             "position": position.json(),
             "progress": {self._source.name: str(position)},

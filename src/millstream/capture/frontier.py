@@ -3,8 +3,9 @@ newer ones too, and in no order but each key's own. Invariant 2.
 
 Of a table whose events were all given up to a time, its frontier, whatever lies at or below that is a repeat. Above it a repeat is what is
 not above the last version admitted for its key. These versions are in the topic too, so nothing of them is kept beside it: the
-connector's state says from which offset on a topic holds all that lies above its frontier, its *tail*, and an opening reads that again.
-Rows of a backfill's chunks stand in it like live events: each has a version at which its key was complete.
+connector's state says from which offset on a topic holds all that lies at its frontier or above, its *tail*, and an opening reads that
+again. Rows of a backfill's chunks stand in it like live events: each has a version at which its key was complete. The frontier may be the
+very time of a commit, and is where chunks are read: what was told at that time, by the stream or from a chunk, is not told again by one.
 
 Compaction leaves the last event of each key in the tail. Only where a frontier stands for longer than the topic's history could a
 delete be missing there, and be admitted again.
@@ -32,7 +33,6 @@ from millstream.topics.contract import Block, Topic, Topics
 BYTES_MAX = 128 << 20  # of key times in memory, all topics together
 PARTS_MAX = 512  # of a topic's tail; even
 _READ_BYTES = 8 << 20
-_MINOR_MAX = 2**32 - 1
 
 
 @dataclass
@@ -56,8 +56,8 @@ class _Tail:
         self._in_last = 1
 
     def start(self, frontier: tuple[int, int]) -> int | None:
-        """Where the first of them begins that is not complete; None where all are."""
-        self.parts = [part for part in self.parts if part[1] > frontier]
+        """Where the first of them begins that reaches the frontier; None where none does."""
+        self.parts = [part for part in self.parts if part[1] >= frontier]
         if not self.parts:
             self.commits_each = 1
             return None
@@ -102,11 +102,11 @@ class FrontierAdmission:
     def _take(self, name: str, batch: Batch, start: int) -> None:
         """Events that the topic has. Of an earlier incarnation none counts: its order was another."""
         batch = batch.filter(np.asarray(batch.column("incarnation")) == self._tables[self._table_of[name]].incarnation)
-        above = self._above_frontier(name, times := _times(batch))
-        if not above.any():
+        counts = (times := _times(batch)).reach(self._frontier.get(self._table_of[name], (0, 0)))
+        if not counts.any():
             return
         self._tails[name].add(start, times.highest())
-        self._fresh(name, batch.filter(above), times.take(above))
+        self._fresh(name, batch.filter(counts), times.take(counts))
 
     # ---- beside the stream
 
@@ -120,8 +120,8 @@ class FrontierAdmission:
         fresh = self._fresh(topic, batch, times)
         return batch if fresh.all() else batch.filter(fresh)
 
-    def above(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        """Which of these keys were admitted in a version above `read_point`.
+    def has(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which of these keys were told in the version `read_point` or in one above it, by the stream or from a chunk.
 
         Raises Irrecoverable("read_point_too_old") where that lies below the table's frontier: it is not known any longer.
         """
@@ -132,15 +132,14 @@ class FrontierAdmission:
                 where=topic,
                 cure="this is a fault of the source: report it; nothing was written",
             )
-        return self._times[topic].above(self._prints.of(keys), read_point)
+        return self._times[topic].reach(self._prints.of(keys), read_point)
 
     def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
         holds = self._holds.setdefault(topic, {})
         if read_point is None:
             holds.pop(who, None)
         else:
-            major, minor = read_point
-            holds[who] = (major, minor - 1) if minor else (major - 1, _MINOR_MAX)  # the scan's own rows are kept, too
+            holds[who] = read_point
         self._times[topic].hold(min(holds.values(), default=None))
 
     def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -155,7 +154,13 @@ class FrontierAdmission:
         after = dict(ends)
         for batch, block in zip(out, blocks, strict=True):
             start = after.get(batch.topic, 0)
-            self._tails[batch.topic].add(start, _times(batch).highest())
+            self._tails[batch.topic].add(start, (times := _times(batch)).highest())
+            # Rows of a chunk were not admitted. Those of a scan were, and lie behind mostly.
+            if (
+                batch.column("backfill").null_count < len(batch)
+                and times.reach(self._frontier.get(self._table_of[batch.topic], (0, 0))).any()
+            ):
+                self._fresh(batch.topic, batch, times)
             after[batch.topic] = start + block.records
         tails = {}
         for name, table in self._table_of.items():
@@ -176,7 +181,7 @@ class FrontierAdmission:
         return times.above(self._frontier.get(self._table_of[topic], (0, 0)))
 
     def _fresh(self, topic: str, batch: Batch, times: Times) -> npt.NDArray[np.bool_]:
-        """Which of these events, all above the frontier, are above the last of their keys."""
+        """Which of these events, none below the frontier, are above the last of their keys."""
         return self._known(topic, self._prints.of(row_keys(batch.keys().flatten(), len(batch), batch.schema, batch.topic)), times)
 
     def _known(self, topic: str, keys: Prints, times: Times) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The last version of each key of one topic, above what is committed as complete: half of admission. Invariants 2 and 8.
+"""The last version of each key of one topic, from what is committed as complete on: half of admission. Invariants 2 and 8.
 
 A table of fixed-width columns in memory, which numpy probes for a whole batch at once. One that is full is sorted and written to disk, a
 `_Run`; what a key has in the table outdoes its runs, and what it has in a later run the earlier ones. An event above all that a run
@@ -40,6 +40,12 @@ class Times(NamedTuple):
             higher |= same & (self.minor > minor)
         return higher
 
+    def reach(self, other: tuple[int, int]) -> Bools:
+        """Row by row: at it or above."""
+        there: Bools = (self.major == np.uint64(other[0])) & (self.minor == np.uint32(other[1]))
+        there |= self.above(other)
+        return there
+
     def take(self, which: Bools | Rows) -> Times:
         return Times(self.major[which], self.minor[which])
 
@@ -54,7 +60,7 @@ class Times(NamedTuple):
 
 
 class KeyTimes:
-    """What lies at or below the frontier, a (major, minor) that only rises, is forgotten when room is needed, but what lies above `held`
+    """What lies below the frontier, a (major, minor) that only rises, is forgotten when room is needed, but what lies at `held` or above
     (`hold`) is not. `folder`: where runs are written, as files without a name; None: where the system keeps temporary ones."""
 
     def __init__(self, frontier: tuple[int, int], folder: Path | None = None) -> None:
@@ -86,23 +92,23 @@ class KeyTimes:
         self._put(keys.take(rows), times.take(rows), slots[rows])
         return fresh
 
-    def above(self, keys: Prints, at: tuple[int, int]) -> Bools:
-        """Which of these keys have a version above `at`, which may not lie below the frontier."""
-        return self._last(keys, None)[0].above(at)
+    def reach(self, keys: Prints, at: tuple[int, int]) -> Bools:
+        """Which of these keys have the version `at` or one above it; it may not lie below the frontier."""
+        return self._last(keys, None)[0].reach(at)
 
     def move(self, frontier: tuple[int, int]) -> None:
         self._frontier = max(frontier, self._frontier)
-        kept = self._kept_above
-        self._runs = [r for r in self._runs if r.highest > kept]
-        if self._table.used and self._table.highest <= kept:
+        kept = self._kept_from
+        self._runs = [r for r in self._runs if r.highest >= kept]
+        if self._table.used and self._table.highest < kept:
             self._table = _Table(SLOTS_MIN)
 
-    def hold(self, above: tuple[int, int] | None) -> None:
-        """From here on what is put in above this is kept, wherever the frontier goes. None: no longer."""
-        self._held = above
+    def hold(self, at: tuple[int, int] | None) -> None:
+        """From here on what is put in there or above is kept, wherever the frontier goes. None: no longer."""
+        self._held = at
 
     @property
-    def _kept_above(self) -> tuple[int, int]:
+    def _kept_from(self) -> tuple[int, int]:
         return self._frontier if self._held is None else min(self._held, self._frontier)
 
     def spill(self) -> None:
@@ -148,7 +154,7 @@ class KeyTimes:
 
     def _survivors(self) -> tuple[Prints, Times]:
         keys, times = self._table.entries()
-        alive = times.above(self._kept_above)
+        alive = times.reach(self._kept_from)
         return keys.take(alive), times.take(alive)
 
 

@@ -120,11 +120,12 @@ class Desk:
         """Whether any wants to read on, now or when its throttle lets it."""
         return next(waiting(backfills, aside, self.paused(backfills)), None) is not None
 
-    def next(self, backfills: Backfills, aside: Collection[str]) -> Turn | None:
+    def next(self, backfills: Backfills, aside: Collection[str], waiting: Collection[str] = ()) -> Turn | None:
+        """`waiting`: slots of those that may not read where their tables stand now."""
         throttles = {s: o.throttle for s, b in backfills.items() if (o := self._known.get(b.id(self._source))) and o.throttle is not None}
         paused = self.paused(backfills)
         self._behind = self._held({slot: b for slot, b in backfills.items() if slot not in paused})
-        backfill = self._turns.next(backfills, aside, paused | self._behind.keys(), throttles, self._clock())
+        backfill = self._turns.next(backfills, aside, paused.union(self._behind, waiting), throttles, self._clock())
         if backfill is None:
             return None
         order = self._known.get(backfill.id(self._source))

@@ -5,14 +5,15 @@ The connector says whose turn it is, keeps the window open until the stream has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from millstream.capture import comparing
 from millstream.capture.admission import Admission
-from millstream.capture.backfill import Backfill
+from millstream.capture.backfill import Backfill, Backfills
 from millstream.capture.orders import Desk, Turn
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.scanning import Scanning
@@ -36,21 +37,35 @@ class Reading:
     ) -> None:
         self._source, self._topics, self._registry, self._desk, self._rows_of = source, topics, registry, desk, rows_of
         self.scans = scans
+        self.read_at: dict[str, Sequence[Any]] = {}
+        """Table → (major, minor, name): the last place of it that was read as of, and by which backfill."""
+
+    def waiting(self, backfills: Backfills, at: Position) -> set[str]:
+        """Slots of those that do not read where their table stands now, as another backfill did: a row that both tell would be there twice
+        in one version, and one of them may be addressed. Where the table stands next they may."""
+        readers = {table: name for table, (*place, name) in self.read_at.items() if tuple(place) == at.tables.get(table)}
+        return {slot for slot, b in backfills.items() if readers.get(b.table, b.name) != b.name and self.scans.place(slot) is None}
+
+    def _note(self, table: str, place: tuple[int, int] | None, name: str) -> None:
+        """What was read there is on its way into the topic. A scan reads on where others have gone on."""
+        if place is not None and place >= tuple(self.read_at.get(table, (0, 0)))[:2]:
+            self.read_at[table] = (*place, name)
 
     def window(
         self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool], admission: Admission
     ) -> Window | None:
-        """The window over what a backfill reads next, without what is newer in the topic; None where that cannot be read now.
+        """The window over what a backfill reads next, without what the topic has there or newer; None where that cannot be read now.
         `is_told(table, schema)`: whether such rows can be told in the topic. Everything that the stream gave is in the topic. Raises as the
         source's `chunk`."""
         if turn.backfill.method == "changefeed":
             window = self.scans.window(turn, topic, versions, is_told, admission)
+            self._note(turn.backfill.table, self.scans.place(turn.backfill.slot), turn.backfill.name)
             self._desk.took(turn, 0 if window is None else window.read)  # also of none: the others' turn comes meanwhile
             return window
         window = self._chunk(turn, topic, versions, is_told)
         if window is None or (read_point := window.chunk.read_point) is None:
             return window
-        return window.keeping(pa.array(~admission.above(topic.name, window.keys, read_point)))
+        return window.keeping(pa.array(~admission.has(topic.name, window.keys, read_point)))
 
     def _chunk(self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool]) -> Window | None:
         backfill = turn.backfill
@@ -78,6 +93,7 @@ class Reading:
         )
         if window.spoiled or backfill.name != window.backfill or backfill.done:
             return rows.slice(0, 0), None
+        self._note(chunk.table, chunk.read_point, backfill.name)
         return rows, backfill.at(chunk.read_point).chunk_done(chunk.last_key, len(rows), chunk.done, window.read, window.whole)
 
     def _over_what_is_gone(self, turn: Turn, topic: Topic, versions: Versions) -> Window | None:
@@ -93,6 +109,7 @@ class Reading:
         """Deletes of the rows that are left in the window, at its read point, and the backfill with this page done."""
         if backfill.done:  # it was cancelled
             return [], backfill
+        self._note(window.chunk.table, window.chunk.read_point, backfill.name)
         at = at if window.chunk.read_point is None else Position(*window.chunk.read_point)
         version = (at.major, at.minor)
         deletes = comparing.deletes(self._rows_of(topic), window.keys, topic, version, at, backfill.name, window.chunk.read_us)

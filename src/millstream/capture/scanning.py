@@ -64,6 +64,10 @@ class Scanning:
         window = Window.over(chunk, topic.name, turn.backfill, turn.whole)
         return window.keeping(pa.array(admission.scanned(topic.name, window.keys, at)))
 
+    def place(self, slot: str) -> tuple[int, int] | None:
+        """Where the scan that runs reads."""
+        return self._running[slot][1] if slot in self._running else None
+
     def _begun(self, turn: Turn, topic: Topic, admission: Admission) -> bool:
         assert isinstance(self._source, Scans)
         backfill = turn.backfill

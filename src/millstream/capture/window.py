@@ -4,7 +4,7 @@ A window is opened with a chunk, whose read point lies ahead in the stream. Ever
 then and that the chunk's read did not see takes its key (old and new) out of the chunk. At the read point the rows
 that are left are appended, as reads with the read point as their version.
 
-Where the chunk names its read point, that lies behind: the keys that the stream gave above it before the chunk was read are taken
+Where the chunk names its read point, that lies behind: the keys that the topic has there or above before the chunk is read are taken
 out at once, and the mark says no more than that the stream went on. Versions tell there what is newer, whatever the columns.
 """
 

@@ -43,6 +43,7 @@ def events(*given: Event, topic: str = "s.a", ops: str = "c", incarnation: int =
             "minor": np.array([e[2] for e in given], np.uint32),
             "ts_us": np.zeros(count, np.int64),
             "position": [""] * count,
+            "backfill": ["initial" if ops == "r" else None] * count,
         },
     )
 
@@ -82,10 +83,10 @@ class Writer:
         self.admission = FrontierAdmission(self.tables, position, state.get("admission", {}), None)
         self.pieces = len(list(self.admission.follow(self.topics)))
 
-    def commit(self, batches: Sequence[Batch], position: Position) -> list[list[tuple[int, int]]]:
+    def commit(self, batches: Sequence[Batch], position: Position, chunk: Batch | None = None) -> list[list[tuple[int, int]]]:
         """What of them is admitted."""
         admitted = [self.admission.admit(b.topic, b) for b in batches]
-        out = [b.with_schema_id(self.ids[b.topic]) for b in admitted if len(b)]
+        out = [b.with_schema_id(self.ids[b.topic]) for b in [*admitted, *([chunk] if chunk is not None else [])] if len(b)]
         blocks = [self.topics.encode(b) for b in out]
         taken = self.admission.taken(out, blocks, self.producer.record.ends, position)
         state = {"position": position.json(), "admission": taken}
@@ -115,17 +116,20 @@ def test_while_the_position_stands_keys_tell_repeats_from_news(writer: Writer) -
     assert writer.commit([events(("1", 10, 0), ("2", 7, 0), ("2", 7, 1))], stands) == [[(7, 1)]]
 
 
-def test_the_tail_begins_at_the_first_commit_above_the_frontier_and_ends_where_all_is_complete(writer: Writer) -> None:
+def test_the_tail_begins_at_the_first_commit_at_the_frontier_or_above_and_ends_where_all_is_complete(writer: Writer) -> None:
     writer.commit([events(("1", 7, 0)), events(("1", 7, 0), topic="s.b")], place(a=(5, 0), b=(5, 0)))
-    writer.commit([events(("1", 8, 0), ("2", 9, 0), ops="d")], place(a=(5, 0), b=(7, 0)))
+    assert writer.tails == {"s.a": 0, "s.b": 0}
+    writer.commit([], place(a=(5, 0), b=(7, 0)))
+    assert writer.tails == {"s.a": 0, "s.b": 0}, "a chunk may be read at the frontier"
+    writer.commit([events(("1", 8, 0), ("2", 9, 0), ops="d")], place(a=(5, 0), b=(7, 1)))
     assert writer.tails == {"s.a": 0, "s.b": 1}
-    writer.commit([events(("3", 12, 0))], place(a=(7, 0), b=(7, 0)))
+    writer.commit([events(("3", 12, 0))], place(a=(7, 1), b=(7, 1)))
     assert writer.tails == {"s.a": 1, "s.b": 1}
-    writer.commit([events(("3", 13, 0))], place(a=(9, 0), b=(7, 0)))
+    writer.commit([events(("3", 13, 0))], place(a=(9, 1), b=(7, 1)))
     assert writer.tails == {"s.a": 5, "s.b": 1}, "each of the two deletes has its tombstone"
     writer.open()
     assert writer.pieces == 1
-    assert writer.commit([events(("1", 8, 0), ("3", 12, 0), ("3", 13, 0), ("3", 13, 1))], place(a=(13, 1), b=(7, 0))) == [[(13, 1)]]
+    assert writer.commit([events(("1", 8, 0), ("3", 12, 0), ("3", 13, 0), ("3", 13, 1))], place(a=(13, 2), b=(7, 1))) == [[(13, 1)]]
     assert writer.tails == {"s.a": writer.topics.end("s.a"), "s.b": 1}
     writer.open()
     assert writer.pieces == 0
@@ -156,19 +160,35 @@ def test_an_earlier_incarnation_does_not_count(writer: Writer) -> None:
     assert writer.commit([events(("1", 6, 0), incarnation=2)], place(a=(5, 0), b=(5, 0))) == [[(6, 0)]]
 
 
-def test_a_chunk_loses_the_keys_that_were_told_above_where_it_was_read(writer: Writer) -> None:
+def test_a_chunk_loses_the_keys_that_were_told_where_it_was_read_or_above(writer: Writer) -> None:
     writer.commit([events(("1", 7, 0), ("2", 9, 0), ("3", 8, 1))], place(a=(6, 0), b=(6, 0)))
     column = pa.array(["1.00", "2.00", "3.00", "4.00"], pa.string()).cast(SCHEMA.arrow.field(0).type)
     keys = row_keys([column], 4, SCHEMA, "s.a")
     for _ in range(2):
-        assert writer.admission.above("s.a", keys, (8, 0)).tolist() == [False, True, True, False]
-        assert writer.admission.above("s.a", keys, (8, 1)).tolist() == [False, True, False, False]
+        assert writer.admission.has("s.a", keys, (8, 1)).tolist() == [False, True, True, False]
+        assert writer.admission.has("s.a", keys, (8, 2)).tolist() == [False, True, False, False]
         writer.open()
     writer.commit([], place(a=(8, 1), b=(6, 0)))
+    for _ in range(2):
+        assert writer.admission.has("s.a", keys, (8, 1)).tolist() == [False, True, True, False], "a frontier may be the time of a commit"
+        writer.open()
     with pytest.raises(Irrecoverable) as caught:
-        writer.admission.above("s.a", keys, (8, 0))
+        writer.admission.has("s.a", keys, (8, 0))
     assert caught.value.code == "read_point_too_old"
-    assert len(writer.admission.above("s.a", keys.slice(0, 0), (8, 1))) == 0
+    assert len(writer.admission.has("s.a", keys.slice(0, 0), (8, 1))) == 0
+
+
+def test_rows_of_a_chunk_count_where_they_were_read(writer: Writer) -> None:
+    writer.commit([events(("1", 7, 0))], place(a=(7, 0), b=(6, 0)))
+    column = pa.array(["1.00", "2.00", "3.00"], pa.string()).cast(SCHEMA.arrow.field(0).type)
+    keys = row_keys([column], 3, SCHEMA, "s.a")
+    writer.commit([], place(a=(8, 0), b=(6, 0)), chunk=events(("2", 8, 0), ops="r"))
+    for _ in range(2):
+        assert writer.admission.has("s.a", keys, (8, 0)).tolist() == [False, True, False]
+        assert writer.commit([events(("2", 8, 0))], place(a=(8, 0), b=(6, 0))) == [[]]
+        writer.open()
+    assert writer.commit([events(("2", 8, 1))], place(a=(9, 0), b=(6, 0))) == [[(8, 1)]]
+    assert writer.tails["s.a"] == writer.topics.end("s.a"), "what lies below the frontier is not read again"
 
 
 def test_rows_of_a_scan_go_in_once_and_never_behind_what_is_newer(writer: Writer) -> None:

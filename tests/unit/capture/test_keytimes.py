@@ -52,7 +52,7 @@ def test_it_admits_what_a_dictionary_does(seed: int, tmp_path: Path) -> None:
             known.move(frontier)
         asked = [(rng.randint(1, firsts), rng.randint(1, spread)) for _ in range(20)] + rng.sample(sorted(last), min(20, len(last)))
         at = (rng.randint(frontier[0], now + 10), 2)
-        assert known.above(prints(*asked), at).tolist() == [last.get(key, (0, 0)) > at for key in asked]
+        assert known.reach(prints(*asked), at).tolist() == [last.get(key, (0, 0)) >= at for key in asked]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,10 +65,10 @@ def test_what_is_held_is_kept_wherever_the_frontier_goes(spilt: bool, tmp_path: 
         known.spill()
     known.move((90, 0))
     assert known.admit(prints(*((key, 7) for key in range(3, 2 * SLOTS_MIN))), times(*[(91, 0)] * (2 * SLOTS_MIN - 3))).all()
-    assert known.above(prints((1, 1), (3, 7)), (4, 9)).tolist() == [True, True]
+    assert known.reach(prints((1, 1), (3, 7)), (4, 9)).tolist() == [True, True]
     assert known.admit(prints((1, 1)), times((5, 0))).tolist() == [False]
     known.hold(None)
-    known.move((91, 0))
+    known.move((91, 1))
     assert (known.nbytes, known.on_disk) == (SLOTS_MIN * SLOT_BYTES, 0)
 
 
@@ -84,11 +84,13 @@ def test_what_the_frontier_passed_takes_no_room_and_what_it_has_not_does() -> No
     for major in range(1, 61):
         keys = Prints(rng.integers(1, 2**64, 2000, np.uint64), rng.integers(0, 2**64, 2000, np.uint64))
         assert known.admit(keys, Times(np.full(2000, major, np.uint64), np.zeros(2000, np.uint32))).all()
-        known.move((major - 1, 0))
+        known.move((major - 1, 1))
     assert known.nbytes <= 16_384 * SLOT_BYTES, "not the room of 120,000 keys"
     known.spill()
     assert (known.nbytes, known.on_disk) == (SLOTS_MIN * SLOT_BYTES, 2000 * RUN_BYTES)
     known.move((60, 0))
+    assert known.on_disk == 2000 * RUN_BYTES, "what lies at the frontier may be read once more"
+    known.move((60, 1))
     assert known.on_disk == 0
 
 
