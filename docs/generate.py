@@ -279,6 +279,8 @@ its own next version, which its own readers judge in turn. *pause*: it stops the
 everybody else runs on. A change with several operations has the gravest of their verdicts.
 
 `evolve: pinned`, which is the default, keeps the schema that a consumer was applied with; `evolve: follow` goes along where it can.
+A step may say so for itself: what it reads is then judged by that, and a pinned step sees the columns that it has accepted while a
+sibling follows.
 
 {table(("operation", "not used", "used, pinned", "follow: named", "follow: only `*` reads it"), verdicts)}
 Of a key's column every change of type pauses: keys would be other bytes. A member of a record has its column's users; where they follow, a

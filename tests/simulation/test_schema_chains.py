@@ -107,7 +107,7 @@ def many_changes(world: Chains, process: Process) -> Process:
         expected = foretold.get(c.plan.pipeline, {})
         for k in happened:
             schema = versions.of(k.topic)[k.schema_id]
-            ruling = impact.rule(plan, c.compiles, k.topic, schema, k.schema_id, c.evolve)
+            ruling = impact.rule(plan, c.compiles, k.topic, schema, k.schema_id, c.evolving)
             assert ruling.verdict.kind == k.verdict, f"{name} on {k.topic}, version {k.version}"
             plan = ruling.following or plan
             if k.topic in met:
@@ -130,7 +130,7 @@ def foretell(consumer: impact.Consumer, met: Mapping[str, list[RowSchema]]) -> d
             accepted = next(i.schema for i in plan.inputs if i.topic == topic)
             if shape(schema) == shape(accepted) or (topic, shape(schema)) in found:
                 continue
-            ruling = impact.rule(plan, consumer.compiles, topic, schema, 0, consumer.evolve)
+            ruling = impact.rule(plan, consumer.compiles, topic, schema, 0, consumer.evolving)
             found[topic, shape(schema)] = ruling.verdict.kind
             if ruling.verdict.kind == "pause":
                 break

@@ -61,7 +61,7 @@ def change(project: Project, known: Known, catalogue: Catalogue, *, stay: Callab
     known = known.of(project)
     actual = _actual(known, catalogue)
     applied = catalogue.pipelines()
-    accepted = {name: known.accepted(p.inputs) for name, p in applied.items() if stay(name)}
+    accepted = {name: known.accepted(p.inputs, p.held) for name, p in applied.items() if stay(name)}
     plans, products = generations.compiled(project, known, applied, actual, accepted)
     topics = _wanted_topics(project, known, plans)
     sides = {p.pipeline: _wanted_pipeline(p, reading(known.inputs, accepted, p.pipeline)) for p in plans}

@@ -55,9 +55,10 @@ def of_change(change: Change, catalogue: Catalogue, versions: Versions) -> list[
     for plan in change.plans:
         if plan.pipeline not in accepting or plan.pipeline not in applied:
             continue
-        was = {topic: versions.of(topic).get(schema_id) for topic, schema_id in applied[plan.pipeline].inputs.items()}
+        now = applied[plan.pipeline]
+        was = {topic: versions.of(topic) for topic in now.inputs}
         for use, new in _uses(change.project, change.known, plan, catalogue):
-            old = was.get(use.topic)
+            old = was.get(use.topic, {}).get(now.held.get(use.part, now.inputs).get(use.topic, now.inputs.get(use.topic, 0)))
             if old is not None and old != new:
                 found += [Forbidden(f"{plan.pipeline}.{use.part}", plan.owner, v) for v in policy(use, old, new)]
     return found

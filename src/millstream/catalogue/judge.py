@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from millstream.catalogue.store import AppliedPipeline, Catalogue
+from millstream.catalogue.store import AppliedPipeline, Catalogue, held_of
 from millstream.catalogue.verdicts import Kept, Ruled
 from millstream.engine.gate import Ruling
 from millstream.engine.reader import NotAccepted
@@ -18,7 +18,7 @@ from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.types import RowSchema
 from millstream.pipelines import impact, reads
-from millstream.pipelines.definitions import Evolve, Project
+from millstream.pipelines.definitions import Evolve, Evolving, Project
 from millstream.pipelines.diagnostics import InvalidProject
 from millstream.pipelines.explain import explain
 from millstream.pipelines.impact import Definition
@@ -65,19 +65,19 @@ def definition_of(project: Project, catalogue: Catalogue, pipeline: str) -> Defi
 
 
 class PipelineJudge:
-    """Judges for one pipeline. `compiles` is its definition, `evolve` what that says."""
+    """Judges for one pipeline. `compiles` is its definition, `evolving` what that says."""
 
     def __init__(
-        self, pipeline: str, compiles: Compiles, evolve: Evolve, catalogue: Catalogue, versions: Versions, rules: Sequence[Rule] = ()
+        self, pipeline: str, compiles: Compiles, evolving: Evolving, catalogue: Catalogue, versions: Versions, rules: Sequence[Rule] = ()
     ) -> None:
         self._consumer = f"pipeline.{pipeline}"
-        self._compiles, self._evolve, self._catalogue, self._versions, self._rules = compiles, evolve, catalogue, versions, rules
+        self._compiles, self._evolving, self._catalogue, self._versions, self._rules = compiles, evolving, catalogue, versions, rules
 
     def accepted(self, topic: str) -> Collection[int]:
         return self._catalogue.verdicts.passed(self._consumer, topic)
 
     def rule(self, plan: Plan, met: NotAccepted) -> Ruling:
-        ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolve, self._rules)
+        ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolving, self._rules)
         return Ruling(ruled.verdict, ruled.following)
 
     def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
@@ -106,7 +106,7 @@ class PipelineJudge:
 
     def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, met: NotAccepted, outputs: Mapping[str, int]) -> bool:
         inputs = {**was.inputs, met.topic: met.schema_id}
-        now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs)
+        now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs, held=held_of(plan))
         return self._catalogue.move_pipeline(was, now)
 
     def plan_at(self, plan: Plan, accepted: Mapping[str, int], outputs: Mapping[str, int]) -> Plan | None:
@@ -161,10 +161,10 @@ class Judges:
         others = {s.topic: self._input(plan, s) for s in plan.sinks if s.topic not in outputs_of(plan)}
         products = [p.name for p in self.project.products]
         compiles = impact.compiling(definition, plan, others, lambda t: list(self.versions.of(t).values()), products)
-        return PipelineJudge(plan.pipeline, compiles, definition.evolve, self.catalogue, self.versions, self.rules)
+        return PipelineJudge(plan.pipeline, compiles, definition.evolving, self.catalogue, self.versions, self.rules)
 
     def of_sink(self, plan: Plan, sink: SinkPlan) -> SinkJudge:
-        evolve = definition_of(self.project, self.catalogue, plan.pipeline).evolve
+        evolve = definition_of(self.project, self.catalogue, plan.pipeline).evolving.whole
         own = sink.topic in outputs_of(plan)
         return SinkJudge(plan, sink, own or evolve == "follow", self.catalogue, self.rules)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from millstream.errors import Irrecoverable
 from millstream.events import envelope
@@ -12,7 +13,7 @@ from millstream.pipelines import rollout
 from millstream.pipelines.atsource import askable
 from millstream.pipelines.compile import past
 from millstream.pipelines.definitions import Project, SourceDefinition
-from millstream.pipelines.plan import Input
+from millstream.pipelines.plan import Held, Input
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Table
 from millstream.topics.contract import Topics
@@ -42,9 +43,15 @@ class Known:
         inputs = {t: i for t, i in self.inputs.items() if t in written or heads[t] in writers}
         return replace(self, inputs=askable(project, inputs))
 
-    def accepted(self, ids: Mapping[str, int]) -> dict[str, Input]:
-        """The topics of `ids`, each in the schema of that id; one that the registry does not know is left out."""
-        return {t: self.versions[t][i] for t, i in ids.items() if i in self.versions.get(t, {})}
+    def accepted(self, ids: Mapping[str, int], held: Mapping[str, Mapping[str, int]] = MappingProxyType({})) -> dict[str, Input]:
+        """The topics of `ids`, each in the schema of that id, and with the steps that are `held` to an earlier one (step → topic → id);
+        one that the registry does not know is left out."""
+        found = {t: self.versions[t][i] for t, i in ids.items() if i in self.versions.get(t, {})}
+        for topic, given in found.items():
+            versions = self.versions[topic]
+            steps = sorted((step, topics[topic]) for step, topics in held.items() if topics.get(topic) in versions)
+            found[topic] = replace(given, held=tuple(Held(step, versions[i].schema, i) for step, i in steps))
+        return found
 
     def missing(self, definition: SourceDefinition) -> list[str]:
         """The topics of a source whose columns are not known."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from millstream.catalogue.tables import Tables
 from millstream.catalogue.verdicts import Verdicts
 from millstream.engine.requests import OPEN, Request, RequestState
 from millstream.errors import Refused, without_secrets
+from millstream.pipelines.plan import Plan
 
 PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "paused", "stopped", "failed"]
 
@@ -110,7 +111,8 @@ class AppliedSink:
 class AppliedPipeline:
     """A pipeline as applied. `inputs` maps each topic that it or a sink of it reads, but does not publish, to the schema id
     that was accepted (invariant 6), `outputs` each topic it publishes to its schema id, `sinks` each sink's name to what it
-    is. `definition` is its explanation, without secrets."""
+    is. `held`: step → topic → the schema id that this step has accepted, where the pipeline reads a later one. `definition` is
+    its explanation, without secrets."""
 
     name: str
     fingerprint: str
@@ -120,6 +122,7 @@ class AppliedPipeline:
     outputs: Mapping[str, int]
     sinks: Mapping[str, AppliedSink]
     applied_at: float = 0.0
+    held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,12 @@ class Catalogue(Tables):
         row = {
             **vars(pipeline),
             "definition": without_secrets(pipeline.definition),
-            "inputs": dict(pipeline.inputs),
+            "inputs": _inputs(pipeline),
             "outputs": dict(pipeline.outputs),
             "sinks": {name: vars(sink) for name, sink in pipeline.sinks.items()},
             "applied_at": self._clock(),
         }
+        del row["held"]
         self._put(_PIPELINES, "name", row)
 
     def move_pipeline(self, was: AppliedPipeline, now: AppliedPipeline) -> bool:
@@ -196,7 +200,7 @@ class Catalogue(Tables):
             (_PIPELINES.c.name == was.name) & (_PIPELINES.c.fingerprint == was.fingerprint) & (_PIPELINES.c.applied_at == was.applied_at)
         )
         said = {"fingerprint": now.fingerprint, "definition": without_secrets(now.definition)}
-        ids = {"inputs": dict(now.inputs), "outputs": dict(now.outputs), "applied_at": self._clock()}
+        ids = {"inputs": _inputs(now), "outputs": dict(now.outputs), "applied_at": self._clock()}
         return self._changed(_PIPELINES.update().where(stands).values(**said, **ids)) == 1
 
     def forget_source(self, name: str) -> None:
@@ -222,7 +226,7 @@ class Catalogue(Tables):
     def pipelines(self) -> dict[str, AppliedPipeline]:
         """By name."""
         rows = self._rows(sa.select(_PIPELINES).order_by(_PIPELINES.c.name))
-        return {r["name"]: AppliedPipeline(**{**r, "sinks": {n: AppliedSink(**s) for n, s in r["sinks"].items()}}) for r in rows}
+        return {r["name"]: AppliedPipeline(**{**r, **_read(r)}) for r in rows}
 
     # ---- products
 
@@ -305,3 +309,34 @@ class Catalogue(Tables):
                 connection.execute(_REQUESTS.update().where(_REQUESTS.c.name == name, _REQUESTS.c.state.in_(OPEN)).values(**told))
 
         self._explained(tell)
+
+
+def held_of(plan: Plan) -> dict[str, dict[str, int]]:
+    """`AppliedPipeline.held` of a plan."""
+    held: dict[str, dict[str, int]] = {}
+    for given in plan.inputs:
+        for h in given.held:
+            held.setdefault(h.step, {})[given.topic] = h.schema_id
+    return held
+
+
+def _inputs(pipeline: AppliedPipeline) -> dict[str, Any]:
+    """Topic → schema id; where steps are held to an earlier one, with these: [schema id, {step: schema id}]. One column, so that they
+    change together."""
+    found: dict[str, Any] = dict(pipeline.inputs)
+    for step, topics in pipeline.held.items():
+        for topic, schema_id in topics.items():
+            now = found[topic] if isinstance(found[topic], list) else [found[topic], {}]
+            found[topic] = [now[0], {**now[1], step: schema_id}]
+    return found
+
+
+def _read(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the row as JSON."""
+    inputs: dict[str, int] = {}
+    held: dict[str, dict[str, int]] = {}
+    for topic, said in row["inputs"].items():
+        inputs[topic], steps = said if isinstance(said, list) else (said, {})
+        for step, schema_id in steps.items():
+            held.setdefault(step, {})[topic] = schema_id
+    return {"inputs": inputs, "held": held, "sinks": {n: AppliedSink(**s) for n, s in row["sinks"].items()}}

@@ -78,15 +78,18 @@ def put_in_place(mesh: Mesh, pipeline: str, out: Output) -> bool:
 
 
 def _accepting(mesh: Mesh, before: AppliedPipeline, out: Output) -> list[dict[str, str]]:
-    """Say, of each topic, what is accepted."""
+    """Say, of each topic, what is accepted; also by the steps alone that were held to an earlier version than the pipeline."""
     versions, told = Versions(mesh.topics, mesh.registry), []
-    for topic, was in before.inputs.items():
+    for topic, reads_in in before.inputs.items():
         there = versions.of(topic)
         now = next(reversed(there))
-        if now != was and was in there:
-            changes = "; ".join(map(str, operations(there[was], there[now]))) or "nothing that differs"
-            out.say(f"accepts {topic}, version {versions.order(topic)[now]}: {changes}")
-            told.append({"topic": topic, "schema_id": str(now), "changes": changes})
+        steps = {step: topics[topic] for step, topics in before.held.items() if topic in topics}
+        for step, was in {"": reads_in, **steps}.items():
+            if now != was and was in there:
+                changes = "; ".join(map(str, operations(there[was], there[now]))) or "nothing that differs"
+                whose = f" in step {step}" if step else ""
+                out.say(f"accepts {topic}, version {versions.order(topic)[now]}{whose}: {changes}")
+                told.append({"topic": topic, "step": step, "schema_id": str(now), "changes": changes})
     return told
 
 

@@ -130,7 +130,7 @@ class _Compile:
         product_names: Collection[str] = (),
     ) -> None:
         self._definition, self._known, self._history, self._published = definition, known, history, published
-        self._products = product_names
+        self._products, self._evolving = product_names, definition.evolving
         self._broken = set(broken)  # pipelines and steps that do not compile: what reads them is not complained of
         self._diagnostics: list[Diagnostic] = []
         self._nodes: dict[str, Node] = {}
@@ -178,7 +178,7 @@ class _Compile:
 
     def _made(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> list[Node] | None:
         asked = Asked(step.key, self._key_mistake(step)) if step.key is not None else None
-        schemas = self._schemas()
+        schemas = self._schemas(step.name)
         building = StepNodes(step.name, schemas, mistakes)
         try:
             nodes = building.build(select, asked, self._history.get(f"{self._definition.name}.{step.name}", ()))
@@ -236,6 +236,13 @@ class _Compile:
                 mistakes.add(node, "reads_itself", f"step {table} reads itself", "name a topic or an earlier step")
             elif table in all_steps and table not in self._nodes and table not in self._broken:
                 mistakes.add(node, "step_later", f"step {table} comes later", f"put {table} before {step.name}")
+            elif table in self._nodes and self._evolving.of(step.name) == "pinned" and self._evolving.of(table) == "follow":
+                message = f"step {step.name} is pinned and reads step {table}, which follows: nothing between them could hold a change up"
+                cure = (
+                    f"write evolve: pinned at {table} too, or evolve: follow at {step.name}, or make {step.name} a step of another "
+                    f"pipeline, which reads {name}.{table}"
+                )
+                mistakes.add(node, "pinned_reads_following", message, cure)
             elif table.startswith(name + ".") and table[len(name) + 1 :] in all_steps:
                 mistakes.add(
                     node,
@@ -244,8 +251,9 @@ class _Compile:
                     f"write {table[len(name) + 1 :]}, which is read without a topic",
                 )
 
-    def _schemas(self) -> dict[str, RowSchema]:
-        return {i.topic: i.schema for i in self._known.values()} | {n.name: n.schema for n in self._nodes.values()}
+    def _schemas(self, step: str) -> dict[str, RowSchema]:
+        """What this step may read."""
+        return {i.topic: i.seen_by(step) for i in self._known.values()} | {n.name: n.schema for n in self._nodes.values()}
 
     def _sql_mistake(self, step: StepDefinition, offset: int, code: str, message: str, cure: str) -> None:
         path = step.part(offset)

@@ -15,6 +15,18 @@ from millstream.schemas.rules import Mode, Rule
 Evolve = Literal["pinned", "follow"]
 """What a consumer does where a schema that it reads changes: it stays with what it has accepted, or takes what is new."""
 
+
+@dataclass(frozen=True)
+class Evolving:
+    """What a definition says of it: `whole`, and those of its `steps` that say so themselves."""
+
+    whole: Evolve
+    steps: Mapping[str, Evolve] = field(default_factory=dict)
+
+    def of(self, step: str) -> Evolve:
+        return self.steps.get(step, self.whole)
+
+
 Places = Mapping[str, Place]
 """Definition path ("pipelines.rated.steps[0].sql") → where it stands."""
 
@@ -124,6 +136,7 @@ class StepDefinition:
     """`key` None: the step takes its input's. `marks`: the (line, column) of each character of `sql`, and of its end.
 
     `parts`, of SQL that was put together: from which offset on the text comes from which path of the definition, in order.
+    `evolve` None: what the pipeline says.
     """
 
     name: str
@@ -133,6 +146,7 @@ class StepDefinition:
     marks: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
     parts: tuple[tuple[int, str], ...] = field(repr=False, compare=False, default=())
     description: Description = field(repr=False, compare=False, default_factory=Description)
+    evolve: Evolve | None = field(compare=False, default=None)
 
     def part(self, offset: int) -> str:
         """The path of the definition that the SQL comes from at this offset."""
@@ -167,6 +181,10 @@ class PipelineDefinition:
     domain: str = field(compare=False, default="")
     description: Description = field(repr=False, compare=False, default_factory=Description)
     evolve: Evolve = field(compare=False, default="pinned")
+
+    @property
+    def evolving(self) -> Evolving:
+        return Evolving(self.evolve, {s.name: s.evolve for s in self.steps if s.evolve is not None})
 
     def place(self, path: str) -> Place:
         """Where `path` stands, or the nearest part of the definition around it."""
@@ -260,6 +278,10 @@ class ProductDefinition:
     @property
     def path(self) -> str:
         return f"products.{self.name}"
+
+    @property
+    def evolving(self) -> Evolving:
+        return Evolving(self.evolve)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ def _lines(plan: Plan) -> Iterator[str]:
         )
     for node in plan.nodes:
         yield f"step {node.name}"
+        yield from (
+            f"  sees the columns of schema {h.schema_id} of {i.topic}: it is pinned"
+            for i in plan.inputs
+            for h in i.held
+            if h.step == node.name
+        )
         yield from (f"  {line}" for line in _node(node))
         yield from _table([(f"  {f.name}", str(f.type), "key" if f.name in node.schema.key else "") for f in node.schema.fields])
     if plan.outputs:

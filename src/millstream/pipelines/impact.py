@@ -6,33 +6,35 @@ that would pause gives nothing more: what lies behind it waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from millstream.events.types import RowSchema
 from millstream.pipelines.compile import compile_pipeline, past
-from millstream.pipelines.definitions import Evolve, PipelineDefinition, ProductDefinition
+from millstream.pipelines.definitions import Evolve, Evolving, PipelineDefinition, ProductDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.generations import compile_product
 from millstream.pipelines.plan import Input, Plan, SinkPlan, outputs_of
 from millstream.pipelines.renames import with_ids_kept
 from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.verdicts import Compiles, Rule, Use, Verdict, judge, of_sink, together, uses
-from millstream.schemas.operations import Operation, operations
+from millstream.schemas.operations import Kind, Operation, operations
 from millstream.schemas.rules import Violation
 
 Definition = PipelineDefinition | ProductDefinition
 History = Callable[[str], Sequence[RowSchema]]
+_SEEN: frozenset[Kind] = frozenset({"add", "drop", "rename", "widen", "retype"})
+"""What whoever reads a step's topic would see of a change: the rest is told by the values alone, or is no change of them."""
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A pipeline, or a generation of a product. `plan` is in force, `compiles` its definition, `evolve` what that says; `sunk` are
+    """A pipeline, or a generation of a product. `plan` is in force, `compiles` its definition, `evolving` what that says; `sunk` are
     the topics of others that only its sinks read, in the schemas in which they do."""
 
     plan: Plan
     compiles: Compiles
-    evolve: Evolve
+    evolving: Evolving
     sunk: Mapping[str, RowSchema] = field(default_factory=dict)
 
 
@@ -86,9 +88,10 @@ def impact(consumers: Sequence[Consumer], topic: str, now: RowSchema, new: RowSc
                 waiting.setdefault(plan.pipeline, stopped[i.topic])
             if i.topic not in changed or i.schema == changed[i.topic]:
                 continue
-            ruling = rule(plan, consumer.compiles, i.topic, changed[i.topic], 0, consumer.evolve, rules)
-            found = operations(i.schema, changed[i.topic])
-            affected += [Affected(plan.pipeline, plan.owner, u.part, i.topic, found, v) for u, v in _told(ruling)]
+            ruling = rule(plan, consumer.compiles, i.topic, changed[i.topic], 0, consumer.evolving, rules)
+            for u, v in _told(ruling):
+                found = operations(i.seen_by(u.part), changed[i.topic])
+                affected.append(Affected(plan.pipeline, plan.owner, u.part, i.topic, found, v))
             plan, paused = ruling.following or plan, paused or ruling.verdict.kind == "pause"
         if paused or plan.pipeline in waiting:
             stopped |= {o.topic: waiting.get(plan.pipeline, plan.pipeline) for o in plan.outputs}
@@ -100,20 +103,26 @@ def impact(consumers: Sequence[Consumer], topic: str, now: RowSchema, new: RowSc
 
 
 def rule(
-    plan: Plan, compiles: Compiles, topic: str, schema: RowSchema, schema_id: int, evolve: Evolve, rules: Sequence[Rule] = ()
+    plan: Plan, compiles: Compiles, topic: str, schema: RowSchema, schema_id: int, evolving: Evolving, rules: Sequence[Rule] = ()
 ) -> Ruling:
-    """What becomes of a pipeline whose plan in force is `plan` when this version of one of its topics comes."""
+    """What becomes of a pipeline whose plan in force is `plan` when this version of one of its topics comes. The plan to take reads it
+    for all steps; those that are pinned see of it what they have seen so far."""
     inputs = {i.topic: i for i in plan.inputs}
     given = inputs[topic]
-    steps = tuple((u, judge(u, given.schema, schema, evolve, rules)) for u in uses(plan, compiles) if u.topic == topic)
+    mine = [u for u in uses(plan, compiles) if u.topic == topic]
+    steps = tuple((u, judge(u, given.seen_by(u.part), schema, evolving.of(u.part), rules)) for u in mine)
     verdict = together(v for _, v in steps)
     if verdict.kind != "propagate":
         return Ruling(steps, verdict)
     try:
-        next_inputs = {**inputs, topic: replace(given, schema=schema, schema_id=schema_id)}
+        pinned = (given.held_at(u.part) for u in mine if evolving.of(u.part) == "pinned")
+        held = tuple(h for h in pinned if not {f.id for f in schema.fields} <= {f.id for f in h.schema.fields})
+        next_inputs = {**inputs, topic: replace(given, schema=schema, schema_id=schema_id, held=held)}
         following = with_ids_kept(plan, compiles(next_inputs, outputs_of(plan)))
     except InvalidProject as e:
         return Ruling(steps, Verdict("pause", tuple(_mistake(d, topic, plan.pipeline) for d in e.diagnostics)))
+    if violation := next(_unpinned(plan, following, topic, mine, evolving), None):
+        return Ruling(steps, Verdict("pause", (violation,)))
     for name, (was, now) in _moved(plan, following).items():
         if _key(was) != _key(now):
             why = f"the key of {name} would change, which is pinned for the life of a topic"
@@ -126,11 +135,25 @@ def rule(
     return Ruling(steps, verdict, following)
 
 
+def _unpinned(was: Plan, now: Plan, topic: str, mine: Sequence[Use], evolving: Evolving) -> Iterator[Violation]:
+    """What would become otherwise in steps that are pinned: a column that `*` reads has another name in the version that another step
+    takes."""
+    nodes = {n.name: n.schema for n in was.nodes}
+    for node in now.nodes:
+        if node.name not in {u.part for u in mine} or evolving.of(node.name) != "pinned" or node.name not in nodes:
+            continue
+        for o in operations(nodes[node.name], node.schema):
+            if o.leaf.kind in _SEEN:
+                why = f"step {node.name} is pinned and reads {topic} by *, of which another step takes a version in which this is otherwise"
+                cure = f"name the columns in step {node.name}, or write evolve: follow there, then `millstream resume {was.pipeline}`"
+                yield Violation(str(o), f"{was.pipeline}.{node.name}", why, cure)
+
+
 def consumer(plan: Plan, definition: Definition, known: Mapping[str, Input], history: History, products: Collection[str]) -> Consumer:
     """Of the definition that `plan` was made from. `known` are the topics as sinks read them; for the rest see `compiling`."""
     others = {s.topic: known[s.topic] for s in plan.sinks if s.topic not in outputs_of(plan) and s.topic in known}
     compiles = compiling(definition, plan, others, history, products)
-    return Consumer(plan, compiles, definition.evolve, {topic: i.schema for topic, i in others.items()})
+    return Consumer(plan, compiles, definition.evolving, {topic: i.schema for topic, i in others.items()})
 
 
 def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], history: History, products: Collection[str]) -> Compiles:
@@ -171,7 +194,7 @@ def _sinks(consumer: Consumer, changed: Mapping[str, RowSchema], rules: Sequence
         if was is None or was == changed.get(sink.topic, was):
             continue
         now = changed[sink.topic]
-        verdict = rule_of_sink(plan, sink, was, now, consumer.evolve, rules)
+        verdict = rule_of_sink(plan, sink, was, now, consumer.evolving.whole, rules)
         found.append(Affected(plan.pipeline, plan.owner, f"sink {sink.name}", sink.topic, operations(was, now), verdict))
     return found
 

@@ -14,10 +14,20 @@ from millstream.events.types import RowSchema, Type
 
 
 @dataclass(frozen=True)
+class Held:
+    """A step that is pinned to an earlier version of a topic than its pipeline reads: of the columns it sees those of `schema`, by id."""
+
+    step: str
+    schema: RowSchema
+    schema_id: int
+
+
+@dataclass(frozen=True)
 class Input:
     """A topic that the pipeline reads, with the schema version it has accepted (invariant 6).
 
     `schema` has every column of that version; steps read a subset. `askable`: its source can be asked for rows by their values.
+    `held`: the steps that have not accepted that version, each once.
     """
 
     topic: str
@@ -25,6 +35,18 @@ class Input:
     schema_id: int
     grade: Grade
     askable: bool = False
+    held: tuple[Held, ...] = ()
+
+    def seen_by(self, step: str) -> RowSchema:
+        """The columns that there are for this step, as they are now."""
+        ids = next(({f.id for f in h.schema.fields} for h in self.held if h.step == step), None)
+        if ids is None:
+            return self.schema
+        return RowSchema(tuple(f for f in self.schema.fields if f.id in ids), self.schema.key)
+
+    def held_at(self, step: str) -> Held:
+        """What it is held to from now on, where the pipeline goes to a later version than this and the step does not."""
+        return next((h for h in self.held if h.step == step), Held(step, self.schema, self.schema_id))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class ProductReading(ProductSinks):
         known = ("product", "owner", "read", "evolve", "compatibility", "root", "nest", "sink", "sinks", "examples", *DESCRIBES)
         self._keys(section, path, known)
         owner = self._text(section, "owner", path)
-        read, evolve = self._read_from(section, path), self._evolve(section, path)
+        read, evolve = self._read_from(section, path), self._evolve(section, path) or "pinned"
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         before = len(self._mistakes)
         root = self._document(section, name, path)

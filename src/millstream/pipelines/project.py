@@ -211,7 +211,7 @@ class _Load(ProductReading, SearchReading):
         keys = ("pipeline", "owner", "read", "portable", "evolve", "compatibility", "steps", "sinks", "examples", *_PART_DESCRIBES)
         self._keys(section, path, keys)
         owner = self._text(section, "owner", path)
-        read, portable, evolve = self._read_from(section, path), self._portable(section, path), self._evolve(section, path)
+        read, portable, evolve = self._read_from(section, path), self._portable(section, path), self._evolve(section, path) or "pinned"
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         description = self._description(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
@@ -235,14 +235,14 @@ class _Load(ProductReading, SearchReading):
             self._note(node.place, path, "bad_value", "a step is a list of `key: value`", "write - name: … and sql: …")
             return None
         self._enter(node, path)
-        self._keys(node, path, ("name", "sql", "key", "owner", *DESCRIBES))
+        self._keys(node, path, ("name", "sql", "key", "evolve", "owner", *DESCRIBES))
         name = self._name(node, "name", path)
         sql = self._text(node, "sql", path)
         key = self._names(node, "key", path) if "key" in node.entries else None
-        scalar, description = node.entries.get("sql"), self._description(node, path)
+        scalar, description, evolve = node.entries.get("sql"), self._description(node, path), self._evolve(node, path)
         if not name or not sql or not isinstance(scalar, Scalar):
             return None
-        return StepDefinition(name, sql, key, path, scalar.marks(), description=description)
+        return StepDefinition(name, sql, key, path, scalar.marks(), description=description, evolve=evolve)
 
     def _sink(self, node: Node, path: str) -> SinkDefinition | None:
         if not isinstance(node, Section):

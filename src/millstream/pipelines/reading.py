@@ -147,13 +147,13 @@ class Reading:
         """What `domain:` says; "", where it says nothing."""
         return self._name(section, "domain", path) if "domain" in section.entries else ""
 
-    def _evolve(self, section: Section, path: str) -> Evolve:
-        """What `evolve:` says; pinned, where it says nothing."""
+    def _evolve(self, section: Section, path: str) -> Evolve | None:
+        """What `evolve:` says; None, where it says nothing."""
         evolve = self._text(section, "evolve", path, required=False)
         if evolve not in ("", "pinned", "follow"):
             cure = "write evolve: pinned (stay with the schema that was accepted) or evolve: follow (take new columns and wider types)"
             self._note(place_of(section, "evolve"), f"{path}.evolve", "bad_value", f"evolve cannot be {evolve}", cure)
-        return "follow" if evolve == "follow" else "pinned"
+        return "follow" if evolve == "follow" else "pinned" if evolve else None
 
     def _portable(self, section: Section, path: str) -> bool:
         """What `portable:` says; true, where it says nothing."""

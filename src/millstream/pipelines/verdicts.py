@@ -131,11 +131,17 @@ def _steps_with_star(now: Plan, inputs: Mapping[str, Input], topic: str, compile
     name = next(n for n in (f"{_NEW}{i or ''}" for i in range(len(given.schema.fields) + 1)) if n not in given.schema.names)
     more = Field(name, Type("text"), max((f.id for f in given.schema.fields), default=0) + 1)
     try:
-        wider = replace(given, schema=RowSchema((*given.schema.fields, more), given.schema.key))
+        wider = _with(given, more)
         plan = compiles({**inputs, topic: wider}, outputs_of(now))
     except InvalidProject:  # a UNION whose branches would differ: the new column would come into it
         return set(_read_by_step(compiles(inputs, outputs_of(now)), topic))
     return {step for step, columns in _read_by_step(plan, topic).items() if name in columns}
+
+
+def _with(given: Input, more: Field) -> Input:
+    """With a column that everybody sees."""
+    held = tuple(replace(h, schema=RowSchema((*h.schema.fields, more), h.schema.key)) for h in given.held)
+    return replace(given, schema=RowSchema((*given.schema.fields, more), given.schema.key), held=held)
 
 
 def _named(plan: Plan, inputs: Mapping[str, Input], topic: str, compiles: Compiles) -> set[str]:

@@ -336,3 +336,67 @@ def test_a_generation_that_is_not_searched_yet_is_not_ended_by_a_resume(shop) ->
     assert generations() == [2]
     (shop.folder / "pipelines/large.yaml").unlink()
     assert "nothing_to_resume" in shop("resume", "large").err
+
+
+MIXED = """\
+pipeline: mixed
+owner: team-mixed
+steps:
+  - name: still
+    sql: STILL
+  - name: moving
+    evolve: follow
+    sql: SELECT * FROM shop.public.orders
+sinks:
+  - {from: still, jsonl: {file: still.jsonl}}
+  - {from: moving, jsonl: {file: moving.jsonl}}
+"""
+
+
+@pytest.mark.parametrize(
+    "still", ["SELECT * FROM shop.public.orders", "SELECT o.* FROM shop.public.orders o JOIN shop.public.orders p ON p.id = o.id"]
+)
+def test_a_pinned_step_goes_on_with_its_columns_beside_one_that_follows_over_restarts_until_it_is_resumed(shop, still: str) -> None:
+    (shop.folder / "pipelines/large.yaml").unlink()
+    shop.write("pipelines/mixed.yaml", MIXED.replace("STILL", still))
+    assert shop("apply").code == shop("run", "--until-caught-up").code == 0
+    mood = Field("mood", Type("text"), 5)
+    with shop.catalogue() as catalogue:
+        was = catalogue.pipelines()["mixed"].inputs
+    foretold = shop("--json", "schemas", "impact", "shop.public.orders", "ALTER TABLE orders ADD COLUMN shade text").json["affected"]
+    now(RowSchema((*ORDERS.fields, SHADE), ORDERS.key), shop)
+    add(shop, 4, amount=40, note="d", shade="red")
+    assert shop("run", "--until-caught-up").code == 0
+    assert {a["part"]: a["verdict"] for a in foretold if not a["part"].startswith("sink ")} == {"still": "ignore", "moving": "propagate"}
+    with shop.catalogue() as catalogue:
+        (ruled,) = catalogue.verdicts.of("pipeline.mixed")
+        assert ruled.verdict == "propagate"
+        applied = catalogue.pipelines()["mixed"]
+    assert applied.held == {"still": was} and applied.inputs != was
+    # the next start compiles the files anew: the pinned step still means by * what it has accepted
+    now(RowSchema((*ORDERS.fields, SHADE, mood), ORDERS.key), shop)
+    add(shop, 5, amount=50, note="e", shade="blue", mood="calm")
+    assert shop("run", "--until-caught-up").code == 0
+    add(shop, 6, amount=60, note="f", shade="pink", mood="gay")
+    assert shop("run", "--until-caught-up").code == 0
+    assert events(shop, "still.jsonl")[-3:] == [
+        {"id": 4, "amount": 40, "note": "d"},
+        {"id": 5, "amount": 50, "note": "e"},
+        {"id": 6, "amount": 60, "note": "f"},
+    ]
+    assert events(shop, "moving.jsonl")[-3:] == [
+        {"id": 4, "amount": 40, "note": "d", "shade": "red"},
+        {"id": 5, "amount": 50, "note": "e", "shade": "blue", "mood": "calm"},
+        {"id": 6, "amount": 60, "note": "f", "shade": "pink", "mood": "gay"},
+    ]
+    before = len(events(shop, "moving.jsonl"))
+    resumed = shop("resume", "mixed")
+    assert resumed.code == 0 and "accepts shop.public.orders, version 3 in step still: added shade" in resumed.out
+    with shop.catalogue() as catalogue:
+        assert catalogue.pipelines()["mixed"].held == {}
+    assert shop("run", "--until-caught-up").code == 0
+    told = {e["id"]: (e["shade"], e["mood"]) for e in events(shop, "still.jsonl") if "mood" in e}
+    assert {n: told.pop(n) for n in (4, 5, 6)} == {4: ("red", None), 5: ("blue", "calm"), 6: ("pink", "gay")}
+    assert set(told.values()) <= {("grey", None)}, "rows from before the columns: the topic's schema says so too, without a word of them"
+    assert len(events(shop, "moving.jsonl")) == before, "who had taken it all is told nothing again"
+    assert shop("--json", "plan").json["steps"] == []

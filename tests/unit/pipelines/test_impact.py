@@ -15,10 +15,11 @@ from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.pipelines.compile import compile_all, readable
 from millstream.pipelines.definitions import Project
 from millstream.pipelines.diagnostics import InvalidProject
+from millstream.pipelines.explain import explain
 from millstream.pipelines.generations import compile_product
-from millstream.pipelines.impact import Consumer, Impact, consumer, impact
+from millstream.pipelines.impact import Consumer, Impact, consumer, impact, rule
 from millstream.pipelines.lineage import Ref, lineage
-from millstream.pipelines.plan import Input
+from millstream.pipelines.plan import Input, Plan, outputs_of
 from millstream.pipelines.project import load
 from millstream.pipelines.verdicts import Use
 from millstream.schemas.rules import Violation
@@ -274,3 +275,136 @@ def test_who_is_pinned_pauses_exactly_where_lineage_says_that_it_uses_the_column
                 assert impact(mesh, table, schema, left).pauses == used, f"{table}.{f.name}\n{sql}"
                 seen[used] += 1
     assert min(seen[True], seen[False]) > 1, seen
+
+
+BY_STEP = {
+    "pipelines/mixed.yaml": """
+pipeline: mixed
+owner: mixed
+steps:
+  - name: still
+    sql: SELECT * FROM studio.public.movie WHERE id > 0
+  - name: after
+    sql: SELECT * FROM still
+  - name: moving
+    evolve: follow
+    sql: SELECT * FROM studio.public.movie
+sinks:
+  - {from: after, jsonl: {file: after.jsonl}}
+  - {from: moving, jsonl: {file: moving.jsonl}}
+""",
+}
+NOTE, MOOD = Field("note", Type("text"), 91), Field("mood", Type("text"), 92)
+
+
+def columns_of(plan: Plan) -> dict[str, tuple[str, ...]]:
+    return {n.name: tuple(n.schema.names) for n in plan.nodes}
+
+
+def mixed(project: Callable[[Mapping[str, str]], Path], known: Mapping[str, Input], files: Mapping[str, str] = BY_STEP) -> Consumer:
+    (made,) = consumers(load(project(files), {}, SOURCES, SINKS), known)
+    return made
+
+
+def test_a_step_that_follows_takes_what_its_pinned_sibling_goes_on_without(project, known) -> None:
+    made = mixed(project, known)
+    assert said(impact([made], MOVIE, NOW, with_fields(lambda f: f, NOTE))) == {
+        f"mixed.still < {MOVIE}": "ignore",
+        f"mixed.moving < {MOVIE}": "propagate",
+        "mixed.sink mixed.moving.jsonl < mixed.moving": "propagate",
+    }
+    plan, seen = made.plan, tuple(NOW.names)
+    for number, more in enumerate([[NOTE], [NOTE, MOOD], [MOOD]], 1):  # the second goes again, which no pinned step has ever seen
+        ruling = rule(plan, made.compiles, MOVIE, with_fields(lambda f: f, *more), number, made.evolving)
+        assert ruling.following is not None, ruling
+        plan = ruling.following
+        assert columns_of(plan) == {"still": seen, "after": seen, "moving": (*seen, *(f.name for f in more))}
+        (given,) = plan.inputs
+        assert [(h.step, h.schema, h.schema_id) for h in given.held] == [("still", NOW, known[MOVIE].schema_id)]
+        assert made.compiles({MOVIE: given}, outputs_of(plan)) == plan  # as a restart does
+        assert "sees the columns of schema" in explain(plan)
+    gone = rule(plan, made.compiles, MOVIE, replace_field(plan.inputs[0].schema, "title", None), 9, made.evolving)
+    assert {u.part: v.kind for u, v in gone.steps} == {"still": "pause", "moving": "propagate"}
+    accepted = made.compiles({MOVIE: replace(plan.inputs[0], held=())}, outputs_of(plan))  # as a resume does
+    assert columns_of(accepted)["after"] == (*seen, "mood")
+
+
+def replace_field(schema: RowSchema, name: str, by: Field | None) -> RowSchema:
+    fields = [by if f.name == name else f for f in schema.fields]
+    return RowSchema(tuple(f for f in fields if f is not None), schema.key)
+
+
+def test_a_pinned_step_is_not_taken_along_to_another_name_of_a_column(project, known) -> None:
+    made = mixed(project, known)
+    renamed = with_fields(lambda f: replace(f, name="called") if f.name == "title" else f)
+    ruling = rule(made.plan, made.compiles, MOVIE, renamed, 1, made.evolving)
+    assert ruling.verdict.kind == "pause"
+    (reason,) = ruling.verdict.reasons
+    assert reason.where == "mixed.still" and "step still is pinned" in reason.why and "name the columns in step still" in reason.cure
+
+
+def test_a_step_may_be_pinned_in_a_pipeline_that_follows(project, known) -> None:
+    pinned = BY_STEP["pipelines/mixed.yaml"].replace("    evolve: follow\n", "").replace("owner: mixed", "owner: mixed\nevolve: follow")
+    for name in ("still", "after"):
+        pinned = pinned.replace(f"- name: {name}", f"- name: {name}\n    evolve: pinned")
+    made, other = mixed(project, known, {"pipelines/mixed.yaml": pinned}), mixed(project, known)
+    new = with_fields(lambda f: f, NOTE)
+    assert said(impact([made], MOVIE, NOW, new)) == said(impact([other], MOVIE, NOW, new))
+
+
+AFTER = "  - name: after\n    sql: SELECT * FROM moving\n"
+PINNED_LATE = BY_STEP["pipelines/mixed.yaml"].replace("FROM still", "FROM moving").replace(AFTER, "").replace("sinks:", f"{AFTER}sinks:")
+
+
+def test_a_pinned_step_cannot_read_one_of_its_pipeline_that_follows(project, known) -> None:
+    with pytest.raises(InvalidProject) as refused:
+        mixed(project, known, {"pipelines/mixed.yaml": PINNED_LATE})
+    (found,) = refused.value.diagnostics
+    assert (found.code, found.line, found.column) == ("pinned_reads_following", 11, 24)
+    assert "evolve: pinned at moving" in found.cure and "mixed.moving" in found.cure
+    with pytest.raises(InvalidProject) as odd:
+        load(project({"pipelines/mixed.yaml": PINNED_LATE.replace("evolve: follow", "evolve: folow")}), {}, SOURCES, SINKS)
+    assert [(d.code, d.path, d.line) for d in odd.value.diagnostics] == [("bad_value", "pipelines.mixed.steps[1].evolve", 8)]
+
+
+MOVING = """
+pipeline: mixed
+owner: mixed
+steps:
+  - name: moving
+    evolve: follow
+    sql: SELECT * FROM studio.public.movie
+"""
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.long) for s in range(4, 40))])
+def test_a_pinned_step_keeps_its_columns_whatever_comes_and_its_sibling_follows(project, known, seed) -> None:
+    """Chains of random changes: at every version that is taken, pinned steps have what they had, in each type, and the other what it
+    would have in a pipeline of its own, which gives the same verdict but where a pinned step has lost something."""
+    rng = random.Random(seed)
+    made, one = mixed(project, known), mixed(project, known, {"pipelines/mixed.yaml": MOVING})
+    plan, single, schema = made.plan, one.plan, RowSchema((*NOW.fields, Field("c0", Type("int32"), 90)), NOW.key)
+    pinned = {n.name: n.schema for n in plan.nodes if n.name != "moving"}
+    for number in range(100, 108):
+        ruling = rule(plan, made.compiles, MOVIE, schema, number, made.evolving)
+        beside = rule(single, one.compiles, MOVIE, schema, number, one.evolving)
+        lost = [f.name for f in NOW.fields if f.name not in schema.names or schema[f.name] != f]
+        assert ruling.verdict.kind == ("pause" if lost else beside.verdict.kind)
+        if lost:
+            break
+        plan, single = ruling.following or plan, beside.following or single
+        assert {n.name: n.schema for n in plan.nodes if n.name != "moving"} == pinned
+        assert [n for n in plan.nodes if n.name == "moving"] == list(single.nodes)
+        schema = changed_at_random(schema, number, rng)
+
+
+def changed_at_random(schema: RowSchema, number: int, rng: random.Random) -> RowSchema:
+    free = [f for f in schema.fields if f.name not in NOW.names]
+    old = [f for f in schema.fields if f.name in NOW.names and f.name not in NOW.key]
+    target = rng.choice(free) if free and rng.random() < 0.85 else rng.choice(old)
+    roll = rng.random()
+    if roll < 0.4:
+        return RowSchema((*schema.fields, Field(f"c{number}", Type("int32"), number)), schema.key)
+    if roll < 0.7 or target.type != Type("int32"):
+        return replace_field(schema, target.name, None)
+    return replace_field(schema, target.name, replace(target, type=Type("int64")))
