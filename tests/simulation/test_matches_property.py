@@ -274,6 +274,26 @@ def test_one_search_more_leaves_the_others_alone(tmp_path: Path) -> None:
     world.close()
 
 
+@pytest.mark.parametrize("change", ["a search more", "another generation"])
+def test_what_is_being_compared_is_not_caught_up(change: str, tmp_path: Path) -> None:
+    """Whoever waits for it looks from another thread, at any moment of its steps."""
+    world = World(tmp_path, random.Random(8))
+    world.searches["all"] = "*"
+    world.restart()
+    world.settle()
+    meanwhile = []
+    world.matches.tick = lambda what, done, total: meanwhile.append(world.matches.caught_up({world.topic: world.topics.end(world.topic)}))
+    if change == "a search more":
+        world.searches["more"] = "year >= 0"
+    else:
+        world.next_generation(SCHEMA)
+    world.settle()
+    assert meanwhile
+    assert not any(meanwhile)
+    check(world)
+    world.close()
+
+
 def test_it_waits_until_a_generation_is_searched(tmp_path: Path) -> None:
     world = World(tmp_path, random.Random(7))
     world.searches["all"] = "*"

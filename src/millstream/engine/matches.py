@@ -282,6 +282,7 @@ class Matches:
         served = self._served_now()
         if served is None or not self._is_ready(served.topic):
             return False
+        self._built = False  # who asks meanwhile, from another thread, is not told that these searches are caught up
         self._searches = dict(self._searches_now())
         conditions = self._check(served)
         same = self._kept["served"] == served.topic  # then versions say whether a document has changed
