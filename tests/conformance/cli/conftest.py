@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from millstream.wiring import Wiring
 
 PASSWORD = "hunter2-and-more"
 URL = f"scripted://reader:{PASSWORD}@db.example:5432/shop"
+
+IDLE_S = 0.005
 
 ORDERS = RowSchema((Field("id", Type("int64"), 1), Field("amount", Type("int32"), 2), Field("note", Type("text"), 3)), ("id",))
 
@@ -87,7 +90,7 @@ class ShopSource(ScriptedSource):
 
     def __init__(self, shop: Shop, name: str, options: Options) -> None:
         super().__init__(name, shop.database)
-        self._shop, self._options = shop, options
+        self._shop, self._options, self._quiet = shop, options, threading.Event()
 
     def stream(self, resume_after: Position | None) -> Iterator[Delivery]:
         for delivery in super().stream(resume_after):
@@ -95,6 +98,8 @@ class ShopSource(ScriptedSource):
                 act, self._shop.when_idle = self._shop.when_idle, None
                 act()
             yield delivery
+            if delivery.idle:  # as a source waits for its server: who asks on and on keeps the other threads from running
+                self._quiet.wait(IDLE_S)
 
     def _loaded(self) -> bool:
         """Every chunk that was begun has been given its mark, and one was begun."""
