@@ -18,6 +18,7 @@ from faults_events import Row, row
 from faults_oracle import places, rows
 from faults_schema import MOVIES, QUIET, STUDIOS, Altered, Writer, statement
 from faults_schema_oracle import Told, replayed
+from psycopg.conninfo import make_conninfo
 
 from millstream.events import version
 from millstream.testing.cockroach.process import CockroachProcess
@@ -56,6 +57,34 @@ class Cockroach:
             wall, _, logical = at.partition(".")
             told.append(Written((int(wall), int(logical)), cause, row(before), row(after)))
         return told
+
+
+class Cluster:
+    """A real cluster as worlds ask for a server: databases of their own, which they drop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(b"SET CLUSTER SETTING kv.rangefeed.enabled = true")
+
+    def url(self, database: str) -> str:
+        return make_conninfo(self._url, dbname=database)
+
+    def create_database(self, name: str) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} CASCADE".encode())
+            connection.execute(f"CREATE DATABASE {name}".encode())
+
+    def drop_database(self, name: str) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} CASCADE".encode())
+
+    def connect(self, database: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(database), autocommit=True, prepare_threshold=None)
+
+    def execute(self, sql: str, database: str) -> list[tuple[Any, ...]]:
+        with self.connect(database) as connection:
+            return connection.execute(sql.encode()).fetchall()
 
 
 class Written(NamedTuple):

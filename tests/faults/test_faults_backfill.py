@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults_altered_cockroach import PACE, Cockroach
+from faults_altered_cockroach import PACE, Cluster, Cockroach
 from faults_backfill import LOST, TOPIC, CockroachWorld, World, over
+from faults_cockroach import CLUSTER, NOT_SHOWN, URL
 from faults_project import until
 
 from millstream.capture.backfill import Order
@@ -26,13 +27,17 @@ from millstream.testing.cockroach.process import CockroachProcess
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
 
 
-@pytest.fixture(params=["postgres", "cockroachdb"])
+@pytest.fixture(params=["postgres", "cockroachdb", CLUSTER])
 def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == CLUSTER and not URL:
+        pytest.skip(NOT_SHOWN)
     with ExitStack() as held:
 
         def make(rows: int, **settings: Any) -> World:
             if request.param == "postgres":
                 world = World(request.getfixturevalue("faults_server"), tmp_path, rows, **settings)
+            elif request.param == CLUSTER:
+                world = CockroachWorld(Cluster(URL), tmp_path, rows, **settings)
             else:
                 process = held.enter_context(CockroachProcess("--pace", str(PACE)))
                 world = CockroachWorld(Cockroach(process), tmp_path, rows, **settings)
@@ -114,29 +119,28 @@ def test_rows_whose_delete_was_lost_leave_the_table_and_the_index_and_rows_that_
 
 
 @pytest.mark.long
-def test_a_changefeed_begins_again_after_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worlds", ["cockroachdb", CLUSTER], indirect=True)
+def test_a_changefeed_begins_again_after_a_kill(worlds: Any) -> None:
     """What it told before the kill stays as it is, and no newer value is replaced."""
-    with CockroachProcess("--pace", str(PACE)) as process, ExitStack() as held:
-        world = CockroachWorld(Cockroach(process), tmp_path, 600, writes_per_s=10, chunk_bytes=12_000)
-        held.callback(world.close)
-        project = world.project
-        project.command("apply")
-        project.catch_up()
-        with world.beside("changefeed"):
-            project.command("backfill", "start", "shop", "public.item", "--name", "scan", "--method", "changefeed", "--throttle", "200")
-            with project.running() as running:
-                until("it reads", lambda: world.chunks("scan") > 0, 60)
-                assert not over(world, "scan")
-                running.signal(signal.SIGKILL)
-            with world.catalogue() as catalogue:
-                catalogue.backfills.throttle("scan", None)
-            with project.running():
-                until("all is read", lambda: over(world, "scan"), 90)
-        project.catch_up()
-        said = world.check({"scan"}, {"scan"})
-        told, runs = world.told()["scan"], Counter(e.version for e in world.events(TOPIC) if e.marks[1] == "scan")
-        assert (len(runs), sum(runs.values())) == (2, said["scan"]["r"])
-        assert told.rows == runs[max(runs)] > 0, "only the last run counts"
+    world = worlds(600, writes_per_s=10, chunk_bytes=12_000)
+    project = world.project
+    project.command("apply")
+    project.catch_up()
+    with world.beside("changefeed"):
+        project.command("backfill", "start", "shop", "public.item", "--name", "scan", "--method", "changefeed", "--throttle", "200")
+        with project.running() as running:
+            until("it reads", lambda: world.chunks("scan") > 0, 60)
+            assert not over(world, "scan")
+            running.signal(signal.SIGKILL)
+        with world.catalogue() as catalogue:
+            catalogue.backfills.throttle("scan", None)
+        with project.running():
+            until("all is read", lambda: over(world, "scan"), 90)
+    project.catch_up()
+    said = world.check({"scan"}, {"scan"})
+    told, runs = world.told()["scan"], Counter(e.version for e in world.events(TOPIC) if e.marks[1] == "scan")
+    assert (len(runs), sum(runs.values())) == (2, said["scan"]["r"])
+    assert told.rows == runs[max(runs)] > 0, "only the last run counts"
 
 
 @pytest.mark.long
@@ -146,7 +150,7 @@ def test_a_large_table_under_five_hundred_writes_a_second(worlds: Any, kind: str
     """Killed five times. Prints the live latency, from commit to searchable, with and without the backfill; it is no promise.
     The stand-in, all in Python, gets a tenth of the rows."""
     world = worlds(
-        200_000 if "cockroachdb" in request.node.name else 2_000_000,
+        2_000_000 if "postgres" in request.node.name else 200_000,
         writes_per_s=500,
         chunk_bytes=1 << 20 if "postgres" in request.node.name else 1 << 18,
     )

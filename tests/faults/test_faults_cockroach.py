@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults_cockroach import CLUSTER, URL, CockroachWorld
+from faults_cockroach import CLUSTER, NOT_SHOWN, URL, CockroachWorld
 from faults_points import points
 from test_faults_points import FIRST_START, LivingWorld, die_at
 from test_faults_random import kill_at_random
@@ -40,7 +40,7 @@ def make_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeW
     """Worlds of one kind, already entered."""
     made: list[CockroachWorld] = []
     if request.param == CLUSTER and not URL:
-        pytest.skip("MILLSTREAM_COCKROACH_URL names no cluster: nothing was shown on a real CockroachDB")
+        pytest.skip(NOT_SHOWN)
 
     def make(**settings: Any) -> CockroachWorld:
         made.append(CockroachWorld(request.param, tmp_path, seed=request.node.name, **settings).__enter__())
