@@ -16,12 +16,13 @@ from pydantic import BaseModel, SecretStr
 @dataclass(frozen=True)
 class Component:
     """`opener` is "package.module:callable"; what the callable takes is the contract of its room (sources, sinks). `lookup` is
-    the opener of what a source offers beside its stream, where it does."""
+    the opener of what a source offers beside its stream, where it does; `derives`: it knows tables that are derived from others."""
 
     name: str
     options: type[BaseModel]
     opener: str
     lookup: str | None = None
+    derives: bool = False
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
         return _made_by(self.opener)(*args, **kwargs)

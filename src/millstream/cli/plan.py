@@ -15,6 +15,7 @@ from millstream.cli.mesh import Mesh
 from millstream.cli.output import Output, counted
 from millstream.cli.session import Here
 from millstream.errors import Retryable
+from millstream.pipelines.definitions import Project
 from millstream.pipelines.explain import explain as explanation
 from millstream.sources.contract import Derives, Readings
 
@@ -41,7 +42,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
         readings = {s.name: _readings(mesh, s.name) for s in session.project.sources if s.derived}
     out = session.output
     for source, said in readings.items():
-        _tell_readings(source, said, out)
+        _tell_readings(source, said, session.project, out)
     if explain:
         for p in todo.plans:
             out.say(explanation(p))
@@ -57,6 +58,7 @@ def plan(*, explain: Annotated[bool, Parameter(negative="", show_default=False)]
             "forbidden": [{"consumer": f.consumer, "owner": f.owner, **vars(f.violation)} for f in forbidden],
             "steps": [{**vars(step), "text": str(step)} for step in todo.steps],
             "readings": {name: vars(said) | {"derived": [vars(d) for d in said.derived]} for name, said in readings.items() if said},
+            "pushed_down": _pushed(session.project),
             "explanations": {p.pipeline: out.secrets.blot(explanation(p)) for p in todo.plans} if explain else {},
         }
     )
@@ -78,11 +80,23 @@ def _readings(mesh: Mesh, source: str) -> Readings | None:
         return None
 
 
-def _tell_readings(source: str, said: Readings | None, out: Output) -> None:
+def _tell_readings(source: str, said: Readings | None, project: Project, out: Output) -> None:
     if said is None:
         out.warn(f"source {source} does not answer: who filters its derived tables is not known")
         return
     out.say(f"source {source}: {counted(said.feeds, 'feed')} of the server")
     for d in said.derived:
         out.say(f"     {d.table} from {d.of}, " + ("filtered by the server" if d.here is None else f"filtered here: {d.here}"))
+        for_whom = [p for p, topic in _pushed(project).items() if topic == f"{source}.{d.table}"]
+        if for_whom:
+            of = next(s for s in project.sources if s.name == source)
+            twice = of.derived[d.table]["table"] in of.tables
+            out.say(
+                f"       pushed down for {', '.join(for_whom)}" + (f"; {d.of} comes whole as well, so no bytes are saved" if twice else "")
+            )
     out.say()
+
+
+def _pushed(project: Project) -> dict[str, str]:
+    """Of each pipeline with `push_down` the topic of what was made for it."""
+    return {p.name: other.topic for p in project.pipelines for other in p.instead.values()}

@@ -73,6 +73,7 @@ def _with_declared(there: Known, declared: Mapping[str, RowSchema]) -> Known:
 
 def _plans(project: Project, there: Known, subjects: set[str], mistakes: list[Diagnostic]) -> list[Plan]:
     """The plans of the pipelines and products that can be compiled. Of `subjects` that cannot, the reason is noted."""
+    project, there = _as_written(project, there)
     left, unchecked = compilable(project, there)
     places = {p.name: (f"pipelines.{p.name}", p.places) for p in project.pipelines}
     places |= {p.name: (p.path, p.places) for p in project.products}
@@ -85,6 +86,14 @@ def _plans(project: Project, there: Known, subjects: set[str], mistakes: list[Di
     products, wrong = product_plans(left, there.inputs, plans)
     mistakes += wrong
     return [*plans, *products]
+
+
+def _as_written(project: Project, there: Known) -> tuple[Project, Known]:
+    """Examples give rows of the tables that steps name, also where what is read is derived from them (`push_down`)."""
+    instead = {table: other.topic for p in project.pipelines for table, other in p.instead.items()}
+    more = {t: replace(there.inputs[o], topic=t) for t, o in instead.items() if t not in there.inputs and o in there.inputs}
+    pipelines = tuple(replace(p, instead={}) for p in project.pipelines)
+    return replace(project, pipelines=pipelines), replace(there, inputs={**there.inputs, **more})
 
 
 def _show(result: engine.Result, output: Output) -> None:

@@ -120,7 +120,8 @@ def compilable(project: Project, there: Known) -> tuple[Project, dict[str, str]]
 
 
 def _texts(pipeline: PipelineDefinition) -> list[str]:
-    return [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
+    texts = [*(step.sql.replace('"', "") for step in pipeline.steps), *(sink.input for sink in pipeline.sinks)]
+    return [*texts, *(other.topic for other in pipeline.instead.values())]
 
 
 def _read_of(texts: Sequence[str], topics: Iterable[str]) -> str | None:

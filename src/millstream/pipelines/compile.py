@@ -12,7 +12,7 @@ from sqlglot import exp
 
 from millstream.events.origin import Grade
 from millstream.events.types import RowSchema
-from millstream.pipelines import atsource, descriptions, products
+from millstream.pipelines import atsource, descriptions, products, pushdown
 from millstream.pipelines.definitions import PipelineDefinition, Project, StepDefinition
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import Asked, Note
@@ -168,6 +168,7 @@ class _Compile:
         before = len(self._diagnostics)
         select = parse(step.sql, mistakes)
         if select is not None:
+            self._instead(select)
             self._own_steps(step, select, mistakes)
         if select is not None and any(_head(name) in self._broken for name, _ in _tables(select)):
             return None  # what it reads does not compile: nothing can be said of it
@@ -175,6 +176,18 @@ class _Compile:
         for m in mistakes.found:
             self._sql_mistake(step, m.offset, m.code, m.message, m.cure)
         return made if len(self._diagnostics) == before else None
+
+    def _instead(self, select: exp.Query) -> None:
+        """Have the step read what is derived for it (`push_down`)."""
+        d, read = self._definition, {name for name, _ in _tables(select)}
+        for name in read & set(d.instead):
+            other = d.instead[name]
+            types = {f.name: f.type for f in self._known[other.topic].schema.fields} if other.topic in self._known else {}
+            for unlike in pushdown.unlike(other.compared, types):
+                message = f"push_down: {unlike}, which the source may compare otherwise than a step"
+                cure = "put that part of the condition into a step behind this one, or leave push_down away"
+                self._diagnostics.append(d.mistake(f"pipelines.{d.name}.push_down", "push_down", message, cure))
+        pushdown.instead(select, {name: d.instead[name].topic for name in read & set(d.instead)})
 
     def _made(self, step: StepDefinition, select: exp.Query, mistakes: Mistakes) -> list[Node] | None:
         asked = Asked(step.key, self._key_mistake(step)) if step.key is not None else None

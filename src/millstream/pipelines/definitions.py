@@ -164,9 +164,19 @@ class SinkDefinition:
 
 
 @dataclass(frozen=True)
+class Pushed:
+    """What a step reads in a table's place: `topic`, of a derived table. `compared`: the columns that its condition reads, each with
+    whether it asks if there is a value."""
+
+    topic: str
+    compared: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True)
 class PipelineDefinition:
     """`read` says where joined steps find the rows of other tables. `examples` as written: they are read when they are run.
     `portable` False: it runs locally only, and may call any DuckDB function whose answer does not change by itself.
+    `push_down`: the source is to leave out what the first step leaves out; `instead`: topic as written → what is read then.
     """
 
     name: str
@@ -181,6 +191,8 @@ class PipelineDefinition:
     domain: str = field(compare=False, default="")
     description: Description = field(repr=False, compare=False, default_factory=Description)
     evolve: Evolve = field(compare=False, default="pinned")
+    push_down: bool = False
+    instead: Mapping[str, Pushed] = field(default_factory=dict)
 
     @property
     def evolving(self) -> Evolving:

@@ -30,6 +30,7 @@ from millstream.pipelines.definitions import (
 from millstream.pipelines.descriptionfiles import DESCRIBES
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject, Place
 from millstream.pipelines.productfiles import ProductReading, read_product
+from millstream.pipelines.pushdown import pushed
 from millstream.pipelines.reading import place_of, written
 from millstream.pipelines.rulefiles import load_rules
 from millstream.pipelines.searches import FOLDER, SearchReading
@@ -83,6 +84,8 @@ class _Load(ProductReading, SearchReading):
         self._unique(sources, pipelines, products)
         self._indexes(pipelines, products)
         self._searches_fit(searches, [p.name for p in products])
+        sources, pipelines, unfit = pushed(sources, pipelines, {c.name for c in self._sources if c.derives})
+        self._mistakes += unfit
         if self._mistakes or mesh is None:
             raise InvalidProject(self._mistakes)
         secrets = frozenset(s for s in self._secrets if len(s) >= _SECRET_MIN)
@@ -208,10 +211,12 @@ class _Load(ProductReading, SearchReading):
         name = self._name(section, "pipeline", "pipelines.?")
         path = f"pipelines.{name or '?'}"
         self._enter(section, path)
-        keys = ("pipeline", "owner", "read", "portable", "evolve", "compatibility", "steps", "sinks", "examples", *_PART_DESCRIBES)
+        own = ("pipeline", "owner", "read", "portable", "push_down", "evolve", "compatibility", "steps", "sinks", "examples")
+        keys = (*own, *_PART_DESCRIBES)
         self._keys(section, path, keys)
         owner = self._text(section, "owner", path)
         read, portable, evolve = self._read_from(section, path), self._portable(section, path), self._evolve(section, path) or "pinned"
+        push_down = self._push_down(section, path)
         mode, domain = self._compatibility(section, path), self._domain(section, path)
         description = self._description(section, path)
         steps = tuple(s for i, n in enumerate(self._items(section, "steps", path)) if (s := self._step(n, f"{path}.steps[{i}]")))
@@ -228,7 +233,7 @@ class _Load(ProductReading, SearchReading):
         if not name:
             return None
         examples, places = section.entries.get("examples"), self._part(path)
-        return PipelineDefinition(name, owner, steps, sinks, places, examples, read, portable, mode, domain, description, evolve)
+        return PipelineDefinition(name, owner, steps, sinks, places, examples, read, portable, mode, domain, description, evolve, push_down)
 
     def _step(self, node: Node, path: str) -> StepDefinition | None:
         if not isinstance(node, Section):

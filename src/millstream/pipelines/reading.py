@@ -166,6 +166,15 @@ class Reading:
             return True
         return node.value
 
+    def _push_down(self, section: Section, path: str) -> bool:
+        """What `push_down:` says; false, where it says nothing."""
+        node = section.entries.get("push_down")
+        if node is None or (isinstance(node, Scalar) and isinstance(node.value, bool)):
+            return node is not None and bool(node.value)
+        cure = "write push_down: true where the source is to leave out what the first step leaves out"
+        self._note(place_of(section, "push_down"), f"{path}.push_down", "bad_value", "push_down is true or false", cure)
+        return False
+
     def _items(self, section: Section, key: str, path: str) -> tuple[Node, ...]:
         node = section.entries.get(key)
         if node is None:
