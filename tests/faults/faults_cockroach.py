@@ -23,7 +23,7 @@ import pytest
 from faults_cockroach_workload import TABLES, CockroachWorkload, changes
 from faults_events import Change, Event, Row, row
 from faults_files import Readings
-from faults_project import Project
+from faults_project import Project, files
 from psycopg.conninfo import make_conninfo
 
 from millstream.testing.cockroach.process import CockroachProcess
@@ -48,31 +48,7 @@ chunk_bytes: 20000
 tables: [public.movie, public.studio]
 owner: team-shop
 """
-FILES = {
-    "mesh.yaml": "mesh: faults\n",
-    "sources/shop.yaml": SOURCE,
-    "pipelines/recents.yaml": f"""\
-pipeline: recents
-owner: team-recent
-steps:
-  - name: recent
-    sql: {RECENT}
-sinks:
-  - {{from: recent, jsonl: {{file: recent.jsonl}}}}
-""",
-    "pipelines/documents.yaml": f"""\
-pipeline: documents
-owner: team-documents
-steps:
-  - name: document
-    sql: |
-      {DOCUMENT}
-    key: [id]
-sinks:
-  - {{from: document, search: {{index: documents}}}}
-  - {{from: document, jsonl: {{file: documents.jsonl}}}}
-""",
-}
+FILES = files(RECENT, DOCUMENT, shop=SOURCE)
 
 
 class Cockroach:

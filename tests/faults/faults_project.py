@@ -25,9 +25,41 @@ DOCUMENT = """SELECT m.id, m.title, m.year, m.rating, m.released, m.changed, m.d
       LEFT JOIN people.public.person p ON p.id = m.director_id
       LEFT JOIN catalogue.public.studio s ON s.id = m.studio_id"""
 
-FILES = {
-    "mesh.yaml": "mesh: faults\n",
-    "sources/catalogue.yaml": """\
+
+def files(recent: str, document: str, lake: str = "", **sources: str) -> dict[str, str]:
+    """A mesh of these sources and two steps: one into a file, one into an index and a file. `lake`: the line of one sink more."""
+    return {
+        "mesh.yaml": "mesh: faults\n",
+        **{f"sources/{name}.yaml": text for name, text in sources.items()},
+        "pipelines/recents.yaml": f"""\
+pipeline: recents
+owner: team-recent
+steps:
+  - name: recent
+    sql: {recent}
+sinks:
+  - {{from: recent, jsonl: {{file: recent.jsonl}}}}
+""",
+        "pipelines/documents.yaml": f"""\
+pipeline: documents
+owner: team-documents
+steps:
+  - name: document
+    sql: |
+      {document}
+    key: [id]
+sinks:
+  - {{from: document, search: {{index: documents}}}}
+{lake}  - {{from: document, jsonl: {{file: documents.jsonl}}}}
+""",
+    }
+
+
+FILES = files(
+    RECENT,
+    DOCUMENT,
+    "  - {from: document, iceberg: {table: lake.documents, mode: changelog}}\n",
+    catalogue="""\
 source: catalogue
 connector: postgres
 url: ${CATALOGUE_URL}
@@ -35,7 +67,7 @@ slot: ${CATALOGUE_SLOT}
 tables: [public.movie, public.studio]
 owner: team-catalogue
 """,
-    "sources/people.yaml": """\
+    people="""\
 source: people
 connector: postgres
 url: ${PEOPLE_URL}
@@ -43,29 +75,7 @@ slot: ${PEOPLE_SLOT}
 tables: [public.person]
 owner: team-people
 """,
-    "pipelines/recents.yaml": f"""\
-pipeline: recents
-owner: team-recent
-steps:
-  - name: recent
-    sql: {RECENT}
-sinks:
-  - {{from: recent, jsonl: {{file: recent.jsonl}}}}
-""",
-    "pipelines/documents.yaml": f"""\
-pipeline: documents
-owner: team-documents
-steps:
-  - name: document
-    sql: |
-      {DOCUMENT}
-    key: [id]
-sinks:
-  - {{from: document, search: {{index: documents}}}}
-  - {{from: document, iceberg: {{table: lake.documents, mode: changelog}}}}
-  - {{from: document, jsonl: {{file: documents.jsonl}}}}
-""",
-}
+)
 
 
 class Process:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from millstream.catalogue.backfills import Backfills
-from millstream.catalogue.tables import Tables
+from millstream.catalogue.tables import NAME, STATE, WORD, Tables, table
 from millstream.catalogue.verdicts import Verdicts
 from millstream.engine.requests import OPEN, Request, RequestState
 from millstream.errors import Refused, without_secrets
@@ -23,67 +23,44 @@ from millstream.pipelines.plan import Plan
 PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "paused", "stopped", "failed"]
 
 _METADATA = sa.MetaData()
-_SOURCES = sa.Table(
-    "catalogue_sources",
+_SOURCES = table(_METADATA, "catalogue_sources", "name", fingerprint=WORD, connector=WORD, owner=NAME, tables=sa.JSON, applied_at=sa.Float)
+_PIPELINES = table(
     _METADATA,
-    sa.Column("name", sa.String(255), primary_key=True),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("connector", sa.String(64), nullable=False),
-    sa.Column("owner", sa.String(255), nullable=False),
-    sa.Column("tables", sa.JSON, nullable=False),
-    sa.Column("applied_at", sa.Float, nullable=False),
-)
-_PIPELINES = sa.Table(
     "catalogue_pipelines",
-    _METADATA,
-    sa.Column("name", sa.String(255), primary_key=True),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("owner", sa.String(255), nullable=False),
-    sa.Column("definition", sa.Text, nullable=False),
-    sa.Column("inputs", sa.JSON, nullable=False),
-    sa.Column("outputs", sa.JSON, nullable=False),
-    sa.Column("sinks", sa.JSON, nullable=False),
-    sa.Column("applied_at", sa.Float, nullable=False),
+    "name",
+    fingerprint=WORD,
+    owner=NAME,
+    definition=sa.Text,
+    inputs=sa.JSON,
+    outputs=sa.JSON,
+    sinks=sa.JSON,
+    applied_at=sa.Float,
 )
-_PRODUCTS = sa.Table(
+_PRODUCTS = table(
+    _METADATA,
     "catalogue_products",
-    _METADATA,
-    sa.Column("name", sa.String(255), primary_key=True),
-    sa.Column("live", sa.Integer, nullable=False),
-    sa.Column("next", sa.Integer, nullable=False),
-    sa.Column("applied", sa.Integer, nullable=False),
-    sa.Column("switching", sa.Integer, nullable=False),
-    sa.Column("generations", sa.JSON, nullable=False),
-    sa.Column("changed_at", sa.Float, nullable=False),
+    "name",
+    live=sa.Integer,
+    next=sa.Integer,
+    applied=sa.Integer,
+    switching=sa.Integer,
+    generations=sa.JSON,
+    changed_at=sa.Float,
 )
-_STATES = sa.Table(
-    "catalogue_states",
+_STATES = table(_METADATA, "catalogue_states", "part", state=STATE, reason=sa.Text, cure=sa.Text, at=sa.Float)
+_FIGURES = table(_METADATA, "catalogue_figures", "part", figures=sa.JSON, at=sa.Float)
+_REQUESTS = table(
     _METADATA,
-    sa.Column("part", sa.String(255), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("cure", sa.Text, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-)
-_FIGURES = sa.Table(
-    "catalogue_figures",
-    _METADATA,
-    sa.Column("part", sa.String(255), primary_key=True),
-    sa.Column("figures", sa.JSON, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-)
-_REQUESTS = sa.Table(
     "catalogue_requests",
-    _METADATA,
-    sa.Column("name", sa.String(255), primary_key=True),
-    sa.Column("pipeline", sa.String(255), nullable=False),
-    sa.Column("request", sa.JSON, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("done", sa.BigInteger, nullable=False),
-    sa.Column("total", sa.BigInteger, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("asked_at", sa.Float, nullable=False),
-    sa.Column("changed_at", sa.Float, nullable=False),
+    "name",
+    pipeline=NAME,
+    request=sa.JSON,
+    state=STATE,
+    done=sa.BigInteger,
+    total=sa.BigInteger,
+    reason=sa.Text,
+    asked_at=sa.Float,
+    changed_at=sa.Float,
 )
 
 

@@ -12,6 +12,14 @@ from millstream.errors import Irrecoverable, MillstreamError, Retryable, without
 
 T = TypeVar("T")
 
+NAME, WORD, STATE = sa.String(255), sa.String(64), sa.String(16)
+
+
+def table(metadata: sa.MetaData, name: str, key: str, **columns: Any) -> sa.Table:
+    """A table whose rows have a name as their `key`, and columns of these types, none of them ever null."""
+    needed = (sa.Column(column, kind, nullable=False) for column, kind in columns.items())
+    return sa.Table(name, metadata, sa.Column(key, NAME, primary_key=True), *needed)
+
 
 class Tables:
     """The tables of `metadata`, which are made where they are not there. Safe for several threads and processes.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from millstream.catalogue.tables import Tables
+from millstream.catalogue.tables import Tables, table
 from millstream.errors import without_secrets
 from millstream.schemas.rules import Violation
 
@@ -33,14 +33,7 @@ _VERDICTS = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sqlite_autoincrement=True,
 )
-_ACCEPTED = sa.Table(
-    "catalogue_accepted",
-    _METADATA,
-    sa.Column("sink", sa.String(255), primary_key=True),
-    sa.Column("topic", sa.String(512), nullable=False),
-    sa.Column("schema_id", sa.Integer, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-)
+_ACCEPTED = table(_METADATA, "catalogue_accepted", "sink", topic=sa.String(512), schema_id=sa.Integer, at=sa.Float)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,12 @@ class Mesh:
         self.topics.close()
         self.engine.dispose()
 
+    def begun(self) -> Mesh:
+        """Itself, applied, with its first generation live."""
+        self.apply()
+        self.switches().to("order", 1)
+        return self
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[[], Mesh]]:
@@ -149,9 +155,7 @@ def test_the_first_deployment_is_generation_1_with_a_topic_and_an_index_of_its_o
 
 @pytest.mark.parametrize("changed", [OTHER, MAPPED], ids=["definition", "mapping"])
 def test_a_change_is_built_beside_what_is_searched_and_the_old_runs_on_as_it_was(make, changed: str) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     (before,) = mesh.as_run().plans
     mesh.product(changed)
     steps = mesh.apply()
@@ -201,9 +205,7 @@ def test_two_generations_at_most_and_the_searched_one_always_stays(make) -> None
 
 
 def test_files_put_back_lead_to_the_generation_that_is_kept(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     mesh.switches().to("order", 2)
@@ -215,9 +217,7 @@ def test_files_put_back_lead_to_the_generation_that_is_kept(make) -> None:
 
 
 def test_files_put_back_while_a_generation_is_built_give_it_up(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     mesh.product(PRODUCT)
@@ -227,9 +227,7 @@ def test_files_put_back_while_a_generation_is_built_give_it_up(make) -> None:
 
 
 def test_a_roll_back_stays_until_the_files_change(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     mesh.switches().to("order", 2)
@@ -240,9 +238,7 @@ def test_a_roll_back_stays_until_the_files_change(make) -> None:
 
 
 def test_a_product_that_is_taken_away_leaves_its_topics(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     (mesh.folder / "products" / "order.yaml").unlink()
     assert [s.split(":")[0] for s in mesh.apply()] == ["stop product order", "stop sink order@1.order.search", "stop pipeline order@1"]
     assert mesh.catalogue.products() == {}
@@ -252,9 +248,7 @@ def test_a_product_that_is_taken_away_leaves_its_topics(make) -> None:
 
 
 def test_a_column_that_comes_is_accepted_by_the_old_generation_too(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     wider = RowSchema((*BUYERS.fields, Field("more", Type("text"), 3)), ("id",))
@@ -265,9 +259,7 @@ def test_a_column_that_comes_is_accepted_by_the_old_generation_too(make) -> None
 
 
 def test_a_column_that_the_old_generation_needs_goes_and_it_keeps_the_schema_that_it_has(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(PRODUCT.replace("buyer.name", "buyer.id"))
     mesh.apply()
     ids = dict(mesh.catalogue.pipelines()["order@1"].inputs)
@@ -334,9 +326,7 @@ def test_a_switch_that_dies_is_finished_or_never_was(make, monkeypatch: pytest.M
 
 
 def test_a_switch_decided_by_another_is_not_undone(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     assert not mesh.switches().to("order", 7)
@@ -346,9 +336,7 @@ def test_a_switch_decided_by_another_is_not_undone(make) -> None:
 
 
 def test_dropped_generations_leave_nothing_on_disk(make, tmp_path: Path) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product(OTHER)
     mesh.apply()
     state = tmp_path / "state"
@@ -390,9 +378,7 @@ def test_what_reads_a_product_is_refused_with_a_cure(make) -> None:
 
 
 def test_a_kept_generation_goes_on_with_the_topic_of_a_table_that_is_no_longer_read(make) -> None:
-    mesh = make()
-    mesh.apply()
-    mesh.switches().to("order", 1)
+    mesh = make().begun()
     mesh.product("product: order\nowner: o\nroot: {from: shop.orders}\nsink: {search: {}}\n")
     mesh.write("sources/shop.yaml", SOURCE.replace(", buyers", ""))
     mesh.apply()
