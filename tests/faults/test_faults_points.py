@@ -30,7 +30,18 @@ FIRST_START = ("connector.window_open", "rebuild.before_publish")
 LOST_STATE = ("pipeline.after_rebuild",)
 ENDING = ("runner.part_over",)
 """Moments of a run that comes to its end by itself."""
-ELSEWHERE = ("products.", "matches.", "topics.compact", "truncate.", "copies.", "admission.", "registry.", "sink.iceberg.changed", *GATE)
+ELSEWHERE = (
+    "products.",
+    "matches.",
+    "topics.compact",
+    "truncate.",
+    "copies.",
+    "admission.",
+    "incarnation.",
+    "registry.",
+    "sink.iceberg.changed",
+    *GATE,
+)
 """Moments that other files walk: some beside this one, and the conformance of topics and of sources."""
 
 

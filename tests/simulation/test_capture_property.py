@@ -53,14 +53,14 @@ def write(db: ScriptedDatabase, rng: random.Random) -> None:
     db.commit(*changes)
 
 
-def open_world(folder: Path) -> tuple[LocalTopics, SqlRegistry]:
+def open_world(folder: Path, tables: dict[str, RowSchema] = TABLES) -> tuple[LocalTopics, SqlRegistry]:
     registry = SqlRegistry(sa.create_engine(f"sqlite:///{folder}/mesh.db"))
     topics = LocalTopics(folder / "topics.db", registry)
-    for table, schema in TABLES.items():
+    for table, schema in tables.items():
         name = f"s.{table}"
         registry.register(f"{name}-value", envelope.value_schema(name, schema))
         key = registry.register(f"{name}-key", envelope.key_schema(name, schema))
-        source = ScriptedSource("s", ScriptedDatabase(TABLES, random.Random(0)))
+        source = ScriptedSource("s", ScriptedDatabase(tables, random.Random(0)))
         origin = next(t.origin for t in source.tables() if t.name == table)
         topics.create(Topic(name, schema.key, key.id, "whole", origin))
     return topics, registry

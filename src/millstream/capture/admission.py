@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
-from millstream.topics.contract import Block, Topics
+from millstream.topics.contract import Block, Topic, Topics
 
 
 class Admission(Protocol):
@@ -43,6 +43,9 @@ class Admission(Protocol):
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
         """What it needs in the connector's state once these, batch by block, are committed with `position`. `ends` are those of the
         commit before."""
+
+    def begin(self, table: str, topic: Topic) -> None:
+        """From here on the table's events go to this topic, which has none yet."""
 
     def committed(self, position: Position) -> None:
         """All that was admitted is durable, and so is the position."""
@@ -80,6 +83,9 @@ class LogAdmission:
     def taken(self, out: Sequence[Batch], blocks: Sequence[Block], ends: Mapping[str, int], position: Position) -> Mapping[str, Any]:
         """Nothing."""
         return {}
+
+    def begin(self, table: str, topic: Topic) -> None:
+        """One position is that of all topics."""
 
     def committed(self, position: Position) -> None:
         self._major, self._minor = np.uint64(position.major), np.uint32(position.minor)

@@ -1,7 +1,8 @@
-"""Tables that are set aside: their rows cannot be told in their topic any longer, and the source's other tables go on.
+"""Tables that are set aside: their rows cannot be told in any topic, and the source's other tables go on.
 
-A topic's key is for life: its names, its columns and the bytes of its values. A table whose key has changed needs another topic, filled
-by a load of its own. Until its owner sees to that, its topic is complete up to the place that is kept here, and its state says so.
+A topic's key is for life: its names, its columns and the bytes of its values. A table whose key has changed goes on in the next
+incarnation of its topic (`incarnations`); one that has no key is set aside until it has one. Its topic is complete up to the place that is
+kept here, and its state says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ CURE = (
     "the other tables of the source go on. Take this one out of it and into a source of its own name, which loads it into a new topic "
     "(docs/how-to/changed-key.md); the old topic stays readable"
 )
+CURE_OF_KEY = (
+    "the other tables of the source go on. Give this one a primary key: with the next change of a row it goes on in a new incarnation "
+    "of its topic, loaded anew (docs/how-to/changed-key.md)"
+)
+_OF_KEY = ("key_changed", "no_key", "table_changed")
 _SAME_BYTES = ({"int", "long"},)
 
 
@@ -42,18 +48,31 @@ class Aside:
         if table not in self.entries:
             self.entries[table] = entry(why, at, self._clock())
 
-    def is_told(self, table: str, schema: RowSchema, at: Position) -> bool:
-        """Whether rows of the table can be told in its topic; if not, it is set aside from here on."""
+    def take_back(self, table: str) -> None:
+        self.entries.pop(table, None)
+
+    def fits(self, table: str, schema: RowSchema) -> bool:
+        return self.why_not(table, schema) is None
+
+    def why_not(self, table: str, schema: RowSchema) -> MillstreamError | None:
+        """Why rows of the table in `schema` cannot be told in its topic; None where they can. One that was set aside for its key lacks
+        in its topic what was changed meanwhile, whatever the key is now."""
         topic = self._topics.get(table)
         if topic is None:
             raise Irrecoverable(f"the stream gave table {table}, which is not in the definition", code="unknown_table", where=self._name)
-        if table not in self.entries and (table, schema) not in self._fit:
+        if (found := self.entries.get(table)) is not None:
+            return Irrecoverable(found["reason"], code=found["code"], where=topic.name, cure=found["cure"])
+        if (topic.name, schema) not in self._fit:
             error = unfit_key(topic, self._registry.by_id(topic.key_schema_id), schema)
-            if error is None:
-                self._fit.add((table, schema))
-            else:
-                self.put(table, error, at)
-        return table not in self.entries
+            if error is not None:
+                return error
+            self._fit.add((topic.name, schema))
+        return None
+
+
+def is_of_key(why: MillstreamError) -> bool:
+    """Whether a table that cannot be told for this goes on once it has a key again."""
+    return why.code in _OF_KEY
 
 
 def unfit_key(topic: Topic, key_text: str, schema: RowSchema) -> Irrecoverable | None:
@@ -66,7 +85,6 @@ def unfit_key(topic: Topic, key_text: str, schema: RowSchema) -> Irrecoverable |
         f"the key is ({said}) now; the topic's is ({', '.join(topic.key)}) with the types that it began with, for the topic's life",
         code="key_changed",
         where=topic.name,
-        cure=CURE,
     )
 
 
@@ -79,4 +97,5 @@ def _same(was: dict[str, Any], now: dict[str, Any]) -> bool:
 
 def entry(error: MillstreamError, at: Position, now_s: float) -> dict[str, Any]:
     """As it is kept in the connector's state, for people."""
-    return {"code": error.code, "reason": error.message, "cure": error.cure or CURE, "position": str(at), "at": now_s}
+    cure = error.cure or (CURE_OF_KEY if is_of_key(error) else CURE)
+    return {"code": error.code, "reason": error.message, "cure": cure, "position": str(at), "at": now_s}

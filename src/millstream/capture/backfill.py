@@ -1,8 +1,8 @@
 """Which chunks are still to be read: the state of every backfill of one connector. Pure; kept in the producer's record.
 
-A table has its initial load, at most one schema backfill (the last one, which tells its rows again because a change of the table gave
-them values that no event says), at most one for what was lost (which compares it with its topic), and as many as people ask for. All
-are read by the same loop, chunk by chunk.
+A table has its initial load, at most one load of a later incarnation of its topic (the last one), at most one schema backfill (the last
+one, which tells its rows again because a change of the table gave them values that no event says), at most one for what was lost (which
+compares it with its topic), and as many as people ask for. All are read by the same loop, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from millstream.sources.contract import WHOLE, Scope
 
 INITIAL = "initial"
-SCHEMA, LOST = "schema-", "lost-"
+SCHEMA, LOST, KEY = "schema-", "lost-", "key-"
 KEYS_AT_ONCE = 2_000
 OVER_KEPT = 50
 """How many of those that people asked for are remembered when they are over."""
@@ -63,7 +63,12 @@ class Backfill:
     @property
     def is_asked(self) -> bool:
         """A person asked for it."""
-        return not self.is_initial and not self.name.startswith((SCHEMA, LOST))
+        return not self.is_initial and not self.name.startswith((SCHEMA, LOST, KEY))
+
+    @property
+    def is_load(self) -> bool:
+        """It fills a topic that had nothing of the table before."""
+        return self.is_initial or self.name.startswith(KEY)
 
     @property
     def slot(self) -> str:
@@ -187,10 +192,13 @@ def doing(backfills: Backfills) -> tuple[str, int, int]:
     """What is loaded now, its rows done and the estimate of all."""
     loads = [b for b in backfills.values() if b.is_initial]
     if all(b.done for b in loads):
-        loads = [b for b in backfills.values() if b.wanted and not (b.is_initial or b.done)]
-    what = (
-        "initial load" if loads and loads[0].is_initial else "backfill" if any(b.cause == "backfill" for b in loads) else "schema backfill"
-    )
+        loads = [b for b in backfills.values() if b.is_load and b.wanted and not b.done]
+    if not loads:
+        loads = [b for b in backfills.values() if b.wanted and not (b.is_load or b.done)]
+    if loads and loads[0].is_load:
+        what = "initial load" if loads[0].is_initial else "load of a new incarnation"
+    else:
+        what = "backfill" if any(b.cause == "backfill" for b in loads) else "schema backfill"
     done = [max(b.rows, b.read) for b in loads]
     return what, sum(done), sum(max(b.estimate, d) for b, d in zip(loads, done, strict=True))
 
@@ -214,7 +222,7 @@ def resumed(stored: Mapping[str, Any], tables: Iterable[tuple[str, int]], *, sta
 def with_schema_backfill(backfills: Backfills, table: str, version: int, *, start: bool) -> Backfills:
     """A new version left values of old rows unsaid: the table is to be read again, from its first row. An unfinished backfill for
     an earlier version is part of it; where the initial load has read nothing yet, that will say all."""
-    load = backfills[table]
+    load = load_of(backfills, table)
     if not load.done and load.chunks == 0:
         return backfills
     again = Backfill(table, f"{SCHEMA}{version}", estimate=max(load.rows, load.estimate), wanted=start)
@@ -223,9 +231,24 @@ def with_schema_backfill(backfills: Backfills, table: str, version: int, *, star
 
 def with_reconciling(backfills: Backfills, table: str, number: int, *, start: bool) -> Backfills:
     """What was lost of a table, for the `number`th time, is made good by one that compares; it takes the place of an earlier one."""
-    load = backfills[table]
+    load = load_of(backfills, table)
     made = Backfill(table, f"{LOST}{number}", estimate=max(load.rows, load.estimate), wanted=start, reconcile=True)
     return {**backfills, made.slot: made}
+
+
+def load_of(backfills: Backfills, table: str) -> Backfill:
+    """The load of the topic that the table's rows go to now."""
+    return next((b for b in backfills.values() if b.table == table and b.name.startswith(KEY)), backfills[table])
+
+
+def with_key_load(backfills: Backfills, table: str, number: int) -> Backfills:
+    """The table goes on in incarnation `number` of its topic, which is to be loaded from its first row. What was begun for the one before
+    is over: what was lost of the table the load makes good; what a person asked for was over rows of the old key."""
+    load, why = load_of(backfills, table), f"the table has another key: its topic goes on as incarnation {number}, which is loaded anew"
+    over = {slot: b for slot, b in backfills.items() if b.table == table and not b.done}
+    ended = {slot: replace(b, done=True, why=why) if b.name.startswith(LOST) else b.over("cancelled", why) for slot, b in over.items()}
+    made = Backfill(table, f"{KEY}{number}", estimate=max(load.rows, load.estimate))
+    return {**backfills, **ended, made.slot: made}
 
 
 def stored(backfills: Backfills) -> dict[str, Any]:

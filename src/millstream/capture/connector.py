@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,18 +19,20 @@ import pyarrow as pa
 
 from millstream.capture import emptying, losses
 from millstream.capture.admission import Admission, LogAdmission
-from millstream.capture.aside import Aside
-from millstream.capture.backfill import Backfills, doing, resumed, stored, with_schema_backfill
+from millstream.capture.aside import Aside, is_of_key
+from millstream.capture.backfill import Backfills, doing, load_of, resumed, stored, with_key_load, with_schema_backfill
+from millstream.capture.counts import Counts
 from millstream.capture.frontier import FrontierAdmission
-from millstream.capture.keeping import complete
+from millstream.capture.incarnations import Incarnations, existing, keyed, lowest
+from millstream.capture.keeping import complete, unavailable
 from millstream.capture.lead import Lead
 from millstream.capture.orders import Desk, Orders
 from millstream.capture.reading import Reading, still_ours
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.scanning import Scanning
-from millstream.capture.versions import Placed, Versions
+from millstream.capture.versions import Placed, Versions, last_written
 from millstream.capture.window import Window
-from millstream.errors import Irrecoverable, Refused
+from millstream.errors import Refused
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
@@ -39,18 +40,9 @@ from millstream.faultpoints import reached
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Delivery, Source, Truncate
 from millstream.topics.contract import Producer, Topic, Topics
+from millstream.topics.incarnations import ENDED, catalogued, number
 
 PROGRESS_EVERY_S = 1.0  # how often a position that moved without events is made durable
-
-
-@dataclass
-class Counts:
-    """What this opening did, for people to look at."""
-
-    events: int = 0
-    commits: int = 0
-    repeats: int = 0
-    orphans: int = 0  # deletes of rows that the topic did not have yet
 
 
 class Connector:
@@ -70,9 +62,9 @@ class Connector:
         one opening to the next; None: nowhere. `orders`: what people ask of backfills."""
         self._folder = folder
         self._source, self._topics, self._registry, self._clock = source, topics, registry, clock
-        self._describe = describe
+        self._describe = lambda topic, schema: describe(catalogued(topic), schema)
         self.name = f"source.{source.name}"
-        self._desk = Desk(source.name, orders, clock, Lead(topics, clock))
+        self._desk = Desk(source.name, orders, clock, Lead(topics, clock), lambda table: self._topic_of[table].name)
         self._reading = Reading(source, topics, registry, self._desk, self._rows_of, Scanning(source, clock))
         self._backfills: Backfills = {}
         self.counts = Counts()
@@ -98,12 +90,16 @@ class Connector:
         if self._source.admission not in ("log", "frontier"):
             raise Refused(f"admission of kind {self._source.admission} is not built", code="admission_kind", where=self.name)
         tables = self._source.tables()
-        self._topic_of = {t.name: self._existing(f"{self._source.name}.{t.name}") for t in tables}
+        first = {t.name: existing(self._topics, f"{self._source.name}.{t.name}", self.name) for t in tables}
+        self._incarnations = Incarnations(first, self._topics, self._registry, self._clock)
+        self._incarnations.restore(state.get(ENDED, {}))
+        self._topic_of = self._incarnations.present
         self._aside = Aside(self._topic_of, self._registry, self._clock, self.name)
         start = self._source.schema_backfill == "start"
         self._backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
         self._backfills = self._desk.look(self._backfills, self._topic_of)
-        self._versions = Versions(self._registry, self._written(state.get("schemas", {})), state.get("schema_changes", {}), self._describe)
+        written = last_written(self._registry, (t.name for t in self._topic_of.values()), state.get("schemas", {}))
+        self._versions = Versions(self._registry, written, state.get("schema_changes", {}), self._describe)
         for table in tables:
             if table.kept:
                 self._keep(self._topic_of[table.name])
@@ -119,17 +115,6 @@ class Connector:
         for _ in copy.follow(self._topics):
             reached("copies.reading")
 
-    def _written(self, stored: Mapping[str, int]) -> dict[str, int]:
-        """Topic → the version that it was last written in: before the first event the one that it was made with."""
-        newest = {t.name: self._registry.versions(f"{t.name}-value")[-1:] for t in self._topic_of.values() if t.name not in stored}
-        return {**stored, **{topic: version[0].id for topic, version in newest.items() if version}}
-
-    def _existing(self, name: str) -> Topic:
-        topic = self._topics.topic(name)
-        if topic is None:
-            raise Refused(f"topic {name} does not exist", code="not_applied", where=self.name, cure="run `millstream apply`")
-        return topic
-
     def _reopen_stream(self) -> None:
         """Stream again from what is committed: at the start, and after a lost connection."""
         self._close_stream()
@@ -138,6 +123,7 @@ class Connector:
         assert self._producer is not None
         state = self._producer.record.state
         self._aside.restore(state.get("aside", {}))
+        self._incarnations.restore(state.get(ENDED, {}))
         self._lost: list[Mapping[str, Any]] = list(state.get("lost", []))
         self._dropped = Counter(state.get("dropped", {}))
         self._reading.read_at = dict(state.get("read_at", {}))
@@ -221,7 +207,11 @@ class Connector:
         gone: list[Batch] = []
         for table, why in delivery.aside:
             self._aside.put(table, why, delivery.position)
-        for b in (self._admitted(b) for b in delivery.batches if self._aside.is_told(b.topic, b.schema, delivery.position)):
+        for given in delivery.batches:
+            given, backfills = self._fitting(given, delivery.position, backfills)
+            if not len(given):
+                continue
+            b = self._admitted(given)
             if b.topic in self._kept and len(b):
                 whole, backfills = self._completed(b, backfills)
                 live.append(whole)
@@ -234,7 +224,11 @@ class Connector:
             self._window = None  # what it would have seen is not told
         out = [b for b in live if len(b)]
         if delivery.mark is not None and self._window is not None and delivery.mark == self._window.chunk.mark:
-            if self._window.gone:
+            if self._window.unfit:
+                # No event of the other key came before the place at which the chunk saw it: what the topic has is complete.
+                chunk, at = self._window.chunk, delivery.position
+                backfills = self._begin(chunk.table, chunk.schema, chunk.read_point or (at.major, at.minor), at, backfills)
+            elif self._window.gone:
                 gone, backfills = self._gone_in(delivery.position, backfills)
             else:
                 rows, backfills = self._chunk_in(delivery.position, backfills)
@@ -275,6 +269,37 @@ class Connector:
         still_ours(self._producer.record, self._topics)
         self._reopen_stream()
 
+    def _fitting(self, batch: Batch, at: Position, backfills: Backfills) -> tuple[Batch, Backfills]:
+        """The events that can be told in their table's topic, which may be one that begins with them; and the backfills."""
+        table, nothing = batch.topic, batch.slice(0, 0)
+        why = self._aside.why_not(table, batch.schema)
+        if why is not None:
+            if not is_of_key(why) or not len(batch := self._incarnations.fresh(batch, self.position)):
+                return nothing, backfills
+            backfills = self._begin(table, batch.schema, lowest(batch), at, backfills)
+        if number(self._topic_of[table].name) > 1 and not load_of(backfills, table).done:
+            count, batch = len(batch), keyed(batch)
+            self._dropped["rows without the key to come"] += count - len(batch)
+        return batch, backfills
+
+    def _begin(self, table: str, schema: RowSchema, since: tuple[int, int], at: Position, backfills: Backfills) -> Backfills:
+        """The next incarnation of a table's topic, unless it fits the present one, which ends with the commit that this goes into. The
+        backfills with its load."""
+        if (why := self._aside.why_not(table, schema)) is None:
+            return backfills
+        was = self._topic_of[table]
+        reached("incarnation.before")
+        topic = self._incarnations.begin(table, schema, since, at, why, ready=load_of(backfills, table).done)
+        self._versions.begin(topic.name, schema)
+        reached("incarnation.begun")
+        self._aside.take_back(table)
+        self._admission.begin(table, topic)
+        if was.name in self._kept:
+            self._keep(topic)
+        if self._window is not None and self._window.topic == was.name:
+            self._window = None
+        return with_key_load(backfills, table, number(topic.name))
+
     def _admitted(self, batch: Batch) -> Batch:
         topic = self._topic_of[batch.topic]
         fresh = self._admission.admit(topic.name, batch)
@@ -295,15 +320,10 @@ class Connector:
         found = complete(batch, copy, chunk)
         self.counts.orphans += found.orphans
         if found.left:
-            table = batch.topic.removeprefix(f"{self._source.name}.")
+            table = self._incarnations.table_of(batch.topic)
             unfinished = [b for b in backfills.values() if b.table == table and b.wanted and not b.done and not b.is_asked]
             if not unfinished:
-                raise Irrecoverable(
-                    f"{found.left} changed rows of {table} have a value that did not change, is stored out of line, and is not in the copy",
-                    code="toast_unavailable",
-                    where=f"{self.name} {table}",
-                    cure="where a schema backfill is offered, let it start (`schema_backfill: start`); else begin again under another name",
-                )
+                raise unavailable(table, found.left, self.name)
             if found.again:
                 backfills = {**backfills, unfinished[0].slot: unfinished[0].anew()}
                 self._window = None if window is not None and window.slot == unfinished[0].slot else window
@@ -352,11 +372,11 @@ class Connector:
         if turn is None:
             return
         backfill, at = turn.backfill, self.position or Position(0, 0)
-        if self._versions.has_changed_after(self._topic_of[backfill.table].name, at.tables.get(backfill.table)):
+        topic, place = self._topic_of[backfill.table], at.tables.get(backfill.table)
+        if self._versions.has_changed_after(topic.name, place) or self._incarnations.is_ahead(backfill.table, place):
             return
         try:
-            is_told = partial(self._aside.is_told, at=at)
-            self._window = self._reading.window(turn, self._topic_of[backfill.table], self._versions, is_told, self._admission)
+            self._window = self._reading.window(turn, topic, self._versions, self._aside.fits, self._admission)
         except Refused as e:
             if e.code == "bad_scope" and backfill.is_asked:
                 self._backfills = {**self._backfills, backfill.slot: backfill.over("failed", e.message)}
@@ -380,7 +400,7 @@ class Connector:
         placed = self._versions.place(out, told_again=told_again)
         out = [*placed.batches, *gone]
         for topic, version in placed.unsaid.items():
-            table = topic.removeprefix(f"{self._source.name}.")
+            table = self._incarnations.table_of(topic)
             backfills = with_schema_backfill(backfills, table, version, start=self._source.schema_backfill == "start")
         reached("connector.after_register")
         blocks = [self._topics.encode(b) for b in out]
@@ -402,12 +422,18 @@ class Connector:
         reached("connector.after_acknowledge")
 
     def _state(self, position: Position, backfills: Backfills, placed: Placed, admission: Mapping[str, Any]) -> dict[str, Any]:
-        said = {"admission": admission, "lost": self._lost, "dropped": +self._dropped, "read_at": dict(self._reading.read_at)}
+        said = {
+            "admission": admission,
+            "lost": self._lost,
+            "dropped": +self._dropped,
+            "read_at": dict(self._reading.read_at),
+            ENDED: self._incarnations.stored,
+        }
         return {
             "position": position.json(),
             "progress": {self._source.name: str(position)},
             "backfills": stored(backfills),
-            "ready": {self._topic_of[b.table].name: b.done for b in backfills.values() if b.is_initial},
+            "ready": self._incarnations.ready | {t.name: load_of(backfills, table).done for table, t in self._topic_of.items()},
             "aside": dict(self._aside.entries),
             "schemas": dict(placed.written),
             "schema_changes": dict(placed.changes),

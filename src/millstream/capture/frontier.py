@@ -76,6 +76,7 @@ class FrontierAdmission:
         folder: Path | None,
     ) -> None:
         self._tables = dict(tables)
+        self._folder = folder
         self._table_of = {topic.name: table for table, topic in tables.items()}
         self._stored: Mapping[str, int] = state.get("tails", {})
         self._frontier = dict(position.tables) if position is not None else {}
@@ -167,6 +168,13 @@ class FrontierAdmission:
             start_of = self._tails[name].start(max(position.tables.get(table, (0, 0)), self._frontier.get(table, (0, 0))))
             tails[name] = after.get(name, 0) if start_of is None else start_of
         return {"tails": tails}
+
+    def begin(self, table: str, topic: Topic) -> None:
+        """What its topic so far holds stays known until the next opening: what ends it may be in the same commit."""
+        self._tables[table] = topic
+        self._table_of[topic.name] = table
+        self._tails[topic.name] = _Tail()
+        self._times[topic.name] = KeyTimes(self._frontier.get(table, (0, 0)), self._folder)
 
     def committed(self, position: Position) -> None:
         for table, at in position.tables.items():

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.capture.rowcopy import RowCopy, Rows, key_bytes
+from millstream.errors import Irrecoverable
 from millstream.events.batch import CREATE, DELETE, HOLES, UPDATE, Batch
 from millstream.events.fills import filled
 from millstream.events.nested import mapped
@@ -111,6 +112,16 @@ def complete(batch: Batch, copy: RowCopy, chunk: tuple[Mapping[bytes, int], pa.S
             before[i] = stood
         standing[key] = mine + i
     return Completed(_made(batch, pool, mine, source, before, ops, drop), orphans, left, again)
+
+
+def unavailable(table: str, left: int, where: str) -> Irrecoverable:
+    """Of events that no backfill is to read the rows of."""
+    return Irrecoverable(
+        f"{left} changed rows of {table} have a value that did not change, is stored out of line, and is not in the copy",
+        code="toast_unavailable",
+        where=f"{where} {table}",
+        cure="where a schema backfill is offered, let it start (`schema_backfill: start`); else begin again under another name",
+    )
 
 
 def _add_copy(pool: _Pool, standing: dict[bytes, int | None], rows: Rows, schema: RowSchema) -> None:

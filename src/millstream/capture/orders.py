@@ -66,7 +66,9 @@ class Turn:
 class Desk:
     """One connector's. What cannot be asked or told for a moment is asked and told later: nobody waits for it."""
 
-    def __init__(self, source: str, orders: Orders | None, clock: Callable[[], float], lead: Lead) -> None:
+    def __init__(self, source: str, orders: Orders | None, clock: Callable[[], float], lead: Lead, topic_of: Callable[[str], str]) -> None:
+        """`topic_of(table)`: where its rows go now."""
+        self._topic_of = topic_of
         self._source, self._orders, self._clock, self._lead = source, orders, clock, lead
         self._behind: dict[str, Behind] = {}
         self._held_since: dict[str, float] = {}
@@ -131,7 +133,7 @@ class Desk:
         order = self._known.get(backfill.id(self._source))
         whole = order.scope if order is not None and backfill.is_asked else WHOLE
         throttle = throttles.get(backfill.slot)
-        at_most = CHUNK_ROWS if not backfill.is_initial and self._lead.is_read(self._topic(backfill)) else ROWS_MAX
+        at_most = CHUNK_ROWS if not backfill.is_load and self._lead.is_read(self._topic(backfill)) else ROWS_MAX
         rows_max = at_most if throttle is None else max(1, min(at_most, math.ceil(throttle)))
         return Turn(backfill, whole, backfill.scope(whole), rows_max)
 
@@ -141,12 +143,12 @@ class Desk:
 
         A reader that never catches up, as more comes in than it takes, does not hold a backfill for good: a chunk a minute it gets."""
         now = self._clock()
-        found = {s: self._lead.behind(self._topic(b)) for s, b in backfills.items() if b.wanted and not (b.done or b.is_initial)}
+        found = {s: self._lead.behind(self._topic(b)) for s, b in backfills.items() if b.wanted and not (b.done or b.is_load)}
         self._held_since = {slot: self._held_since.get(slot, now) for slot, behind in found.items() if behind is not None}
         return {s: b for s, b in found.items() if b is not None and 0 <= now - self._held_since[s] < HELD_AT_MOST_S}
 
     def _topic(self, b: Backfill) -> str:
-        return f"{self._source}.{b.table}"
+        return self._topic_of(b.table)
 
     def took(self, turn: Turn, rows: int) -> None:
         """A chunk of so many rows was read, or so many were compared."""

@@ -19,7 +19,7 @@ from millstream.capture.rowcopy import RowCopy
 from millstream.capture.scanning import Scanning
 from millstream.capture.versions import Versions
 from millstream.capture.window import Window
-from millstream.errors import Irrecoverable
+from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
@@ -55,15 +55,23 @@ class Reading:
         self, turn: Turn, topic: Topic, versions: Versions, is_told: Callable[[str, RowSchema], bool], admission: Admission
     ) -> Window | None:
         """The window over what a backfill reads next, without what the topic has there or newer; None where that cannot be read now.
-        `is_told(table, schema)`: whether such rows can be told in the topic. Everything that the stream gave is in the topic. Raises as the
-        source's `chunk`."""
+        `is_told(table, schema)`: whether such rows can be told in the topic; where not, the window is over none of them. Everything that
+        the stream gave is in the topic. Raises as the source's `chunk`, where the table is gone or has no key."""
         if turn.backfill.method == "changefeed":
             window = self.scans.window(turn, topic, versions, is_told, admission)
             self._note(turn.backfill.table, self.scans.place(turn.backfill.slot), turn.backfill.name)
             self._desk.took(turn, 0 if window is None else window.read)  # also of none: the others' turn comes meanwhile
             return window
-        window = self._chunk(turn, topic, versions, is_told)
-        if window is None or (read_point := window.chunk.read_point) is None:
+        try:
+            window = self._chunk(turn, topic, versions, is_told)
+        except Refused as e:
+            if e.code != "table_changed":
+                raise
+            chunk = self._source.chunk(turn.backfill.table, None, 1)  # a key of another width: from the first row on it can be read
+            if chunk is not None and is_told(chunk.table, chunk.schema):
+                raise
+            return None if chunk is None else Window.beside(chunk, topic.name, turn.backfill)
+        if window is None or window.unfit or (read_point := window.chunk.read_point) is None:
             return window
         return window.keeping(pa.array(~admission.has(topic.name, window.keys, read_point)))
 
@@ -74,8 +82,10 @@ class Reading:
         if backfill.compares:
             return self._over_what_is_gone(turn, topic, versions)
         chunk = self._source.chunk(backfill.table, backfill.after, turn.rows_max, turn.scope)
-        if chunk is None or not is_told(chunk.table, chunk.schema):
+        if chunk is None:
             return None
+        if not is_told(chunk.table, chunk.schema):
+            return Window.beside(chunk, topic.name, backfill)
         self._desk.took(turn, chunk.rows.num_rows)
         window = Window.over(chunk, topic.name, backfill, turn.whole)
         if backfill.reconcile and window.read:

@@ -60,7 +60,7 @@ class Scanning:
             return None
         if not is_told(chunk.table, chunk.schema):
             self.end(slot, admission)
-            return None
+            return Window.beside(chunk, topic.name, turn.backfill)
         window = Window.over(chunk, topic.name, turn.backfill, turn.whole)
         return window.keeping(pa.array(admission.scanned(topic.name, window.keys, at)))
 

@@ -6,7 +6,7 @@ that were registered before can tell. A change is kept with its cause's place an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,6 +100,10 @@ class Versions:
         changes = self.changes.get(topic, ())
         return place is not None and len(changes) > 0 and place < tuple(changes[-1].get("at", place))
 
+    def begin(self, topic: str, schema: RowSchema) -> None:
+        """A new topic, whose first version this is: it has one before it has an event."""
+        self.written[topic] = self._version(topic, self._schema(topic, schema))[0]
+
     def committed(self, placed: Placed) -> None:
         self.written, self.changes = dict(placed.written), dict(placed.changes)
 
@@ -127,6 +131,12 @@ class Versions:
             version = latest(self._registry, topic, schema)
             known = self._ids[topic, schema] = (version.id, version.version)
         return known
+
+
+def last_written(registry: Registry, topics: Iterable[str], stored: Mapping[str, int]) -> dict[str, int]:
+    """Topic → the version that it was last written in: before the first event the one that it was made with."""
+    newest = {t: registry.versions(f"{t}-value")[-1:] for t in topics if t not in stored}
+    return {**stored, **{topic: version[0].id for topic, version in newest.items() if version}}
 
 
 def same_columns(one: RowSchema, other: RowSchema) -> bool:

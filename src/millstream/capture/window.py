@@ -33,6 +33,7 @@ class Window:
 
     `compares`: the chunk was compared with the topic; what the stream says of a key after that, it says better, so each event takes its
     key out, seen or not. `gone`: its rows are those of the topic that the table does not have, up to the key `upto` (hex; None: the last).
+    `unfit`: the table has another key than the topic: when the stream has passed the read point, all that it had under the old key is told.
     """
 
     chunk: Chunk
@@ -46,15 +47,22 @@ class Window:
     compares: bool = False
     gone: bool = False
     upto: str | None = None
+    unfit: bool = False
 
     @classmethod
     def over(cls, chunk: Chunk, topic: str, backfill: Backfill, whole: Scope = WHOLE) -> Window:
         keys = _keys_of(chunk.rows, chunk.schema, topic)
         return cls(chunk, topic, backfill.slot, backfill.name, keys, False, whole, chunk.rows.num_rows, backfill.reconcile)
 
+    @classmethod
+    def beside(cls, chunk: Chunk, topic: str, backfill: Backfill) -> Window:
+        """Over none of its rows."""
+        empty = replace(chunk, rows=chunk.rows.slice(0, 0), holes=None)
+        return cls(empty, topic, backfill.slot, backfill.name, pa.array([], pa.binary()), unfit=True)
+
     def see(self, live: Batch) -> Window:
         """The window after the stream gave `live`, a batch of this window's table."""
-        if not len(live):
+        if not len(live) or self.unfit:
             return self
         if self.chunk.read_point is None and not self.gone and not same_columns(live.schema, self.chunk.schema):
             # The table changed between the read and the read point: rows of both shapes cannot be told apart by key alone.
@@ -77,7 +85,7 @@ class Window:
     def emptied(self, by: Batch) -> Window:
         """The window after the stream truncated its table: `by` is an event of that message. What the chunk's read saw is gone, unless it
         read after it."""
-        if not self.gone and not self.chunk.newer(by).all():
+        if self.unfit or (not self.gone and not self.chunk.newer(by).all()):
             return self
         holes = None if self.chunk.holes is None else self.chunk.holes.slice(0, 0)
         return replace(self, chunk=replace(self.chunk, rows=self.chunk.rows.slice(0, 0), holes=holes), keys=self.keys.slice(0, 0))
@@ -85,7 +93,7 @@ class Window:
     def seen_by_key(self, live: Batch) -> tuple[Mapping[bytes, int], pa.StructArray, npt.NDArray[np.bool_]] | None:
         """The chunk's rows by their keys, and which events of `live` it did not see: of those it has what their rows were before the
         first. None where the columns are others."""
-        if self.gone or not same_columns(live.schema, self.chunk.schema):
+        if self.gone or self.unfit or not same_columns(live.schema, self.chunk.schema):
             return None
         by_key = {key: i for i, key in enumerate(self.keys.to_pylist())}
         return by_key, pa.StructArray.from_arrays(self.chunk.rows.columns, fields=list(self.chunk.schema.arrow)), self.chunk.newer(live)
@@ -107,7 +115,7 @@ class Window:
                 "ts_us": np.full(count, self.chunk.read_us, np.int64),
                 "processed_us": np.full(count, now_us, np.int64),
                 "position": pa.repeat(position, count),
-                "snapshot": pa.repeat("true" if backfill.is_initial else "incremental", count),
+                "snapshot": pa.repeat("true" if backfill.is_load else "incremental", count),
                 "backfill": pa.repeat(backfill.name, count),
                 "cause": pa.repeat(backfill.cause, count),
                 "holes": self.chunk.holes,

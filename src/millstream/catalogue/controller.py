@@ -33,8 +33,13 @@ from millstream.schemas.operations import operations
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Source
 from millstream.topics.contract import Topic, Topics
+from millstream.topics.incarnations import catalogued
 
 Opened = Callable[[str], AbstractContextManager[Source]]
+
+
+class KeysChange(Refused):
+    """A topic that a pipeline writes would get another key."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,30 @@ def change(project: Project, known: Known, catalogue: Catalogue, *, stay: Callab
 def change_of_all(project: Project, known: Known, catalogue: Catalogue) -> Change:
     """`change`, in which a pipeline that is applied as its file says, and does not hold over the newest schemas, stays with those that
     it has accepted: its owner has to look at it, and nobody else is kept from applying (invariant 6)."""
-    try:
-        return change(project, known, catalogue)
-    except InvalidProject as e:
-        applied = catalogue.pipelines()
-        broken = {d.path.split(".")[1] for d in e.diagnostics if d.path.startswith("pipelines.")} & set(applied)
-        if not broken or any(not d.path.startswith(tuple(f"pipelines.{name}." for name in broken)) for d in e.diagnostics):
-            raise
-        found = change(project, known, catalogue, stay=lambda name: name in broken)
-        if any(found.wanted.pipelines[name].fingerprint != applied[name].fingerprint for name in broken):
-            raise
-        return replace(found, behind=e.diagnostics)
+    applied, behind = catalogue.pipelines(), dict[str, tuple[Diagnostic, ...]]()
+    while True:
+        try:
+            found = change(project, known, catalogue, stay=behind.__contains__)
+        except (InvalidProject, KeysChange) as e:
+            broken = _stay(e, project)
+            if not broken or not broken.keys() <= applied.keys() - behind.keys():
+                raise
+            behind |= broken
+            cause = e
+            continue
+        if any(found.wanted.pipelines[name].fingerprint != applied[name].fingerprint for name in behind):
+            raise cause
+        return replace(found, behind=tuple(d for said in behind.values() for d in said))
+
+
+def _stay(error: InvalidProject | KeysChange, project: Project) -> dict[str, tuple[Diagnostic, ...]]:
+    """The pipelines that it is about, and what is said of each; none where it is about anything else, too."""
+    if isinstance(error, KeysChange):
+        definition = next((p for p in project.pipelines if error.where.startswith(f"{p.name}.")), None)
+        path = f"pipelines.{definition.name}" if definition else ""
+        return {definition.name: (definition.mistake(path, error.code, error.message, error.cure),)} if definition else {}
+    names = {d.path.split(".")[1] if d.path.startswith("pipelines.") else "" for d in error.diagnostics}
+    return {} if "" in names else {n: tuple(d for d in error.diagnostics if d.path.split(".")[1] == n) for n in names}
 
 
 def concerns(step: Step, pipeline: str) -> bool:
@@ -111,11 +129,9 @@ def foreign_topics(plan: Plan) -> list[str]:
 
 def _wanted_topics(project: Project, known: Known, plans: tuple[Plan, ...]) -> dict[str, rollout.Topic]:
     said = descriptions.of_topics(project)
+    read = {t: known.inputs[t] for s in project.sources for t in s.topics if t in known.inputs}
     sources = {
-        t: rollout.Topic(descriptions.described(known.inputs[t].schema, said[t]) if t in known.discovered else known.inputs[t].schema)
-        for s in project.sources
-        for t in s.topics
-        if t in known.inputs
+        i.topic: rollout.Topic(descriptions.described(i.schema, said[t]) if t in known.discovered else i.schema) for t, i in read.items()
     }
     made = {o.topic: rollout.Topic(_schema(p, o.node)) for p in plans for o in p.outputs}
     documents = {of[0]: _schema(p, p.outputs[-1].node) for p in plans if (of := generation_of(p.pipeline))}  # the newest generation's
@@ -129,14 +145,15 @@ def _descriptions(project: Project, known: Known, topics: Mapping[str, rollout.T
     said = descriptions.of_topics(project)
     read = {t for s in project.sources for t in s.topics}
     there = [t for t in topics if t in known.history]
-    found = {t: descriptions.described(known.history[t][-1], said[t]) if t in read else topics[t].schema for t in there}
+    names = {t: catalogued(t) for t in there}
+    found = {t: descriptions.described(known.history[t][-1], said[n]) if n in read else topics[t].schema for t, n in names.items()}
     return {t: schema for t, schema in found.items() if schema not in known.history[t]}
 
 
 def _wanted_pipeline(plan: Plan, topics: Mapping[str, Input]) -> rollout.Pipeline:
     """A plan's side, with the topics that only its sinks read: their schemas are accepted too."""
     ids = {i.topic: i.schema_id for i in plan.inputs}
-    accepts = {t: ids[t] if t in ids else topics[t].schema_id if t in topics else 0 for t in foreign_topics(plan)}
+    accepts = {t: ids[t] if t in ids else topics[catalogued(t)].schema_id if catalogued(t) in topics else 0 for t in foreign_topics(plan)}
     return replace(rollout.wanted_pipeline(plan), accepts=accepts)
 
 
@@ -171,7 +188,7 @@ def _keys_stay(wanted: Wanted, known: Known) -> None:
             continue
         retyped = any(c.in_key and c.changes_type for c in operations(now.schema, topic.schema))
         if now.schema.key != topic.schema.key or retyped:
-            raise Refused(
+            raise KeysChange(
                 f"the key of a topic cannot change: it is ({_key(now.schema)}), the definition now says ({_key(topic.schema)})",
                 code="key_changed",
                 where=name,

@@ -18,6 +18,7 @@ from millstream.pipelines.policy import Policy
 from millstream.pipelines.rollout import Step
 from millstream.pipelines.verdicts import Use, of_sink, uses
 from millstream.schemas.rules import Violation
+from millstream.topics.incarnations import catalogued
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def _uses(project: Project, known: Known, plan: Plan, catalogue: Catalogue) -> I
         yield use, reads[use.topic]
     own = outputs_of(plan)
     for sink in plan.sinks:
-        if sink.topic not in own and sink.topic in known.inputs:
-            schema = known.inputs[sink.topic].schema
+        if sink.topic not in own and catalogued(sink.topic) in known.inputs:
+            schema = known.inputs[catalogued(sink.topic)].schema
             yield of_sink(plan.pipeline, plan.owner, sink.name, sink.topic, schema.key), schema
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from millstream.catalogue.store import AppliedPipeline, Catalogue, held_of
 from millstream.catalogue.verdicts import Kept, Ruled
 from millstream.engine.gate import Ruling
-from millstream.engine.reader import NotAccepted
+from millstream.engine.reader import NotAccepted, TopicEnded
 from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.types import RowSchema
@@ -77,6 +77,10 @@ class PipelineJudge:
         return self._catalogue.verdicts.passed(self._consumer, topic)
 
     def rule(self, plan: Plan, met: NotAccepted) -> Ruling:
+        if isinstance(met, TopicEnded):
+            was = next(i for i in plan.inputs if i.topic == met.ended.topic)
+            following = replace(was, topic=met.topic, schema=met.schema, schema_id=met.schema_id, held=())
+            return Ruling(impact.rule_of_end(plan, self._compiles, was.topic, following, met.message))
         ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolving, self._rules)
         return Ruling(ruled.verdict, ruled.following)
 

@@ -17,11 +17,13 @@ from millstream.pipelines.plan import Held, Input
 from millstream.schemas.registry import Registry
 from millstream.sources.contract import Table
 from millstream.topics.contract import Topics
+from millstream.topics.incarnations import catalogued, newest
 
 
 @dataclass(frozen=True)
 class Known:
-    """`inputs` for the compiler, `history` the schema versions of each topic, oldest first, `topics` what really exists, as it is in force;
+    """`inputs` for the compiler, by the names that definitions use: of a topic with several incarnations the newest. The rest is by topic:
+    `history` the schema versions of each topic, oldest first, `topics` what really exists, as it is in force;
     `discovered` the tables, by topic, that are not topics yet; `versions` each topic in each of its registered schemas, by id."""
 
     inputs: Mapping[str, Input]
@@ -44,14 +46,19 @@ class Known:
         return replace(self, inputs=askable(project, inputs))
 
     def accepted(self, ids: Mapping[str, int], held: Mapping[str, Mapping[str, int]] = MappingProxyType({})) -> dict[str, Input]:
-        """The topics of `ids`, each in the schema of that id, and with the steps that are `held` to an earlier one (step → topic → id);
-        one that the registry does not know is left out."""
+        """The topics of `ids`, by the names that definitions use, each in the schema of that id, and with the steps that are `held` to an
+        earlier one (step → topic → id); one that the registry does not know is left out."""
         found = {t: self.versions[t][i] for t, i in ids.items() if i in self.versions.get(t, {})}
         for topic, given in found.items():
             versions = self.versions[topic]
             steps = sorted((step, topics[topic]) for step, topics in held.items() if topics.get(topic) in versions)
             found[topic] = replace(given, held=tuple(Held(step, versions[i].schema, i) for step, i in steps))
-        return found
+        return {catalogued(t): given for t, given in found.items()}
+
+    @property
+    def by_names(self) -> dict[str, Input]:
+        """`inputs`, each called as definitions call it: for those who show and try, and read no topic."""
+        return {name: replace(i, topic=name) for name, i in self.inputs.items()}
 
     def missing(self, definition: SourceDefinition) -> list[str]:
         """The topics of a source whose columns are not known."""
@@ -87,4 +94,5 @@ def known(topics: Topics, registry: Registry, accepted: Mapping[str, int] | None
             )
         by_id[topic.name] = {i: Input(topic.name, schema, i, topic.grade) for i, schema in schemas.items()}
         inputs[topic.name] = by_id[topic.name][chosen]
-    return Known(inputs, history, {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()}, versions=by_id)
+    there = {name: rollout.Topic(i.schema, i.schema_id) for name, i in inputs.items()}
+    return Known({name: inputs[topic] for name, topic in newest(inputs).items()}, history, there, versions=by_id)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from millstream.capture.backfill import INITIAL, LOST, SCHEMA, Method, Order, Wanted
+from millstream.capture.backfill import INITIAL, KEY, LOST, SCHEMA, Method, Order, Wanted
 from millstream.cli import backfillview, requests, running
 from millstream.cli.backfillview import Seen
 from millstream.cli.exits import FAILED, OK
@@ -20,6 +20,7 @@ from millstream.cli.session import Here, Session, not_applied
 from millstream.errors import Refused
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.sources.contract import Scans, Scope
+from millstream.topics.incarnations import catalogued, newest
 
 app = App(name="backfill", help="Read rows of a source's table again, beside the live changes.")
 
@@ -271,7 +272,8 @@ def _key_columns(mesh: Mesh, source: str, table: str) -> tuple[str, ...]:
         raise Refused(f"there is no source {source}", code="unknown_source", cure=suggestion(source, sources, "sources"))
     if table not in sources[source].tables:
         raise Refused(f"{source} has no table {table}", code="unknown_table", cure=suggestion(table, sources[source].tables, "tables"))
-    schema = mesh.schema(f"{source}.{table}")
+    topic = f"{source}.{table}"
+    schema = mesh.schema(newest(t.name for t in mesh.topics.topics()).get(topic, topic))
     if schema is None:
         raise not_applied(f"{source}.{table} has no topic yet")
     return schema.key
@@ -280,7 +282,7 @@ def _key_columns(mesh: Mesh, source: str, table: str) -> tuple[str, ...]:
 def _reader_of(mesh: Mesh, pipeline: str, topic: str) -> str:
     """The pipeline as applied; of a product its generation. Raises Refused where it does not read the topic."""
     applied = requests.applied(mesh, pipeline, publishes=False)
-    if topic not in applied.inputs:
+    if topic not in map(catalogued, applied.inputs):
         raise Refused(f"{pipeline} does not read {topic}", code="usage", cure=f"it reads {', '.join(applied.inputs)}")
     return applied.name
 
@@ -327,8 +329,8 @@ def _end(text: str | None, columns: Sequence[str], option: str) -> tuple[str, ..
 def _named(name: str | None) -> str:
     if name is None:
         return f"b-{uuid.uuid4().hex[:6]}"
-    if not _NAME.match(name) or name == INITIAL or name.startswith((SCHEMA, LOST)):
-        cure = f"use small letters, digits, - and _; `{INITIAL}`, `{SCHEMA}…` and `{LOST}…` are taken"
+    if not _NAME.match(name) or name == INITIAL or name.startswith((SCHEMA, LOST, KEY)):
+        cure = f"use small letters, digits, - and _; `{INITIAL}`, `{SCHEMA}…`, `{LOST}…` and `{KEY}…` are taken"
         raise Refused(f"{name!r} cannot be the name of a backfill", code="usage", cure=cure)
     return name
 

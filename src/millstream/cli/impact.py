@@ -49,8 +49,9 @@ def impact(topic: str, change: str, /, *, session: Here) -> int:
     """
     with session.mesh() as mesh:
         asking = Asking.of(mesh)
+    named, topic = topic, asking.there.inputs[topic].topic if topic in asking.there.inputs else topic
     now = asking.now(topic)
-    new = asked(change, topic, now, asking.history(topic), session.folder)
+    new = asked(change, named, now, asking.history(topic), session.folder)
     found = asking.impact(topic, now, new)
     _say(session, topic, found)
     session.output.document(_document(topic, found))

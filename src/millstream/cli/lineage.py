@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -80,6 +80,7 @@ def lineage(
 def graph_of(session: Session, project: Project, there: Known) -> Lineage:
     """The lineage of all that can be compiled; says what cannot. Raises InvalidProject with every mistake."""
     there = there.of(project)
+    there = replace(there, inputs=there.by_names)
     left, unchecked = compilable(project, there)
     for name, why in unchecked.items():
         session.output.warn(f"left out: {name}: {why}")

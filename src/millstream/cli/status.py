@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from millstream.capture.backfill import Backfill, id_of
+from millstream.capture.backfill import Backfill, id_of, load_of
 from millstream.capture.losses import open_ones
 from millstream.catalogue.store import AppliedPipeline, AppliedSource, Asked, State
 from millstream.cli import backfillview, running, topics
@@ -19,6 +19,7 @@ from millstream.cli.session import Here, not_applied
 from millstream.engine.requests import OPEN
 from millstream.engine.sinkrun import NEW_TARGET
 from millstream.topics.contract import Kept, ProducerRecord, Topics
+from millstream.topics.incarnations import ENDED, Ended
 
 _NEWS_S = 7 * 86_400
 _SOONER = "nothing is lost; let it run at least once within `history`, or raise `history` or `behind_mib` in mesh.yaml"
@@ -190,6 +191,8 @@ def _of_tables(record: ProducerRecord) -> Iterator[tuple[str, str]]:
     """What there is to say of a source's tables, and what to do: those set aside, and those of which a part was lost."""
     for table, why in record.state.get("aside", {}).items():
         yield f"{table} is set aside at {why['position']}: {why['reason']}", why["cure"]
+    for table, entries in record.state.get(ENDED, {}).items():
+        yield from _gone_on(record, table, Ended.of(entries[-1]))
     for entry in open_ones(record.state.get("lost", ()), record.state.get("aside", {})):
         table, backfill = entry["table"], id_of(record.name.removeprefix("source."), entry["table"], entry["backfill"])
         wanted = any(b["name"] == entry["backfill"] and b["wanted"] for b in record.state["backfills"].values() if b["table"] == table)
@@ -199,6 +202,16 @@ def _of_tables(record: ProducerRecord) -> Iterator[tuple[str, str]]:
             yield said, f"nothing: backfill {backfill} compares it with its topic, and then nothing is amiss"
         else:
             yield said, f"`millstream backfill resume {backfill}` compares it with its topic"
+
+
+def _gone_on(record: ProducerRecord, table: str, ended: Ended) -> Iterator[tuple[str, str]]:
+    """That a table's topic goes on as another, as long as that is news or its load is not done."""
+    load = load_of({slot: Backfill(**b) for slot, b in record.state["backfills"].items()}, table)
+    if load.done and time.time() - ended.at > _NEWS_S:
+        return
+    far = "" if load.done else f", which is loaded: {load.rows:,} of about {max(load.estimate, load.rows):,} rows are there"
+    readers = f"who reads {ended.topic} pauses at its end, and `millstream resume PIPELINE` moves it over"
+    yield f"{ended.topic} is complete up to {ended.position} and goes on as {ended.goes_on_as}{far}: {ended.reason}", readers
 
 
 def _reads(carrier: Topics, part: str, pipeline: AppliedPipeline, readers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

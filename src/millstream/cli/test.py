@@ -68,7 +68,7 @@ def test(pipeline: str | None = None, /, *, session: Here) -> int:
 
 def _with_declared(there: Known, declared: Mapping[str, RowSchema]) -> Known:
     """What is registered, and what only the examples know of: with whole before images, which they give."""
-    return replace(there, inputs={t: Input(t, s, 0, "whole") for t, s in declared.items()} | dict(there.inputs))
+    return replace(there, inputs={t: Input(t, s, 0, "whole") for t, s in declared.items()} | there.by_names)
 
 
 def _plans(project: Project, there: Known, subjects: set[str], mistakes: list[Diagnostic]) -> list[Plan]:

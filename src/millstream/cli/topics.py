@@ -21,6 +21,7 @@ from millstream.events.types import Type
 from millstream.pipelines.sql.mistakes import suggestion
 from millstream.sinks import jsontext
 from millstream.topics.contract import Kept, Topic, Topics
+from millstream.topics.incarnations import ended
 
 _TEXT = Type("text")
 READ_BYTES = 4 << 20
@@ -46,6 +47,8 @@ def list_topics(*, session: Here) -> int:
         "there is no topic yet: `millstream apply` makes them",
     )
     for d in documents:
+        if d["goes_on_as"]:
+            session.output.say(f"{d['topic']} goes on as {d['goes_on_as']}", "yellow")
         if d["held_by"]:
             session.output.say(f"{d['topic']}: {held(d)}", "yellow")
     session.output.document(documents)
@@ -77,6 +80,8 @@ def show_topic(topic: str, /, *, session: Here) -> int:
     out.say(
         f"  ends at {about['end']}, compacted to {about['compacted_to']}, {mib(about['stored_bytes'])} MiB, before images: {about['grade']}"
     )
+    if about["goes_on_as"]:
+        out.say(f"  nothing is written to it any more: it goes on as {about['goes_on_as']}", "yellow")
     for name, at in about["readers"].items():
         out.say(f"  read by {name}, at {at['offset']}")
     columns.show(out, told, "  no schema is registered yet")
@@ -92,6 +97,7 @@ def _cells(about: dict[str, Any]) -> tuple[object, ...]:
 def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict[str, Any]:
     versions = mesh.registry.versions(f"{topic.name}-value")
     end = mesh.topics.end(topic.name)
+    following = ended(mesh.topics, topic.name)
     kind = "pipeline" if topic.origin.connector == "millstream" else "source"
     return {
         "topic": topic.name,
@@ -99,6 +105,7 @@ def _about(mesh: Mesh, topic: Topic, readers: dict[str, dict[str, int]]) -> dict
         "key": list(topic.key),
         "grade": topic.grade,
         "incarnation": topic.incarnation,
+        "goes_on_as": following[0].goes_on_as if following else None,
         "schema_version": versions[-1].version if versions else None,
         "schema_id": versions[-1].id if versions else None,
         "end": end,

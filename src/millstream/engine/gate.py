@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from millstream.engine.reader import NotAccepted
+from millstream.engine.reader import NotAccepted, TopicEnded
 from millstream.errors import Refused
 from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Plan
@@ -97,6 +97,8 @@ def paused(met: NotAccepted, reasons: Sequence[Violation]) -> Paused:
     """What the part says of itself: every reason with its place, and every cure once."""
     said = "; ".join(map(str, reasons))
     cure = "; ".join(dict.fromkeys(r.cure for r in reasons if r.cure))
+    if isinstance(met, TopicEnded):
+        return Paused(f"paused at the end of a topic: {said}", code="paused", where=met.where, cure=cure)
     return Paused(f"paused before version {met.version} of its schema: {said}", code="paused", where=f"{met.topic}@{met.offset}", cure=cure)
 
 

@@ -22,8 +22,9 @@ from millstream.engine.figures import Rate, Work
 from millstream.engine.gate import Gate, Judge, Ruling, Strict
 from millstream.engine.graph import Graph
 from millstream.engine.guard import Guard
+from millstream.engine.inputs import Inputs, has_ended
 from millstream.engine.publisher import Commit, Publisher
-from millstream.engine.reader import NotAccepted, TopicReader
+from millstream.engine.reader import NotAccepted
 from millstream.engine.rebuild import Rebuild
 from millstream.engine.remote import Sources
 from millstream.engine.requests import Requests
@@ -35,7 +36,7 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import Plan, outputs_of
-from millstream.pipelines.reads import fingerprint, of_plan
+from millstream.pipelines.reads import fingerprint
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
 
@@ -67,14 +68,14 @@ class Pipeline:
         self._sources = Sources(guard, topics, lambda: self._complete.applied) if guard is not None else None
         self._resends = Resends(plan, topics, requests, state_path.with_suffix(".resend"), clock, lambda *done: self.tick(*done))
         self._gate = Gate(judge or Strict())
-        self._complete = Completeness(topics, self.reads, lambda topic: self._readers[topic].offset)
+        self._inputs = Inputs(topics, registry, self._gate, clock)
+        self._complete = Completeness(topics, self.reads, self._inputs.offset)
         self._rebuilt: dict[str, Any] = {}  # when it last was because it had lost its place, and in which topics
         self._settled: dict[str, Any] = {}  # where inputs and outputs were when last nothing was left to compute
         self._fingerprint = fingerprint(plan)
         self._sql = Sql()
         self._state: State | None = None
         self._built = False
-        self._readers: dict[str, TopicReader] = {}
         self._committed: dict[str, int] = {}
         self._ready = False
         self._progressed_at = 0.0
@@ -162,18 +163,12 @@ class Pipeline:
         self._resends.restore(state)
 
     def _read_from(self, positions: Mapping[str, int]) -> None:
-        used, given, me = of_plan(self.plan), (self._topics, self._registry), self.plan.pipeline
-        self._readers = {
-            t: TopicReader(
-                *given, t, i.schema, i.schema_id, positions.get(t, 0), accepted=self._gate.accepted(t), used=used[t], pipeline=me
-            )
-            for t, i in ((i.topic, i) for i in self.plan.inputs)
-        }
+        self._inputs.read_from(self.plan, positions)
         self._committed = self.positions
 
     @property
     def positions(self) -> dict[str, int]:
-        return {topic: r.offset for topic, r in self._readers.items()}
+        return self._inputs.positions
 
     seen = positions
     """Up to where it has read: new records lie beyond."""
@@ -192,7 +187,7 @@ class Pipeline:
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         """Everything below `ends` is read, computed and published, no key waits, and nothing that was asked for is left."""
         read = all(self._committed.get(t, 0) >= ends.get(t, 0) for t in self.reads)
-        return self._built and self._resends.idle and read and not self.pending
+        return self._built and self._resends.idle and read and not self.pending and not has_ended(self._topics, self.reads)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -213,7 +208,7 @@ class Pipeline:
             self._pass()
             return True
         places = self.positions
-        read = self._read() if self._gate.paused is None else {}
+        read = self._inputs.read(READ_BYTES) if self._gate.paused is None else {}
         if read and (lost := self._topics.lost(self.name, {topic: places[topic] for topic in read})):
             # Design §5.2: what it missed it finds by reading all anew; what is published and not met again is deleted.
             log.warning("%s lost its place in %s, which was compacted further than it had read: it is rebuilt", self.name, ", ".join(lost))
@@ -237,19 +232,6 @@ class Pipeline:
         """After a Retryable: from the committed positions. The fence is not raised again."""
         self._read_from(self._settled_positions())
 
-    def _read(self) -> dict[str, list[Batch]]:
-        """What each input has next; one that has met a version that is not accepted gives nothing."""
-        read: dict[str, list[Batch]] = {}
-        for topic, reader in self._readers.items():
-            try:
-                batches = [b for b in reader.read(READ_BYTES // len(self._readers)) if len(b)]
-            except NotAccepted as e:
-                self._gate.meet(e)
-                continue
-            if batches:
-                read[topic] = batches
-        return read
-
     # ---- schemas that change
 
     def _pass(self) -> None:
@@ -258,7 +240,7 @@ class Pipeline:
         match ruling.verdict.kind:
             case "ignore":
                 self._gate.ignore(self.plan, met, ruling)
-                self._readers[met.topic].accept(met.schema_id)
+                self._inputs.readers[met.topic].accept(met.schema_id)
             case "propagate":
                 assert ruling.plan is not None
                 self._take(met, ruling, ruling.plan)
@@ -409,7 +391,11 @@ class Pipeline:
         return self._complete.waiting_for()
 
     def _build(self) -> bool:
-        if self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
+        if missing := self.waiting_for():  # what is published would be deleted for rows that have only not arrived yet
+            if (end := self._inputs.ended_unready(missing)) is not None:
+                self._gate.meet(end)
+                self._gate.rule(self.plan)
+                raise self._gate.paused or end
             return False
         lost = [t for t in self.reads if self.name in self._topics.kept(t).lost]
         self._gate.begin_anew(self.reads)
@@ -436,7 +422,7 @@ class Pipeline:
     def _rebuild(self, state: State) -> None:
         graph = Graph(self.plan, self._sql, state, self._sources)
         rebuild = Rebuild(self.plan, graph, state, self._topics, self._publisher, self.tick, self.waits)
-        self.events += rebuild.run(self._readers, self._clock, self._complete.see)
+        self.events += rebuild.run(self._inputs.readers, self._clock, self._complete.see)
 
     @property
     def connect(self) -> Callable[[], duckdb.DuckDBPyConnection] | None:

@@ -18,6 +18,7 @@ from millstream.pipelines.descriptions import undescribed
 from millstream.schemas.operations import covers, operations
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
+from millstream.topics.incarnations import Ended
 
 
 class NotAccepted(Refused):
@@ -32,6 +33,16 @@ class NotAccepted(Refused):
             "not one event is lost or repeated",
         )
         self.topic, self.schema, self.schema_id, self.version, self.offset = topic, schema, schema_id, version, offset
+
+
+class TopicEnded(NotAccepted):
+    """The topic has ended and goes on as another, whose newest version this is."""
+
+    def __init__(self, ended: Ended, schema: RowSchema, schema_id: int, version: int, offset: int) -> None:
+        super().__init__(ended.goes_on_as, schema, schema_id, version, offset, "")
+        self.message = f"it is complete up to {ended.position}, and goes on as {ended.goes_on_as}: {ended.reason}"
+        self.code, self.where = "topic_ended", f"{ended.topic}@{offset}"
+        self.ended = ended
 
 
 class TopicReader:

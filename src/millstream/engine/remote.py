@@ -23,6 +23,7 @@ from millstream.events.types import RowSchema
 from millstream.pipelines.plan import Stateful
 from millstream.sources.contract import Asked
 from millstream.topics.contract import Topics
+from millstream.topics.incarnations import catalogued
 
 KEYS_BYTES = 1 << 20
 ROWS_BYTES = 256 << 20
@@ -53,7 +54,7 @@ class Sources:
         self, topic: str, schema: RowSchema, columns: Sequence[str], keys: pa.Table, wanted: Sequence[str]
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The rows, a query for every so many keys: (the query's keys, rows that it found)."""
-        source, _, table = topic.partition(".")
+        source, _, table = catalogued(topic).partition(".")
         guard = self._asked[source] = self._guard(source)
         fitting = max(1, KEYS_BYTES * keys.num_rows // max(keys.nbytes, 1))
         step = min(guard.lookup.limits.keys_max, fitting)

@@ -9,16 +9,19 @@ import numpy as np
 import pyarrow.compute as pc
 
 from millstream.engine.figures import Freshness
-from millstream.engine.gate import SinkJudge, StrictSink, paused, stopped_by
-from millstream.engine.reader import NotAccepted, TopicReader
+from millstream.engine.gate import Paused, SinkJudge, StrictSink, paused, stopped_by
+from millstream.engine.inputs import Endings, has_ended
+from millstream.engine.reader import NotAccepted, TopicEnded, TopicReader
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import READ, Batch
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import SinkPlan
 from millstream.schemas.registry import Registry
+from millstream.schemas.rules import Violation
 from millstream.sinks.contract import Sink
 from millstream.topics.contract import Topics
+from millstream.topics.incarnations import catalogued
 
 READ_BYTES = 8 << 20
 GATHER_BYTES = 16 << 20
@@ -47,6 +50,7 @@ class SinkRun:
         self._schema, self._schema_id = schema, schema_id
         self._sink, self._topics, self._registry, self._clock = sink, topics, registry, clock
         self._linger_s, self._judge = linger_s, judge or StrictSink()
+        self._endings = Endings(topics, registry, clock)
         self.reads = (plan.topic,)
         self._gathered: list[Batch] = []
         self._flushed_at = 0.0
@@ -70,6 +74,13 @@ class SinkRun:
 
     def _resume(self) -> None:
         self._written = dict(self._sink.resume_after())
+        if self.plan.topic not in self._written and (before := [t for t in self._written if catalogued(t) == catalogued(self.plan.topic)]):
+            raise Paused(
+                f"paused: the target holds the rows of {before[0]}, which have another key",
+                code="paused",
+                where=self.plan.topic,
+                cure=NEW_TARGET,
+            )
         self._gathered = []
         self._read_from(self._written.get(self.plan.topic, 0))
         self._topics.join(self.name, self.seen)
@@ -90,6 +101,9 @@ class SinkRun:
             self.flush()
             self._pass(met)
             return True
+        if not batches and (end := self._endings.at(self.plan.topic, self._reader.offset)) is not None:
+            self.flush()
+            raise paused(end, [_elsewhere(self.plan, end)])
         if batches and self._topics.lost(self.name, place):
             raise Irrecoverable(
                 "the topic was compacted further than this sink had read: changes that it has not seen are gone, deletes among them",
@@ -163,10 +177,17 @@ class SinkRun:
         return {self.plan.topic: self._reader.offset}
 
     def caught_up(self, ends: Mapping[str, int]) -> bool:
-        return self._written.get(self.plan.topic, 0) >= ends.get(self.plan.topic, 0)
+        return self._written.get(self.plan.topic, 0) >= ends.get(self.plan.topic, 0) and not has_ended(self._topics, self.reads)
 
     def _gathered_bytes(self) -> int:
         return sum(b.nbytes for b in self._gathered)
 
     def close(self) -> None:
         self._sink.close()
+
+
+def _elsewhere(plan: SinkPlan, end: TopicEnded) -> Violation:
+    """A target has the topic's key: the next incarnation needs another."""
+    resumed = f"`millstream resume {plan.pipeline}`: it is written from the start of the new one"
+    cure = f"name another target for it in {plan.pipeline}, then {resumed}"
+    return Violation(end.message, end.ended.topic, "the sink writes to its target by its key", cure)

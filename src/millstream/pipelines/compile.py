@@ -17,7 +17,7 @@ from millstream.pipelines.definitions import PipelineDefinition, Project, StepDe
 from millstream.pipelines.diagnostics import Diagnostic, InvalidProject
 from millstream.pipelines.keys import Asked, Note
 from millstream.pipelines.nodes import INNER, StepNodes
-from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, Stateful, Stateless, inputs_of
+from millstream.pipelines.plan import Input, Node, Output, Plan, SinkPlan, Stateful, Stateless, inputs_of, reading_as
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes, suggestion
 from millstream.pipelines.sql.places import names_in
@@ -41,8 +41,9 @@ def past(versions: Sequence[RowSchema], now: RowSchema) -> list[RowSchema]:
 def compile_pipeline(
     definition: PipelineDefinition, known: Mapping[str, Input], history: History | None = None, published: Collection[str] = ()
 ) -> Plan:
-    """The plan over the topics of `known`. Steps in `published` (read by other pipelines), those that a sink reads and those
-    that nothing reads become topics. Raises InvalidProject with every mistake.
+    """The plan over the topics of `known`, which are by the names that definitions use: a later incarnation has another. Steps in
+    `published` (read by other pipelines), those that a sink reads and those that nothing reads become topics. Raises InvalidProject with
+    every mistake.
     """
     return _Compile(definition, known, history or {}, published, broken=()).plan()
 
@@ -90,7 +91,7 @@ def _misdescribed(project: Project, topics: Mapping[str, Input], history: Histor
     for source in project.sources:
         for i, (table, topic) in enumerate(zip(source.tables, source.topics, strict=True)):
             if topic in topics and table in source.described:
-                versions = [topics[topic].schema, *history.get(topic, ())]
+                versions = [topics[topic].schema, *history.get(topics[topic].topic, ())]
                 found += descriptions.mistakes(source.described[table], source.places, f"sources.{source.name}.tables[{i}]", versions)
     return found
 
@@ -151,8 +152,10 @@ class _Compile:
             raise InvalidProject(self._diagnostics)
         outputs = self._outputs({s.topic for s in sinks})
         read = {i for n in self._nodes.values() for i in inputs_of(n)}
-        inputs = tuple(self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes)
-        return Plan(d.name, d.owner, inputs, tuple(self._nodes.values()), outputs, sinks, d.portable)
+        inputs = {name: self._known[name] for name in sorted(read) if name in self._known and name not in self._nodes}
+        physical = {name: i.topic for name, i in inputs.items() if i.topic != name}
+        made = tuple(reading_as(n, physical) if physical else n for n in self._nodes.values())
+        return Plan(d.name, d.owner, tuple(inputs.values()), made, outputs, sinks, d.portable)
 
     def _read_at_source(self) -> None:
         """The joined steps ask the sources' databases, where they can."""
@@ -266,7 +269,7 @@ class _Compile:
 
     def _schemas(self, step: str) -> dict[str, RowSchema]:
         """What this step may read."""
-        return {i.topic: i.seen_by(step) for i in self._known.values()} | {n.name: n.schema for n in self._nodes.values()}
+        return {name: i.seen_by(step) for name, i in self._known.items()} | {n.name: n.schema for n in self._nodes.values()}
 
     def _sql_mistake(self, step: StepDefinition, offset: int, code: str, message: str, cure: str) -> None:
         path = step.part(offset)
@@ -292,7 +295,7 @@ class _Compile:
                 path = f"{sink.path}.from"
                 self._diagnostics.append(self._definition.mistake(path, "unknown_input", f"there is no step or topic {sink.input}", cure))
                 continue
-            topic = f"{name}.{own}" if own in self._nodes else sink.input
+            topic = f"{name}.{own}" if own in self._nodes else self._known[sink.input].topic
             called = f"{name}.{own if own in self._nodes else sink.input}.{sink.kind}"
             counts[called] = counts.get(called, 0) + 1
             plans.append(SinkPlan(called if counts[called] == 1 else f"{called}.{counts[called]}", sink.kind, topic, sink.options))

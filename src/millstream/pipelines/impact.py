@@ -20,6 +20,7 @@ from millstream.pipelines.rollout import generation_of
 from millstream.pipelines.verdicts import Compiles, Rule, Use, Verdict, judge, of_sink, together, uses
 from millstream.schemas.operations import Kind, Operation, operations
 from millstream.schemas.rules import Violation
+from millstream.topics.incarnations import catalogued
 
 Definition = PipelineDefinition | ProductDefinition
 History = Callable[[str], Sequence[RowSchema]]
@@ -149,9 +150,33 @@ def _unpinned(was: Plan, now: Plan, topic: str, mine: Sequence[Use], evolving: E
                 yield Violation(str(o), f"{was.pipeline}.{node.name}", why, cure)
 
 
+def rule_of_end(plan: Plan, compiles: Compiles, topic: str, following: Input, reason: str) -> Verdict:
+    """What becomes of a pipeline when a topic of its has ended, and goes on as `following` under another key: it pauses, and the cure
+    says whether its definition holds over that."""
+    inputs = {i.topic: i for i in plan.inputs}
+    onwards = f"`millstream resume {plan.pipeline}`: over {following.topic} it is made anew, and what differs is published"
+    if generation_of(plan.pipeline):
+        onwards = f"`millstream apply` builds the product's next generation over {following.topic}; searches switch when it is caught up"
+    try:
+        then = compiles({**{t: i for t, i in inputs.items() if t != topic}, following.topic: following}, outputs_of(plan))
+    except InvalidProject as e:
+        return Verdict("pause", (Violation(reason, topic, "the definition does not hold over it", ""), *_mistakes(e, following, plan)))
+    rekeyed = [name for name, (was, now) in _moved(plan, then).items() if _key(was) != _key(now)]
+    if rekeyed:
+        cure = f"give the step another name, which makes a new topic, then `millstream resume {plan.pipeline}`"
+        why = f"the key of {', '.join(rekeyed)} would change with it, which is pinned for the life of a topic"
+        return Verdict("pause", (Violation(reason, topic, why, cure),))
+    return Verdict("pause", (Violation(reason, topic, "its rows have another key", onwards),))
+
+
+def _mistakes(found: InvalidProject, following: Input, plan: Plan) -> tuple[Violation, ...]:
+    return tuple(_mistake(d, following.topic, plan.pipeline) for d in found.diagnostics)
+
+
 def consumer(plan: Plan, definition: Definition, known: Mapping[str, Input], history: History, products: Collection[str]) -> Consumer:
     """Of the definition that `plan` was made from. `known` are the topics as sinks read them; for the rest see `compiling`."""
-    others = {s.topic: known[s.topic] for s in plan.sinks if s.topic not in outputs_of(plan) and s.topic in known}
+    sunk = {s.topic: known.get(catalogued(s.topic)) for s in plan.sinks if s.topic not in outputs_of(plan)}
+    others = {topic: i for topic, i in sunk.items() if i is not None}
     compiles = compiling(definition, plan, others, history, products)
     return Consumer(plan, compiles, definition.evolving, {topic: i.schema for topic, i in others.items()})
 
@@ -164,7 +189,7 @@ def compiling(definition: Definition, plan: Plan, others: Mapping[str, Input], h
 
     def compiles(inputs: Mapping[str, Input], outputs: Mapping[str, RowSchema]) -> Plan:
         versions = {topic: past(history(topic), schema) for topic, schema in outputs.items()}
-        over = {**others, **inputs}
+        over = {catalogued(topic): i for topic, i in {**others, **inputs}.items()}
         if isinstance(definition, PipelineDefinition):
             return compile_pipeline(definition, over, versions, {o.node for o in plan.outputs})
         of = generation_of(plan.pipeline)

@@ -6,7 +6,7 @@ Nodes stand in order: a node reads only topics and nodes before it. Nothing here
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from millstream.events.origin import Grade
@@ -162,6 +162,17 @@ def inputs_of(node: Node) -> tuple[str, ...]:
         case Union():
             return node.inputs
     return tuple(dict.fromkeys(o.input for o in node.occurrences))
+
+
+def reading_as(node: Node, topics: Mapping[str, str]) -> Node:
+    """The node with these names in place of those of its inputs, where there are any."""
+    match node:
+        case Stateless():
+            return replace(node, input=topics.get(node.input, node.input))
+        case Union():
+            return replace(node, inputs=tuple(topics.get(i, i) for i in node.inputs))
+    occurrences = tuple(replace(o, input=topics.get(o.input, o.input)) for o in node.occurrences)
+    return replace(node, occurrences=occurrences, computed=tuple(replace(c, input=topics.get(c.input, c.input)) for c in node.computed))
 
 
 @dataclass(frozen=True)

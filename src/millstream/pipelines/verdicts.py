@@ -75,7 +75,7 @@ def _violation(use: Use, operation: Operation, evolve: Evolve) -> Violation:
     reader = use.part if use.part.startswith("sink ") else f"step {use.part}"
     how = "uses it" if operation.column in use.columns_used or not operation.column else "reads it by *"
     if operation.kind == "rekey" or operation.in_key:
-        cure = "load the table into a new topic, then let the pipeline read that"
+        cure = f"the topic will end there and go on as its next incarnation; when it has, `millstream resume {use.pipeline}`"
         return Violation(str(operation), f"{use.topic}.{field}", f"{reader} reads the topic by its key", cure)
     stays = ", and is pinned to what was accepted" if evolve == "pinned" and operation.kind != "retype" else ""
     cure = (

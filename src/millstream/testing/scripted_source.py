@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.errors import Refused
 from millstream.events.batch import Batch, batch
 from millstream.events.fills import filled
 from millstream.events.origin import Origin
@@ -52,7 +53,8 @@ class ScriptedDatabase:
         self._first = dict(self.tables)
 
     def alter(self, table: str, schema: RowSchema) -> None:
-        """From the next entry on the table has these columns: by id, an added one with what its fill says in the rows that there are."""
+        """From the next entry on the table has these columns: by id, an added one with what its fill says in the rows that there are. Its
+        key may be another, which must be one of these rows."""
         self.altered.append((len(self.log), table, schema))
         self.tables[table] = schema
 
@@ -75,8 +77,9 @@ class ScriptedDatabase:
         rows: dict[Key, Row] = {}
         for at, changes in enumerate([*self.log[:entries], ""]):
             if (now := self.schema(table, at)) != schema:
-                rows = {key: _altered(row, schema, now) for key, row in rows.items()}
-                schema = now
+                altered = [_altered(row, schema, now) for row in rows.values()]
+                schema, names = now, now.key
+                rows = {tuple(row[k] for k in names): row for row in altered}
             for c in changes if isinstance(changes, list) else ():
                 if c.table == table and c.before is c.after is None:
                     rows.clear()
@@ -187,6 +190,8 @@ class ScriptedSource:
             return None
         rows_max = self._db.rng.randint(1, 3)
         schema = self._db.schema(table, self._db.visible)
+        if after is not None and len(after) != len(schema.key):
+            raise Refused(f"{table} has another key", code="table_changed", where=self.name)
         rows = sorted(self._db.rows(table, self._db.visible).items())
         rows = [(k, r) for k, r in rows if (after is None or k > tuple(after)) and within(scope, k, r)]
         last = list(rows[:rows_max][-1][0]) if rows else None

@@ -17,6 +17,7 @@ from cockroach_rig import CockroachRig
 
 from millstream.errors import Retryable
 from millstream.testing.cockroach import jsontext
+from millstream.topics.incarnations import ENDED
 
 pytestmark = pytest.mark.servers
 
@@ -167,19 +168,39 @@ def test_a_truncated_table_is_emptied_in_its_topic(roach: CockroachRig, capture:
     assert captured.rows(A) == table(roach, A) == {3: {"id": 3, "v": "new"}, 50: {"id": 50, "v": "new"}}
 
 
-def test_a_changed_key_sets_the_table_aside_and_the_others_go_on(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+def test_a_changed_key_goes_on_in_the_next_incarnation(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    """The server deletes no row under its old key: the old topic ends, and what follows is in the new one, of which all rows are loaded."""
     roach.run(
-        f"ALTER TABLE {A} ADD COLUMN n INT8 NOT NULL DEFAULT 1", f"INSERT INTO {A} VALUES (1, 'x', 1)", f"INSERT INTO {B} VALUES (1, 'x')"
+        f"ALTER TABLE {A} ADD COLUMN n INT8 NOT NULL DEFAULT 1",
+        f"INSERT INTO {A} SELECT g, 'old', g % 3 FROM generate_series(1, 40) AS s(g)",
+        f"INSERT INTO {B} VALUES (1, 'x')",
     )
     captured = capture()
     captured.catch_up()
-    roach.run(f"ALTER TABLE {A} ALTER PRIMARY KEY USING COLUMNS (id, n)", f"UPDATE {A} SET v = 'y'", f"UPDATE {B} SET v = 'y'")
-    connector = captured.connector
-    assert connector is not None
-    drive(captured, lambda: A in connector.aside)
-    assert connector.aside[A]["code"] == "key_changed"
-    head = captured.source.head()
-    drive(captured, lambda: connector.position is not None and _at(connector.position) >= head)
+    was = captured.rows(A)
+
+    def write(connection: Any, n: int) -> None:
+        connection.execute(f"UPDATE {B} SET v = 'n{n}' WHERE id = 1".encode())
+
+    with writing(roach, write):
+        roach.run(f"ALTER TABLE {A} ALTER PRIMARY KEY USING COLUMNS (id, n)", f"UPDATE {A} SET v = 'new' WHERE id < 4")
+        connector = captured.connector
+        assert connector is not None
+        drive(captured, lambda: ENDED in captured.state())
+        connector = captured.open()
+        roach.run(f"DELETE FROM {A} WHERE id = 5", f"UPDATE {A} SET n = 9 WHERE id = 6", f"INSERT INTO {A} VALUES (60, 'beside', 1)")
+        drive(captured, lambda: connector.loaded)
+    captured.catch_up()
+    assert connector.aside == {}
+    assert captured.rows(A) == was, "the old topic is what the table was at the change"
+    rows: dict[Any, Any] = {}
+    for batch in captured.batches(f"{A}@2"):
+        for key, after in zip(batch.keys().to_pylist(), batch.column("after").to_pylist(), strict=True):
+            rows[tuple(key.values())] = after
+    found = {k: (r["id"], r["v"], r["n"]) for k, r in rows.items() if r is not None}
+    assert found == {(i, n): (i, v, n) for i, v, n in roach.rows(f"SELECT id, v, n FROM {A}")}
+    (entry,) = captured.state()[ENDED][A]
+    assert all((e["major"], e["minor"]) >= tuple(entry["since"]) for e in captured.events(f"{A}@2") if e["op"] != "r")
     assert captured.rows(B) == table(roach, B)
 
 

@@ -160,6 +160,9 @@ class Source:
         before = position = translator.position
         try:
             for part in translator.translate(piece.messages) if piece.messages is not None else ():
+                if part.aside and batches:  # what comes before is told
+                    yield self._delivery(batches, xids, position, aside=aside)
+                    batches, xids, aside, before = [], set(), [], position
                 batches += part.batches
                 xids |= part.xids
                 aside += part.aside

@@ -267,7 +267,9 @@ def _moved(octets: Octets, found: Images, schema: RowSchema) -> Mask:
     for name in schema.key:
         j = schema.names.index(name)
         old, new = (octets.text(image[j].take(updates)) for image in (found.before, found.after))
-        differs |= pc.not_equal(old, new).to_numpy(zero_copy_only=False)
+        # A column that came into the key after this place may be null here: that is no key, and nobody's.
+        other = pc.fill_null(pc.not_equal(old, new), pc.xor(pc.is_null(old), pc.is_null(new)))
+        differs |= other.to_numpy(zero_copy_only=False)
     moved = np.zeros(len(found.op), np.bool_)
     moved[updates[differs]] = True
     return moved
