@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from millstream.catalogue import forbidden, generations
 from millstream.catalogue.judge import Versions
 from millstream.catalogue.known import Known
-from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedSink, AppliedSource, Catalogue
+from millstream.catalogue.store import AppliedPipeline, AppliedProduct, AppliedSink, AppliedSource, Catalogue, held_of
 from millstream.catalogue.verdicts import Kept
 from millstream.errors import Refused
 from millstream.events import envelope
@@ -249,8 +249,6 @@ class Controller:
                 self._catalogue.forget_source(step.subject)
             case "deploy_pipeline" | "rebuild_pipeline" | "accept_schema":
                 self._put_pipeline(step.subject)
-                if step.kind == "accept_schema":
-                    self._note(step.subject)
             case "start_sink" | "restart_sink":
                 self._put_sink(step.subject)
             case "stop_sink":
@@ -300,26 +298,27 @@ class Controller:
         self._catalogue.put_product(replace(row, generations=kept, next=wanted.next, applied=wanted.applied))
 
     def _put_pipeline(self, name: str) -> None:
-        """As it is now wanted, with the ids that its schemas have by now, and with the sinks that it has."""
+        """As it is now wanted, with the ids that its schemas have by now, and with the sinks that it has. Where it accepts another version
+        than it had, a person has said so, which counts, whatever was ruled of it: it is noted in the same commit."""
         plan, now = self._plans[name], self._catalogue.pipelines().get(name)
         plan = replace(plan, inputs=tuple(replace(i, schema_id=self._id(i.topic)) for i in plan.inputs))
-        self._catalogue.put_pipeline(
-            AppliedPipeline(
-                name=name,
-                fingerprint=self._change.wanted.pipelines[name].fingerprint,
-                owner=plan.owner,
-                definition=explain(plan),
-                inputs={t: self._id(t) for t in foreign_topics(plan)},
-                outputs={o.topic: self._id(o.topic) for o in plan.outputs},
-                sinks=now.sinks if now else {},
-            )
+        made = AppliedPipeline(
+            name=name,
+            fingerprint=self._change.wanted.pipelines[name].fingerprint,
+            owner=plan.owner,
+            definition=explain(plan),
+            inputs={t: self._id(t) for t in foreign_topics(plan)},
+            outputs={o.topic: self._id(o.topic) for o in plan.outputs},
+            sinks=now.sinks if now else {},
+            held=held_of(plan),
         )
+        accepts = now is not None and (now.held != made.held or any(now.inputs.get(t) != i for t, i in made.inputs.items()))
+        self._catalogue.put_pipeline(made, *(self._accepted(name, made.inputs) if accepts else ()))
 
-    def _note(self, name: str) -> None:
-        """A person accepts what the pipeline reads: that counts, whatever was ruled of it."""
-        for topic, schema_id in self._catalogue.pipelines()[name].inputs.items():
+    def _accepted(self, name: str, inputs: Mapping[str, int]) -> Iterator[Kept]:
+        for topic, schema_id in inputs.items():
             version = {v.id: v.version for v in self._registry.versions(f"{topic}-value")}[schema_id]
-            self._catalogue.verdicts.note(Kept(f"pipeline.{name}", topic, schema_id, version, "accept", by=self._by))
+            yield Kept(f"pipeline.{name}", topic, schema_id, version, "accept", by=self._by)
 
     def _id(self, topic: str) -> int:
         """The accepted schema's id: the known one, or where the topic's schema is new, the one that was just registered for it."""

@@ -85,19 +85,22 @@ class PipelineJudge:
         return Ruling(ruled.verdict, ruled.following)
 
     def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
-        if ruling.plan is not None:
-            self._put_in_force(plan, met, ruling.plan)
         kind: Ruled = ruling.verdict.kind
         kept = Kept(self._consumer, met.topic, met.schema_id, met.version, kind, ruling.verdict.reasons, how)
-        self._catalogue.verdicts.note(kept)
+        if ruling.plan is not None:
+            self._put_in_force(plan, met, ruling.plan, kept)
+        else:
+            self._catalogue.verdicts.note(kept)
 
-    def _put_in_force(self, plan: Plan, met: NotAccepted, following: Plan) -> None:
+    def _put_in_force(self, plan: Plan, met: NotAccepted, following: Plan, kept: Kept) -> None:
+        """With its verdict: what is in force is met no more, so nothing would tell of it later."""
         applied = self._catalogue.pipelines().get(plan.pipeline)
         now = reads.fingerprint(following)
         if applied is not None and applied.fingerprint == now and applied.inputs.get(met.topic) == met.schema_id:
+            self._catalogue.verdicts.note(kept)
             return
         outputs = {topic: self._next_version(topic, schema, applied) for topic, schema in outputs_of(following).items()}
-        if applied is None or applied.fingerprint != reads.fingerprint(plan) or not self._moved(applied, now, following, met, outputs):
+        if applied is None or applied.fingerprint != reads.fingerprint(plan) or not self._moved(applied, now, following, kept, outputs):
             raise Refused(
                 "another plan of this pipeline was applied while it ran",
                 code="applied_anew",
@@ -108,10 +111,10 @@ class PipelineJudge:
     def _next_version(self, topic: str, schema: RowSchema, applied: AppliedPipeline | None) -> int:
         return turns.following(self._versions.registry, topic, schema, applied.outputs.get(topic, 0) if applied else 0).id
 
-    def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, met: NotAccepted, outputs: Mapping[str, int]) -> bool:
-        inputs = {**was.inputs, met.topic: met.schema_id}
+    def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, kept: Kept, outputs: Mapping[str, int]) -> bool:
+        inputs = {**was.inputs, kept.topic: kept.schema_id}
         now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs, held=held_of(plan))
-        return self._catalogue.move_pipeline(was, now)
+        return self._catalogue.move_pipeline(was, now, kept)
 
     def plan_at(self, plan: Plan, accepted: Mapping[str, int], outputs: Mapping[str, int]) -> Plan | None:
         inputs = {}
@@ -142,9 +145,11 @@ class SinkJudge:
         return impact.rule_of_sink(self._pipeline, self._sink, schema, met.schema, self._evolve, self._rules)
 
     def keep(self, met: NotAccepted, verdict: Verdict) -> None:
+        kept = Kept(self._consumer, met.topic, met.schema_id, met.version, verdict.kind, verdict.reasons)
         if verdict.kind == "propagate":
-            self._catalogue.verdicts.accept(self._sink.name, met.topic, met.schema_id)
-        self._catalogue.verdicts.note(Kept(self._consumer, met.topic, met.schema_id, met.version, verdict.kind, verdict.reasons))
+            self._catalogue.verdicts.accept(self._sink.name, met.topic, met.schema_id, kept)
+        else:
+            self._catalogue.verdicts.note(kept)
 
 
 @dataclass(frozen=True)

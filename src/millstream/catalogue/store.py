@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from millstream.catalogue.backfills import Backfills
 from millstream.catalogue.tables import NAME, STATE, WORD, Tables, table
-from millstream.catalogue.verdicts import Verdicts
+from millstream.catalogue.verdicts import Kept, Verdicts
 from millstream.engine.requests import OPEN, Request, RequestState
 from millstream.errors import Refused, without_secrets
 from millstream.pipelines.plan import Plan
@@ -158,8 +158,8 @@ class Catalogue(Tables):
         """Remember it as applied now, over what stood under its name."""
         self._put(_SOURCES, "name", {**vars(source), "tables": list(source.tables), "applied_at": self._clock()})
 
-    def put_pipeline(self, pipeline: AppliedPipeline) -> None:
-        """Remember it as applied now, over what stood under its name."""
+    def put_pipeline(self, pipeline: AppliedPipeline, *told: Kept) -> None:
+        """Remember it as applied now, over what stood under its name; `told` are noted in the same commit."""
         row = {
             **vars(pipeline),
             "definition": without_secrets(pipeline.definition),
@@ -169,16 +169,16 @@ class Catalogue(Tables):
             "applied_at": self._clock(),
         }
         del row["held"]
-        self._put(_PIPELINES, "name", row)
+        self._put(_PIPELINES, "name", row, self.verdicts.noting(*told))
 
-    def move_pipeline(self, was: AppliedPipeline, now: AppliedPipeline) -> bool:
-        """Put `now` in the place of `was`. False, and nothing is changed, where that is not what stands there any more."""
+    def move_pipeline(self, was: AppliedPipeline, now: AppliedPipeline, *told: Kept) -> bool:
+        """Put `now` in the place of `was`, and note `told`. False, and nothing is changed, where that is not what stands there any more."""
         stands = (
             (_PIPELINES.c.name == was.name) & (_PIPELINES.c.fingerprint == was.fingerprint) & (_PIPELINES.c.applied_at == was.applied_at)
         )
         said = {"fingerprint": now.fingerprint, "definition": without_secrets(now.definition)}
         ids = {"inputs": _inputs(now), "outputs": dict(now.outputs), "applied_at": self._clock()}
-        return self._changed(_PIPELINES.update().where(stands).values(**said, **ids)) == 1
+        return self._changed(_PIPELINES.update().where(stands).values(**said, **ids), self.verdicts.noting(*told)) == 1
 
     def forget_source(self, name: str) -> None:
         """It is no longer applied; its topics stay. A name that is not known changes nothing."""

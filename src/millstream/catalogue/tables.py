@@ -32,38 +32,33 @@ class Tables:
         self._engine, self._clock = engine, clock
         self._explained(lambda: metadata.create_all(engine))
 
-    def _put(self, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
-        """Change the row or add it; of two that add at once the second finds the first's and changes it."""
+    def _put(self, table: sa.Table, key: str, row: Mapping[str, Any], also: Sequence[sa.Insert] = ()) -> None:
+        """Change the row or add it; of two that add at once the second finds the first's and changes it. `also` in the same commit."""
 
         def put() -> None:
             changed = table.update().where(table.c[key] == row[key]).values(**row)
-            with self._engine.begin() as connection:
-                if connection.execute(changed).rowcount:
-                    return
+            if self._executed(changed, also):
+                return
             try:
-                with self._engine.begin() as connection:
-                    connection.execute(table.insert().values(**row))
+                self._executed(table.insert().values(**row), also)
             except sa.exc.IntegrityError:
-                with self._engine.begin() as connection:
-                    connection.execute(changed)
+                self._executed(changed, also)
 
         self._explained(put)
 
-    def _changed(self, update: sa.Update) -> int:
-        """How many rows it changed."""
+    def _changed(self, update: sa.Update, also: Sequence[sa.Insert] = ()) -> int:
+        """How many rows it changed; where it changed some, `also` is done in the same commit."""
+        return self._explained(lambda: self._executed(update, also))
 
-        def change() -> int:
-            with self._engine.begin() as connection:
-                return int(connection.execute(update).rowcount)
+    def _executed(self, statement: sa.Update | sa.Insert, also: Sequence[sa.Insert]) -> int:
+        with self._engine.begin() as connection:
+            count = int(connection.execute(statement).rowcount)
+            for more in also if count else ():
+                connection.execute(more)
+            return count
 
-        return self._explained(change)
-
-    def _insert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
-        def insert() -> None:
-            with self._engine.begin() as connection:
-                connection.execute(table.insert().values(**row))
-
-        self._explained(insert)
+    def _insert(self, insert: sa.Insert) -> None:
+        self._explained(lambda: self._executed(insert, ()))
 
     def _delete(self, table: sa.Table, which: sa.ColumnElement[bool]) -> None:
         def delete() -> None:

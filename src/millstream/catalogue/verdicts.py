@@ -60,11 +60,20 @@ class Verdicts(Tables):
 
     def note(self, kept: Kept) -> None:
         """Add it, as of now; the same as what counts already changes nothing."""
+        for insert in self.noting(kept):
+            self._insert(insert)
+
+    def noting(self, *verdicts: Kept) -> list[sa.Insert]:
+        """What adds them, to be done in the commit that puts in force what they say: of a verdict that is carried out the history
+        always tells."""
+        return [insert for kept in verdicts if (insert := self._noting(kept)) is not None]
+
+    def _noting(self, kept: Kept) -> sa.Insert | None:
         last = [k for k in self.of(kept.consumer) if (k.topic, k.schema_id) == (kept.topic, kept.schema_id)][-1:]
         if last and (last[0].verdict, last[0].reasons, last[0].how) == (kept.verdict, kept.reasons, kept.how):
-            return
+            return None
         reasons = [{name: without_secrets(text) for name, text in vars(r).items()} for r in kept.reasons]
-        self._insert(_VERDICTS, {**vars(kept), "reasons": reasons, "at": self._clock()})
+        return _VERDICTS.insert().values(**{**vars(kept), "reasons": reasons, "at": self._clock()})
 
     def of(self, consumer: str) -> list[Kept]:
         """Oldest first."""
@@ -83,9 +92,10 @@ class Verdicts(Tables):
         last = {k.schema_id: k.verdict for k in self.of(consumer) if k.topic == topic}
         return {schema_id for schema_id, verdict in last.items() if verdict in ("ignore", "accept")}
 
-    def accept(self, sink: str, topic: str, schema_id: int) -> None:
-        """The sink reads the topic in this version from now on."""
-        self._put(_ACCEPTED, "sink", {"sink": sink, "topic": topic, "schema_id": schema_id, "at": self._clock()})
+    def accept(self, sink: str, topic: str, schema_id: int, *told: Kept) -> None:
+        """The sink reads the topic in this version from now on; `told` are noted in the same commit."""
+        row = {"sink": sink, "topic": topic, "schema_id": schema_id, "at": self._clock()}
+        self._put(_ACCEPTED, "sink", row, self.noting(*told))
 
     def accepted(self) -> dict[str, tuple[str, int]]:
         """Sink → its topic and the version that it reads in, by id; of those that have said so."""

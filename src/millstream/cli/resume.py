@@ -100,9 +100,9 @@ def _keep(mesh: Mesh, pipeline: str) -> None:
     for name, sink in now.sinks.items():
         if (said := states.get(f"sink.{name}")) is not None and said.state == "paused":
             schema_id = next(reversed(versions.of(sink.topic)))
-            mesh.catalogue.verdicts.accept(name, sink.topic, schema_id)
             version = versions.order(sink.topic)[schema_id]
-            mesh.catalogue.verdicts.note(Kept(f"sink.{name}", sink.topic, schema_id, version, "accept", by="resume"))
+            said_so = Kept(f"sink.{name}", sink.topic, schema_id, version, "accept", by="resume")
+            mesh.catalogue.verdicts.accept(name, sink.topic, schema_id, said_so)
 
 
 def _tell_left(todo: Change, left: list[Step], name: str, out: Output) -> None:

@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
 
 import pytest
+import sqlalchemy as sa
 
 from millstream.events import envelope
 from millstream.events.types import Constant, Field, RowSchema, Type
@@ -394,9 +398,49 @@ def test_a_pinned_step_goes_on_with_its_columns_beside_one_that_follows_over_res
     assert resumed.code == 0 and "accepts shop.public.orders, version 3 in step still: added shade" in resumed.out
     with shop.catalogue() as catalogue:
         assert catalogue.pipelines()["mixed"].held == {}
+        assert [k.verdict for k in catalogue.verdicts.of("pipeline.mixed")] == ["propagate", "propagate", "accept"]
     assert shop("run", "--until-caught-up").code == 0
     told = {e["id"]: (e["shade"], e["mood"]) for e in events(shop, "still.jsonl") if "mood" in e}
     assert {n: told.pop(n) for n in (4, 5, 6)} == {4: ("red", None), 5: ("blue", "calm"), 6: ("pink", "gay")}
     assert set(told.values()) <= {("grey", None)}, "rows from before the columns: the topic's schema says so too, without a word of them"
     assert len(events(shop, "moving.jsonl")) == before, "who had taken it all is told nothing again"
     assert shop("--json", "plan").json["steps"] == []
+
+
+@contextmanager
+def at_every_commit(look: Callable[[], None]) -> Iterator[None]:
+    """Before each commit of any of our tables, and once at the end: what a process that is killed there would leave."""
+
+    def before(connection: sa.Connection) -> None:
+        look()
+
+    sa.event.listen(sa.Engine, "commit", before)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "commit", before)
+    look()
+
+
+def test_wherever_a_process_ends_what_is_in_force_stands_in_the_history(mesh) -> None:
+    found: set[tuple[str, int]] = set()
+
+    def in_force() -> set[tuple[str, int]]:
+        with closing(sqlite3.connect(mesh.home / "mesh.db")) as db:
+            (inputs,) = db.execute("SELECT inputs FROM catalogue_pipelines WHERE name = 'follows'").fetchone()
+            sinks = db.execute("SELECT 'sink.' || sink, schema_id FROM catalogue_accepted WHERE sink LIKE 'follows%'").fetchall()
+        return {("pipeline.follows", json.loads(inputs)["shop.public.orders"]), *sinks}
+
+    def look() -> None:
+        with closing(sqlite3.connect(mesh.home / "mesh.db")) as db:
+            told = set(db.execute("SELECT consumer, schema_id FROM catalogue_verdicts WHERE verdict = 'propagate'"))
+        new = in_force() - first
+        found.update(new)
+        assert new <= told, "in force, and no verdict says so: the next start does not ask again"
+
+    first = in_force()
+    now(RowSchema((*ORDERS.fields, SHADE), ORDERS.key), mesh)
+    add(mesh, 4, amount=40, note="d", shade="red")
+    with at_every_commit(look):
+        assert mesh("run", "--until-caught-up").code == 0
+    assert {consumer for consumer, _ in found} == {"pipeline.follows", "sink.follows.every.jsonl"}
