@@ -118,7 +118,7 @@ def test_present_rows_equal_the_fold_of_the_events(world: World, seed: int, monk
     expected = [{n: row.get(n) for n in LATER.names} for _, row in sorted(world.rows.items())]
     assert world.ask("SELECT id, v, wide, added FROM s.t ORDER BY id") == expected
     assert world.ask("SELECT count(*) AS n FROM s.t") == [{"n": len(expected)}]
-    for key in range(12):
+    for key in range(seed % 3, 12, 3):  # every key with two seeds
         assert world.ask(f"SELECT v FROM s.t WHERE id = {key}") == [{"v": r["v"]} for r in expected if r["id"] == key]
         wanted = [{"id": r["id"]} for r in expected if r["v"] == key]
         assert sorted(world.ask(f"SELECT id FROM s.t t WHERE t.v = {key}"), key=lambda r: r["id"]) == wanted

@@ -48,7 +48,7 @@ def test_it_is_a_table_by_key(key: tuple[str, ...], tmp_path: Path) -> None:
         c, d = rng.choice([None, 1, 2]), rng.choice([None, "u", "v'"])
         return {"a": rng.randrange(4), "k1": rng.choice("xy"), "c": rng.randrange(2) if "c" in key else c, "k": d, "k0": [1, None]}
 
-    for turn in range(60):
+    for turn in range(40):
         fresh = {tuple(r[k] for k in key): r for r in (row() for _ in range(rng.randint(0, 4)))}
         gone = [row() for _ in range(rng.randint(0, 2))]
         with store.transaction():

@@ -379,11 +379,24 @@ def read_back(reader: Schema, writer: Schema, value: Any) -> str:
     return ""
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+BULKY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@settings(BULKY, max_examples=80)
 @given(versions())
 def test_fastavro_reads_exactly_what_can_be_read(pair: tuple[Schema, Schema]) -> None:
-    reader, writer = pair
-    for schema in pair:
+    reads_what_can_be_read(*pair)
+
+
+@pytest.mark.long
+@settings(BULKY, max_examples=2_000)
+@given(versions())
+def test_fastavro_reads_exactly_what_can_be_read_of_many_more(pair: tuple[Schema, Schema]) -> None:
+    reads_what_can_be_read(*pair)
+
+
+def reads_what_can_be_read(reader: Schema, writer: Schema) -> None:
+    for schema in (reader, writer):
         try:
             incompatibilities(json.dumps(schema), '"int"')
         except Refused:

@@ -170,9 +170,20 @@ schemas = st.lists(fields, min_size=1, max_size=5, unique_by=(lambda f: f.name, 
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(schemas, schemas)
 def test_there_are_operations_exactly_where_schemas_differ(old: RowSchema, new: RowSchema) -> None:
+    operations_tell_the_difference(old, new)
+
+
+@pytest.mark.long
+@settings(max_examples=2_000, deadline=None)
+@given(schemas, schemas)
+def test_there_are_operations_exactly_where_many_more_schemas_differ(old: RowSchema, new: RowSchema) -> None:
+    operations_tell_the_difference(old, new)
+
+
+def operations_tell_the_difference(old: RowSchema, new: RowSchema) -> None:
     found = operations(old, new)
     assert (found == ()) is (old == new)
     assert operations(old, old) == ()

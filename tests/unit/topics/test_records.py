@@ -46,7 +46,7 @@ def parts(data: bytes, ends: bytes) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(edges)]
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(BATCHES)
 def test_a_block_has_key_and_value_of_each_event_and_a_tombstone_after_each_delete(events: Batch) -> None:
     block = records.encoded(events, TOPIC, "tag")
@@ -62,7 +62,7 @@ def test_a_block_has_key_and_value_of_each_event_and_a_tombstone_after_each_dele
     assert block.nbytes == sum(len(k) + len(v) for k, v in wanted)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(BATCHES, st.integers(0, 2**40))
 def test_offsets_leave_room_for_tombstones(events: Batch, first: int) -> None:
     wanted, at = [], first

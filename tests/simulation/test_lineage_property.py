@@ -17,6 +17,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+import queries
+from test_products_sql import TABLES as TREE_TABLES
+from test_products_sql import Trees, random_rows, read
 
 from millstream.events.types import RowSchema, Type
 from millstream.pipelines.diagnostics import InvalidProject
@@ -26,10 +29,6 @@ from millstream.pipelines.nodes import StepNodes
 from millstream.pipelines.plan import Input, Node, Output, Plan, Stateful, Stateless, Union, inputs_of
 from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes
-
-from .sql import queries
-from .test_products_sql import TABLES as TREE_TABLES
-from .test_products_sql import Trees, random_rows, read
 
 QUERIES, MORE_QUERIES, PRODUCTS, CHANGES = 6, 80, 24, 6
 Row = dict[str, Any]

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from queries import CONSTRUCTS, TABLES, oracle, plain, write
 
 from millstream.pipelines import reads
 from millstream.pipelines.nodes import StepNodes
@@ -19,8 +20,6 @@ from millstream.pipelines.sql.dialect import parse
 from millstream.pipelines.sql.mistakes import Mistakes
 from millstream.pipelines.sql.query import Query
 from millstream.pipelines.sql.types import duckdb_name
-
-from .queries import CONSTRUCTS, TABLES, oracle, plain, write
 
 
 def compiled(sql: str) -> tuple[list[Node] | None, list[Query], Mistakes]:

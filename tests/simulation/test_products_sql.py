@@ -14,21 +14,21 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from millstream.components import Component
+from millstream.events.types import Field, RowSchema, Type
 from millstream.pipelines.definitions import ProductDefinition
 from millstream.pipelines.generations import compile_product
 from millstream.pipelines.plan import Input, Stateful, Stateless
 from millstream.pipelines.products import step_of
 from millstream.pipelines.project import load
-
-from .conftest import FileOptions, schema
+from millstream.sinks.kinds import KINDS
 
 Rows = dict[str, list[dict[str, Any]]]
 Row = dict[str, Any] | None
 
-COLUMNS = schema("id", "id int32; f int32; g int32; n int32; t text")
+COLUMNS = RowSchema(
+    (*(Field(name, Type("int32"), i) for i, name in enumerate(("id", "f", "g", "n"), 1)), Field("t", Type("text"), 5)), ("id",)
+)
 TABLES = {f"s.p.{name}": COLUMNS for name in "abcd"}
-SINKS = (Component("jsonl", FileOptions, "nowhere:open"),)
 TREES, WORLDS = 40, 3
 
 
@@ -176,7 +176,7 @@ def read(folder: Path, product: dict[str, Any]) -> ProductDefinition:
     (folder / "products").mkdir(exist_ok=True)
     (folder / "mesh.yaml").write_text("mesh: demo\n")
     (folder / "products" / "p.yaml").write_text(yaml.safe_dump(product, sort_keys=False))
-    (found,) = load(folder, {}, (), SINKS).products
+    (found,) = load(folder, {}, (), KINDS).products
     return found
 
 
