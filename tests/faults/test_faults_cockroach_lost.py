@@ -237,6 +237,9 @@ def test_dropped(is_running: bool, lost: Lost) -> None:
     assert said["cure"]
     assert lost.topic(MOVIE) == before
     process.end()
+    with lost.project.running() as again:
+        lost.cockroach.run("UPSERT INTO studio VALUES (3, 1, 'Begun again', NULL)")
+        until("the other goes on after another start", lambda: again.running and 3 in lost.topic(STUDIO))
 
 
 def test_one_changefeed_whatever_reads_the_source(lost: Lost) -> None:

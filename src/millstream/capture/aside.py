@@ -17,6 +17,7 @@ from millstream.events.avrofields import FIELD_ID
 from millstream.events.progress import Position
 from millstream.events.types import RowSchema
 from millstream.schemas.registry import Registry
+from millstream.sources.contract import Outlives, Source
 from millstream.topics.contract import Topic
 
 CURE = (
@@ -68,6 +69,12 @@ class Aside:
                 return error
             self._fit.add((topic.name, schema))
         return None
+
+
+def resuming(source: Source, position: Position | None) -> None:
+    """Before its tables are asked for: one that is gone since the position is to be set aside, not missing."""
+    if position is not None and isinstance(source, Outlives):
+        source.resumes(position)
 
 
 def is_of_key(why: MillstreamError) -> bool:

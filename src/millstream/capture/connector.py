@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from millstream.capture import emptying, losses
 from millstream.capture.admission import Admission, LogAdmission
-from millstream.capture.aside import Aside, is_of_key
+from millstream.capture.aside import Aside, is_of_key, resuming
 from millstream.capture.backfill import Backfills, doing, load_of, resumed, stored, with_key_load, with_schema_backfill
 from millstream.capture.counts import Counts
 from millstream.capture.frontier import FrontierAdmission
@@ -87,6 +87,7 @@ class Connector:
         self._producer = self._topics.open_producer(self.name)
         reached("connector.after_fence")
         state = self._producer.record.state
+        resuming(self._source, self.position)
         if self._source.admission not in ("log", "frontier"):
             raise Refused(f"admission of kind {self._source.admission} is not built", code="admission_kind", where=self.name)
         tables = self._source.tables()

@@ -141,7 +141,8 @@ class FrontierAdmission:
             holds.pop(who, None)
         else:
             holds[who] = read_point
-        self._times[topic].hold(min(holds.values(), default=None))
+        if topic in self._times:  # it may have ended meanwhile
+            self._times[topic].hold(min(holds.values(), default=None))
 
     def scanned(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         if not len(keys):

@@ -41,8 +41,8 @@ class Scanning:
         slot = turn.backfill.slot
         if not isinstance(self._source, Scans):
             raise Refused("this kind of source has no changefeed", code="bad_scope", cure="leave --method away")
-        if slot in self._running and versions.has_changed_after(topic.name, self._running[slot][1]):
-            self.end(slot, admission)  # its rows would be told in a schema that the topic has left behind
+        if slot in self._running and (self._running[slot][0] != topic.name or versions.has_changed_after(*self._running[slot])):
+            self.end(slot, admission)  # its rows would be told in a schema, or a topic, that the table has left behind
         if slot not in self._running and not self._begun(turn, topic, admission):
             return None
         _, at = self._running[slot]

@@ -226,6 +226,14 @@ class Scans(Protocol):
         """Give it up, if it runs."""
 
 
+@runtime_checkable
+class Outlives(Protocol):
+    """A source that goes on where some of its tables are gone: its stream sets them aside."""
+
+    def resumes(self, position: Position) -> None:
+        """The stream will go on after this. From here on `tables` gives what is gone since then, too, without columns."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """Rows of `table` whose `columns` equal one of `keys` (columns in that order), and of them `wanted`. No key holds a null.

@@ -6,7 +6,7 @@ source's thread runs everything here; each feed has a thread of its own. The cli
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -55,6 +55,7 @@ class Source:
         self._scans = TableScans(self._server, self._session, self._catalogue, self._derived, self._ability, limits)
         self._reopened: set[str] = set()
         self._stream: Stream | None = None
+        self._resumes: Position | None = None
         self._closed = False
 
     # ---- discovery
@@ -66,12 +67,17 @@ class Source:
         names = list(self._names.values())
         database = str(self._session.rows(statements.WHO)[0][0])
         found = self._catalogue.find(names)
+        gone = self._gone([name.written for name in names if name.written not in found])
         for name in names:
-            if name.written not in found:
+            if name.written not in found and name.written not in gone:
                 raise unknown_table(name, self._server.where)
         shapes = self._catalogue.shapes([f.oid for f in found.values()], None)
         tables = []
         for name in names:
+            origin = Origin("cockroachdb", self.name, database, name.schema, name.table)
+            if name.written in gone:
+                tables.append(Table(name.written, RowSchema((), ()), "whole", origin, 0))
+                continue
             shape = shapes.get(found[name.written].oid)
             if shape is None:
                 raise unknown_table(name, self._server.where)
@@ -82,9 +88,18 @@ class Source:
             except Stopped as stop:
                 raise stop.refused from None
             schema = how.schema(how.described(described).schema)
-            origin = Origin("cockroachdb", self.name, database, name.schema, name.table)
             tables.append(Table(name.written, schema, "whole", origin, self._catalogue.estimate(name)))
         return tables
+
+    def resumes(self, position: Position) -> None:
+        self._resumes = position
+
+    def _gone(self, missing: Sequence[str]) -> set[str]:
+        """Of tables that have not their name any more those that were dropped, or set aside before. One that has another name is none."""
+        detail = self._resumes.detail if self._resumes is not None else {}
+        aside, known = detail.get("aside", {}), {written: oid for written, oid in detail.get("oids", {}).items() if written in missing}
+        there = self._catalogue.outlines(sorted(set(known.values())), None) if known else {}
+        return {written for written in missing if written in aside or (written in known and known[written] not in there)}
 
     def readings(self) -> Readings:
         names = list(self._names.values())
