@@ -16,7 +16,6 @@ from test_capture_property import SCHEMA, TABLES, open_world, skip_history, writ
 from millstream.capture import backfill
 from millstream.capture.backfill import OVER, Order, Wanted
 from millstream.capture.connector import Connector
-from millstream.capture.lead import Lead
 from millstream.capture.orders import Told
 from millstream.capture.rowcopy import RowCopy
 from millstream.capture.window import Window
@@ -107,7 +106,6 @@ def play(seed: int, folder: Path) -> tuple[ScriptedDatabase, LocalTopics, Desk]:
     while True:
         if connector is None:
             connector = Connector(ScriptedSource("s", db), topics, registry, now, orders=desk)
-            connector._desk._lead = Lead(topics, now, rng.choice([1, 5, 1_000]))
             connector.open()
             if connector.position is None:
                 skip_history(connector, start)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from millstream.capture.backfill import Backfill, Backfills, BackfillState, Order, Turns, Wanted, waiting
-from millstream.capture.lead import CHUNK_ROWS, Behind, Lead
+from millstream.capture.lead import Behind, Lead
+from millstream.capture.pace import ROWS_MAX as CHUNK_ROWS
 from millstream.errors import MillstreamError
 from millstream.sources.contract import WHOLE, Scope
 
@@ -76,7 +77,7 @@ class Desk:
         self._told: dict[str, Told] = {}
         self._meters: dict[str, deque[tuple[float, int]]] = {}
         self._turns = Turns()
-        self._looked_at = -math.inf
+        self._looked_at = self._began_at = -math.inf
 
     def look(self, backfills: Backfills, tables: Collection[str]) -> Backfills:
         """The backfills after what is asked now; the same where nothing is new."""
@@ -133,7 +134,10 @@ class Desk:
         order = self._known.get(backfill.id(self._source))
         whole = order.scope if order is not None and backfill.is_asked else WHOLE
         throttle = throttles.get(backfill.slot)
-        at_most = CHUNK_ROWS if not backfill.is_load and self._lead.is_read(self._topic(backfill)) else ROWS_MAX
+        at_most = ROWS_MAX
+        if not backfill.is_load and self._lead.is_read(topic := self._topic(backfill)):
+            at_most = CHUNK_ROWS if backfill.slot in self._held_since else self._lead.rows(topic)
+        self._began_at = self._clock()
         rows_max = at_most if throttle is None else max(1, min(at_most, math.ceil(throttle)))
         return Turn(backfill, whole, backfill.scope(whole), rows_max)
 
@@ -155,7 +159,7 @@ class Desk:
         now = self._clock()
         self._turns.took(turn.backfill.slot, rows, now)
         self._held_since.pop(turn.backfill.slot, None)
-        self._lead.look_again()
+        self._lead.took(self._topic(turn.backfill), rows, now - self._began_at)
         meter = self._meters.setdefault(turn.backfill.slot, deque(maxlen=4096))
         meter.append((now, rows))
         while now - meter[0][0] > RATE_OVER_S and len(meter) > 2:
