@@ -5,10 +5,12 @@ Only this module imports by name, so that a driver loads when it is used and not
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -46,6 +48,21 @@ def sendable(secret: SecretStr | None) -> SecretStr | None:
     if secret is not None and not all("!" <= sign <= "~" for sign in secret.get_secret_value()):
         raise ValueError("it has a sign that is no visible ASCII, such as a blank, an umlaut or the end of a line")
     return secret
+
+
+def kept_from_others(url: str) -> None:
+    """ValueError where a secret that is sent to this URL could be read on the way: plain http to another machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not on_this_machine(parts.hostname or ""):
+        raise ValueError("a secret is not sent over a connection that anyone can read: write https://, or a host of this machine")
+
+
+def on_this_machine(host: str) -> bool:
+    """By a loopback address, or as localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def find(components: tuple[Component, ...], name: str) -> Component | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from millstream.components import sendable
+from millstream.components import kept_from_others, sendable
 
 
 class Options(BaseModel):
@@ -17,7 +17,9 @@ class Options(BaseModel):
 
     webhook: SecretStr | None = Field(default=None, description="A URL that takes a POST of JSON, http:// or https://.")
     webhook_hosts: tuple[str, ...] = Field(default=(), description="The hosts that a webhook may be at; its own must be among them.")
-    webhook_token: SecretStr | None = Field(default=None, description="Sent to the webhook as the bearer token.")
+    webhook_token: SecretStr | None = Field(
+        default=None, description="Sent to the webhook as the bearer token; by https, or on this machine."
+    )
     smtp: str | None = Field(default=None, description="`host:port` of a mail server.")
     smtp_tls: Literal["starttls", "tls", "none"] = Field(default="starttls", description="How the connection to it is kept from others.")
     smtp_user: str | None = Field(default=None, min_length=1, description="The user to log in as.")
@@ -31,6 +33,13 @@ class Options(BaseModel):
     @classmethod
     def _are_sendable(cls, value: SecretStr | None) -> SecretStr | None:
         return sendable(value)
+
+    @field_validator("webhook_token")
+    @classmethod
+    def _is_kept(cls, value: SecretStr | None, known: ValidationInfo) -> SecretStr | None:
+        if value is not None and known.data.get("webhook") is not None:
+            kept_from_others(known.data["webhook"].get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _fit(self) -> Options:

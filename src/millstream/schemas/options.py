@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from millstream.components import sendable
+from millstream.components import kept_from_others, on_this_machine, sendable
 
 LISTEN = "127.0.0.1:8081"
 
@@ -43,7 +42,7 @@ class Options(BaseModel):
 
     @field_validator("url")
     @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
+    def _is_url(cls, value: str | None, known: ValidationInfo) -> str | None:
         parts = urlsplit(value or "http://none")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("url is http:// or https://, a host, and at most a port and a path")
@@ -51,7 +50,16 @@ class Options(BaseModel):
             raise ValueError("a port is a number from 1 to 65535")
         if parts.username is not None or parts.password is not None:
             raise ValueError("url has no user and password in it: they are options of their own")
+        if value is not None and known.data.get("token") is not None:
+            kept_from_others(value)
         return None if value is None else value.rstrip("/")
+
+    @field_validator("password")
+    @classmethod
+    def _is_kept(cls, value: SecretStr | None, known: ValidationInfo) -> SecretStr | None:
+        if value is not None and known.data.get("url") is not None:
+            kept_from_others(known.data["url"])
+        return value
 
     @model_validator(mode="after")
     def _fit(self) -> Options:
@@ -75,8 +83,4 @@ def checked_listen(value: str) -> str:
 
 
 def is_loopback(listen: str) -> bool:
-    host = listen.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return on_this_machine(listen.rpartition(":")[0].strip("[]"))

@@ -83,7 +83,7 @@ SECRET = "hunter2-and-more"
 
 
 def asked(answer: Answer, **more: Any) -> HttpRegistry:
-    return HttpRegistry(Options(url="http://registry.example/base", **more), transport=httpx2.MockTransport(answer))
+    return HttpRegistry(Options(url="https://registry.example/base", **more), transport=httpx2.MockTransport(answer))
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_who_asks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(asked(answer, user="mill", password=SecretStr("pässword"))) as registry:
         registry.subjects()
     assert [r.headers["authorization"] for r in seen] == ["Bearer t0ken", "Basic bWlsbDpww6Rzc3dvcmQ="]
-    assert {str(r.url) for r in seen} == {"http://registry.example/base/subjects"}
+    assert {str(r.url) for r in seen} == {"https://registry.example/base/subjects"}
     assert seen[0].headers["accept"] == "application/vnd.schemaregistry.v1+json"

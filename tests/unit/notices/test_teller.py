@@ -163,6 +163,7 @@ def test_where_too_many_wait_the_rest_is_left_and_nobody_waits(caplog: pytest.Lo
         {"webhook": "http://hooks.example.com:0/x", "webhook_hosts": ["hooks.example.com"]},
         {"webhook": "http://hooks.example.com/hunter2 \n", "webhook_hosts": ["hooks.example.com"]},
         {"webhook": "http://hooks.example.com/x", "webhook_hosts": ["hooks.example.com"], "webhook_token": "hunter2\n"},
+        {"webhook": "http://hooks.example.com/x", "webhook_hosts": ["hooks.example.com"], "webhook_token": "hunter2"},
         {"webhook_token": "x"},
         {"smtp": "mail.example.com", "mail_from": "a@b", "mail_to": ["c@d"]},
         {"smtp": "mail.example.com:25", "mail_to": ["c@d"]},

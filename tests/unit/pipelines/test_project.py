@@ -124,6 +124,8 @@ def test_a_broken_project_lists_all_mistakes_of_all_files_sorted(project) -> Non
         ({"mesh.yaml": "mesh: a\nhistory: 7\n"}, "bad_value", 2),
         ({"mesh.yaml": "mesh: a\nbehind_mib: 0\n"}, "bad_value", 2),
         ({"mesh.yaml": "mesh: a\nbehind_mib: yes\n"}, "bad_value", 2),
+        ({"mesh.yaml": "mesh: a\nregistry:\n  token: ${FOLDER}\n  url: http://registry.example\n"}, "bad_option", 4),
+        ({"mesh.yaml": "mesh: a\nregistry:\n  url: http://registry.example\n  user: u\n  password: ${FOLDER}\n"}, "bad_option", 5),
         ({"mesh.yaml": "mesh: a\n---\nmesh: b\n"}, "mesh_twice", 3),
         ({"sources/studio.yaml": STUDIO.replace("public.movie", "public..movie") + "---\n" + HR}, "bad_name", 4),
     ],
@@ -131,6 +133,14 @@ def test_a_broken_project_lists_all_mistakes_of_all_files_sorted(project) -> Non
 def test_one_mistake_is_named_with_its_line(files, code, line, project) -> None:
     found = mistakes(project({**FILES, **files}))
     assert (found.diagnostics[0].code, found.diagnostics[0].line) == (code, line), str(found)
+
+
+def test_a_secret_is_not_sent_to_another_machine_in_plain(project) -> None:
+    notify = "webhook: http://hooks.example/x\n  webhook_hosts: [hooks.example]\n  webhook_token: ${FOLDER}\n"
+    (found,) = mistakes(project({**FILES, "mesh.yaml": f"mesh: a\nnotify:\n  {notify}"})).diagnostics
+    assert (found.line, found.path, found.code) == (5, "mesh.notify.webhook_token", "bad_option")
+    assert "anyone can read: write https://, or a host of this machine" in found.message and ENV["FOLDER"] not in str(found)
+    load(project({**FILES, "mesh.yaml": f"mesh: a\nnotify:\n  {notify.replace('http:', 'https:')}"}), ENV, SOURCES, SINKS)
 
 
 def test_what_topics_keep_is_read(project) -> None:
