@@ -356,4 +356,7 @@ class _CaughtUp:
         if isinstance(part.work, Pipeline) and (missing := part.work.unready()):
             # Where the writers of what it waits for have stopped, it waits for a person, and nobody should wait for it.
             return all(self._writers[writer_of(self._topics, t)].over for t in missing)
-        return part.work.caught_up(self._ends[part.work.name])
+        caught_up = part.work.caught_up(self._ends[part.work.name])
+        if isinstance(part.work, SinkRun):
+            part.work.awaited = not caught_up
+        return caught_up

@@ -57,6 +57,7 @@ class SinkRun:
         self._written: dict[str, int] = {}
         self.events = 0
         self.is_open = False
+        self.awaited = False  # the runner's: somebody waits for what is gathered, and for nothing that it might be written with
         self._freshness = Freshness()
 
     def open(self) -> None:
@@ -113,6 +114,7 @@ class SinkRun:
             )
         self._gathered += batches
         due = self._gathered_bytes() >= GATHER_BYTES or self._clock() - self._flushed_at >= self._linger_s
+        due = due or (self.awaited and not batches)
         if self._gathered and due:
             self.flush()
             return True

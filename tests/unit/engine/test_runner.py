@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from millstream.engine import runner
+from millstream.engine import runner, sinkrun
 from millstream.engine.runner import Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Irrecoverable, Retryable
@@ -33,6 +33,7 @@ class Target:
         self.script = list(script)
         self.ids: list[int] = []
         self.positions: dict[str, int] = {}
+        self.writes = 0
 
     def _next(self, call: str) -> None:
         if self.script and self.script[0].startswith(call):
@@ -53,6 +54,7 @@ class Target:
 
     def write(self, batches: Sequence[Batch], up_to: Mapping[str, int]) -> None:
         self._next("write")
+        self.writes += 1
         self.ids += [e["id"] for b in batches for e in b.column("after").to_pylist()]
         self.positions = dict(up_to)
 
@@ -69,29 +71,35 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loc
     schema_id = registry.register("t-value", envelope.value_schema("t", SCHEMA)).id
     key_id = registry.register("t-key", envelope.key_schema("t", SCHEMA)).id
     topics.create(Topic("t", ("id",), key_id, "whole", Origin("scripted", "s", "db", None, "t")))
+    commit(topics, schema_id, 0)
+    yield topics, registry, schema_id
+    topics.close()
+    engine.dispose()
+
+
+def commit(topics: LocalTopics, schema_id: int, first: int) -> None:
+    """Five new rows, from this id on."""
     made = batch(
         "t",
         SCHEMA,
         {
             "op": ["c"] * 5,
-            "after": pa.array([{"id": i} for i in range(5)], SCHEMA.arrow),
+            "after": pa.array([{"id": i} for i in range(first, first + 5)], SCHEMA.arrow),
             "incarnation": np.ones(5, np.uint32),
-            "major": np.ones(5, np.uint64),
+            "major": np.full(5, first + 1, np.uint64),
             "minor": np.arange(5, dtype=np.uint32),
             "ts_us": np.zeros(5, np.int64),
             "position": [""] * 5,
         },
         schema_id,
     )
-    topics.open_producer("source.s").commit([topics.encode(made)], {}, sequence=1)
-    yield topics, registry, schema_id
-    topics.close()
-    engine.dispose()
+    producer = topics.open_producer("source.s")
+    producer.commit([topics.encode(made)], {}, sequence=producer.record.sequence + 1)
 
 
-def sink(name: str, target: Target, world: tuple[LocalTopics, SqlRegistry, int]) -> SinkRun:
+def sink(name: str, target: Target, world: tuple[LocalTopics, SqlRegistry, int], linger_s: float = 0.0) -> SinkRun:
     topics, registry, schema_id = world
-    return SinkRun(SinkPlan(name, "memory", "t", {}), SCHEMA, schema_id, target, topics, registry, 0.0)
+    return SinkRun(SinkPlan(name, "memory", "t", {}), SCHEMA, schema_id, target, topics, registry, linger_s)
 
 
 def test_what_fails_on_the_way_back_too_is_settled_before_the_next_step(world: tuple[LocalTopics, SqlRegistry, int]) -> None:
@@ -99,6 +107,17 @@ def test_what_fails_on_the_way_back_too_is_settled_before_the_next_step(world: t
     ended = Runner(world[0], [], [], [sink("x", target, world)]).run(until_caught_up=True)
     assert target.ids == [0, 1, 2, 3, 4]
     assert [p.state for p in ended] == ["stopped"]
+
+
+@pytest.mark.timeout(30)
+def test_what_is_awaited_does_not_linger(world: tuple[LocalTopics, SqlRegistry, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first commit is written at once; the second would wait an hour for a third."""
+    monkeypatch.setattr(sinkrun, "READ_BYTES", 1)
+    commit(world[0], world[2], 5)
+    target = Target()
+    Runner(world[0], [], [], [sink("x", target, world, linger_s=3_600.0)]).run(until_caught_up=True)
+    assert target.ids == list(range(10))
+    assert target.writes == 2
 
 
 def test_a_part_that_fails_takes_nobody_with_it_and_says_why(world: tuple[LocalTopics, SqlRegistry, int]) -> None:
