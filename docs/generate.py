@@ -284,7 +284,8 @@ sibling follows.
 
 {table(("operation", "not used", "used, pinned", "follow: named", "follow: only `*` reads it"), verdicts)}
 Of a key's column every change of type pauses: keys would be other bytes. A table's topic ends there, and goes on as its
-[next incarnation](../how-to/changed-key.md). A member of a record has its column's users; where they follow, a
+[next incarnation](../how-to/changed-key.md): a pipeline that follows and keeps state by keys of its own moves over by itself.
+A member of a record has its column's users; where they follow, a
 new or renamed member is taken along with the column. Above this table stand [rules of your own](../how-to/write-a-rule.md), and
 `compatibility:` in [mesh.yaml, a source, a pipeline or a product](files.md): whatever one of them forbids pauses.
 """

@@ -29,6 +29,7 @@ from millstream.pipelines.verdicts import Compiles, Rule, Verdict
 from millstream.schemas import turns
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
+from millstream.topics.incarnations import catalogued
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class PipelineJudge:
         if isinstance(met, TopicEnded):
             was = next(i for i in plan.inputs if i.topic == met.ended.topic)
             following = replace(was, topic=met.topic, schema=met.schema, schema_id=met.schema_id, held=())
-            return Ruling(impact.rule_of_end(plan, self._compiles, was.topic, following, met.message))
-        ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolving, self._rules)
+            ruled = impact.rule_of_end(plan, self._compiles, was.topic, following, met.message, self._evolving, self._rules)
+        else:
+            ruled = impact.rule(plan, self._compiles, met.topic, met.schema, met.schema_id, self._evolving, self._rules)
         return Ruling(ruled.verdict, ruled.following)
 
     def keep(self, plan: Plan, met: NotAccepted, ruling: Ruling, how: str) -> None:
@@ -112,7 +114,8 @@ class PipelineJudge:
         return turns.following(self._versions.registry, topic, schema, applied.outputs.get(topic, 0) if applied else 0).id
 
     def _moved(self, was: AppliedPipeline, fingerprint: str, plan: Plan, kept: Kept, outputs: Mapping[str, int]) -> bool:
-        inputs = {**was.inputs, kept.topic: kept.schema_id}
+        others = {topic: i for topic, i in was.inputs.items() if catalogued(topic) != catalogued(kept.topic)}  # one incarnation of each
+        inputs = {**others, kept.topic: kept.schema_id}
         now = replace(was, fingerprint=fingerprint, definition=explain(plan), inputs=inputs, outputs=outputs, held=held_of(plan))
         return self._catalogue.move_pipeline(was, now, kept)
 

@@ -30,6 +30,10 @@ class Completeness:
         """What was said still holds."""
         self.progress, self.applied = dict(state.get("progress", {})), dict(state.get("applied", {}))
 
+    def follow(self, inputs: Sequence[str]) -> None:
+        """It reads these from here on."""
+        self._inputs = inputs
+
     def begin_anew(self) -> None:
         """Nothing is in the copies."""
         self.applied = {}

@@ -150,27 +150,40 @@ def _unpinned(was: Plan, now: Plan, topic: str, mine: Sequence[Use], evolving: E
                 yield Violation(str(o), f"{was.pipeline}.{node.name}", why, cure)
 
 
-def rule_of_end(plan: Plan, compiles: Compiles, topic: str, following: Input, reason: str) -> Verdict:
-    """What becomes of a pipeline when a topic of its has ended, and goes on as `following` under another key: it pauses, and the cure
-    says whether its definition holds over that."""
+def rule_of_end(
+    plan: Plan, compiles: Compiles, topic: str, following: Input, reason: str, evolving: Evolving, rules: Sequence[Rule] = ()
+) -> Ruling:
+    """What becomes of a pipeline when a topic of its has ended, and goes on as `following` under another key. One that follows, and keeps
+    its rows by keys of its own, goes on over that, made anew. Any other pauses; the cure says whether its definition holds over it."""
     inputs = {i.topic: i for i in plan.inputs}
-    onwards = f"`millstream resume {plan.pipeline}`: over {following.topic} it is made anew, and what differs is published"
-    if generation_of(plan.pipeline):
-        onwards = f"`millstream apply` builds the product's next generation over {following.topic}; searches switch when it is caught up"
+    bare = RowSchema(inputs[topic].schema.fields, ()), RowSchema(following.schema.fields, ())  # that the key is another is known
+    mine = [u for u in uses(plan, compiles) if u.topic == topic]
+    steps = tuple((u, judge(u, *bare, evolving.of(u.part), rules)) for u in mine)
+
+    def paused(*why: Violation) -> Ruling:
+        return Ruling(steps, Verdict("pause", why))
+
     try:
-        then = compiles({**{t: i for t, i in inputs.items() if t != topic}, following.topic: following}, outputs_of(plan))
+        over = {**{t: i for t, i in inputs.items() if t != topic}, following.topic: following}
+        then = with_ids_kept(plan, compiles(over, outputs_of(plan)))
     except InvalidProject as e:
-        return Verdict("pause", (Violation(reason, topic, "the definition does not hold over it", ""), *_mistakes(e, following, plan)))
+        mistakes = (_mistake(d, following.topic, plan.pipeline) for d in e.diagnostics)
+        return paused(Violation(reason, topic, "the definition does not hold over it", ""), *mistakes)
     rekeyed = [name for name, (was, now) in _moved(plan, then).items() if _key(was) != _key(now)]
     if rekeyed:
         cure = f"give the step another name, which makes a new topic, then `millstream resume {plan.pipeline}`"
-        why = f"the key of {', '.join(rekeyed)} would change with it, which is pinned for the life of a topic"
-        return Verdict("pause", (Violation(reason, topic, why, cure),))
-    return Verdict("pause", (Violation(reason, topic, "its rows have another key", onwards),))
-
-
-def _mistakes(found: InvalidProject, following: Input, plan: Plan) -> tuple[Violation, ...]:
-    return tuple(_mistake(d, following.topic, plan.pipeline) for d in found.diagnostics)
+        why = f"the key of {', '.join(rekeyed)} would change, which is pinned for the life of a topic"
+        return paused(Violation(reason, topic, why, cure))
+    onwards = f"`millstream resume {plan.pipeline}`: over {following.topic} it is made anew, and what differs is published"
+    if generation_of(plan.pipeline):
+        onwards = f"`millstream apply` builds the product's next generation over {following.topic}; searches switch when it is caught up"
+        return paused(Violation(reason, topic, "its rows have another key", onwards))
+    gravest = together(v for _, v in steps)
+    follows = plan.stateful and all(evolving.of(u.part) == "follow" for u in mine) and topic not in {s.topic for s in plan.sinks}
+    retyped = any(o.leaf.kind == "retype" for was, now in _moved(plan, then).values() for o in operations(was, now))
+    if follows and gravest.kind != "pause" and not retyped:
+        return Ruling(steps, Verdict("propagate"), then)
+    return paused(Violation(reason, topic, "its rows have another key", onwards), *(gravest.reasons if follows else ()))
 
 
 def consumer(plan: Plan, definition: Definition, known: Mapping[str, Input], history: History, products: Collection[str]) -> Consumer:

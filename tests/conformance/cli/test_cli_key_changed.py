@@ -145,6 +145,27 @@ def test_who_reads_it_pauses_at_the_end_of_the_old_one_and_goes_on_when_resumed(
         versions[note] = line["after"]
 
 
+def test_who_follows_and_keeps_rows_by_keys_of_its_own_moves_unasked(mesh) -> None:
+    for name in ("named", "every"):
+        (mesh.folder / f"pipelines/{name}.yaml").unlink()
+    mesh.write("pipelines/sums.yaml", SUMS.replace("owner:", "evolve: follow\nowner:"))
+    assert mesh("apply").code == 0
+    assert mesh("run", "--until-caught-up").code == 0
+    change_key(mesh)
+    ran = mesh("run", "--until-caught-up")
+    assert ran.code == 0, ran.out
+    assert fold(mesh, "sums.jsonl", "note") == sums(mesh)
+    write(mesh, None, (9, 1, "new"))
+    assert mesh("run", "--until-caught-up").code == 0
+    assert fold(mesh, "sums.jsonl", "note") == sums(mesh)
+    assert mesh("--json", "plan").json["steps"] == []
+    mesh.database.alter(TABLE, RowSchema(FIELDS, ("amount",)))
+    write(mesh, None, (8, 7777, "again"))
+    assert mesh("run", "--until-caught-up").code == 0
+    assert fold(mesh, "sums.jsonl", "note") == sums(mesh)
+    assert mesh("--json", "topics", "show", f"{TOPIC}@3").json["key"] == ["amount"]
+
+
 def test_a_pipeline_whose_own_key_depends_on_it_needs_an_edit(mesh) -> None:
     change_key(mesh)
     assert mesh("run", "--until-caught-up").code == 4
