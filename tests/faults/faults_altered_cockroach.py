@@ -5,6 +5,7 @@ Its own record of what was written, row by row and in the shape of that time, is
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -60,24 +61,24 @@ class Cockroach:
 
 
 class Cluster:
-    """A real cluster as worlds ask for a server: databases of their own, which they drop."""
+    """A real cluster as worlds ask for a server: databases of their own, named `millstream_…`, which they drop."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(b"SET CLUSTER SETTING kv.rangefeed.enabled = true")
+        self._url, self._prefix = url, f"millstream_{secrets.token_hex(4)}"
+        self._run(b"SET CLUSTER SETTING kv.rangefeed.enabled = true")
+
+    def _run(self, statement: bytes) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(statement)
 
     def url(self, database: str) -> str:
-        return make_conninfo(self._url, dbname=database)
+        return make_conninfo(self._url, dbname=f"{self._prefix}_{database}")
 
     def create_database(self, name: str) -> None:
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} CASCADE".encode())
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        self._run(f"CREATE DATABASE {self._prefix}_{name}".encode())
 
     def drop_database(self, name: str) -> None:
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} CASCADE".encode())
+        self._run(f"DROP DATABASE {self._prefix}_{name} CASCADE".encode())
 
     def connect(self, database: str) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(database), autocommit=True, prepare_threshold=None)
