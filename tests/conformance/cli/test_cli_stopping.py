@@ -88,3 +88,25 @@ def test_apply_beside_a_running_process_asks_for_a_restart(shop) -> None:
     with running.held(shop.home / "running.lock"):
         answer = shop("apply")
         assert "start `millstream run` again" in answer.err
+
+
+PRODUCT = "product: order\nowner: team\nevolve: pinned\nroot: {from: shop.public.orders, fields: [id, note]}\nsinks: []\n"
+
+
+def test_a_new_generation_of_a_product_waits_for_the_next_start_and_one_that_is_resumed_does_not(shop) -> None:
+    shop.write("products/order.yaml", PRODUCT)
+    assert shop("apply").code == shop("run", "--until-caught-up").code == 0
+    seen = {}
+
+    def change() -> None:
+        seen["resumed"] = "has put order@1 in place" in shop("resume", "order").out
+        shop.write("products/order.yaml", PRODUCT.replace("[id, note]", "[id, amount]"))
+        seen["restart"] = "start `millstream run` again" in shop("apply").err
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_the_end_of_the_script(shop, change)
+    answer = shop("run", "--json")
+    assert (answer.code, seen) == (0, {"resumed": True, "restart": True})
+    assert "pipeline.order@2" not in {p["name"] for p in answer.lines[-1]["parts"]}
+    assert shop("run", "--until-caught-up").code == 0
+    assert shop("--json", "products", "show", "order").json["live"] == 2
