@@ -15,6 +15,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=MOVIES, metavar="N", help="so many movies, about 15 rows each (at least 20)")
     parser.add_argument("--keep", action="store_true", help="keep the folder, and say how to look around in it")
+    parser.add_argument(
+        "--pace", type=float, default=1.0, help="so many times faster than a real cluster's are the resolved times of the stand-in"
+    )
     arguments = parser.parse_args()
     if arguments.rows < MOVIES_MIN:
         parser.error(f"--rows: fewer than {MOVIES_MIN} movies do not hold every case")
@@ -23,4 +26,4 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = _arguments()
-    sys.exit(main(given.rows, given.keep))
+    sys.exit(main(given.rows, given.keep, given.pace))

@@ -34,9 +34,10 @@ class Database:
 
 
 @contextmanager
-def database(keep: bool) -> Iterator[Database]:
+def database(keep: bool, pace: float) -> Iterator[Database]:
+    """`pace` is the stand-in's."""
     if not CLUSTER:
-        with CockroachProcess() as standin:
+        with CockroachProcess("--pace", str(pace)) as standin:
             yield Database(standin.url, standin)
         return
     name = f"millstream_demo_{secrets.token_hex(4)}"

@@ -160,11 +160,11 @@ HINTS = (
 )
 
 
-def main(movies: int = data.MOVIES, keep: bool = False) -> int:
+def main(movies: int = data.MOVIES, keep: bool = False, pace: float = 1.0) -> int:
     """Gives the exit code: 0 all equal, 1 something differs, 2 a step failed, 130 interrupted."""
 
     def judged(screen: Screen) -> dict[str, Any]:
-        with workplace(PROJECT, keep, screen, HINTS) as project, database(keep) as place:
+        with workplace(PROJECT, keep, screen, HINTS) as project, database(keep, pace) as place:
             return Demo(place, project, movies, screen).run()
 
     return ended(judged)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "demo.flights", "--rows", "2000"]
-FILMS = [sys.executable, "-m", "demo.films", "--rows", "20"]
+FILMS = [sys.executable, "-m", "demo.films", "--rows", "20", "--pace", "8"]
 
 pytestmark = pytest.mark.servers
 

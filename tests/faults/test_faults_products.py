@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from faults_points import points
 from faults_project import until
 from faults_world import World
 
+from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.faults, pytest.mark.servers]
@@ -51,9 +53,14 @@ def define(world: World, edition: str) -> None:
     world.project.command("apply")
 
 
+def documents(world: World) -> list[dict[str, Any]]:
+    """What `millstream search` finds, without a process for it."""
+    return [hit.document for hit in search(world.project.state, "film", "*", limit=10_000).hits]
+
+
 def edition(world: World) -> str:
     """Of all documents that a search finds: they are of one."""
-    found = {hit["document"]["edition"] for hit in world.project.json("search", "film", "*", "--limit", "10000")["hits"]}
+    found = {document["edition"] for document in documents(world)}
     assert len(found) == 1
     return str(found.pop())
 
@@ -63,8 +70,7 @@ def assert_whole(world: World) -> None:
     with world.workload.paused():
         world.project.catch_up()
         meant = world.truth(DOCUMENT)
-        hits = world.project.json("search", "film", "*", "--limit", "10000")["hits"]
-        found = {h["document"]["id"]: {k: v for k, v in h["document"].items() if k not in ("edition", "_seen")} for h in hits}
+        found = {d["id"]: {k: v for k, v in d.items() if k not in ("edition", "_seen")} for d in documents(world)}
     assert found == meant
 
 
