@@ -149,6 +149,17 @@ def test_one_that_moves_and_never_arrives_leaves_it_a_chunk_a_minute(world: Worl
     assert [round(w, -1) for w in waits] == [600], waits
 
 
+def test_a_topic_without_readers_has_large_chunks_and_one_whose_readers_stand_has_not(world: World) -> None:
+    world.load()
+    assert (world.lead.behind("s.a"), world.lead.rows("s.a")) == (None, None)
+    world.read(1)
+    world.time += 1
+    assert world.lead.behind("s.a") is not None
+    assert world.lead.rows("s.a") in (pace.ROWS_FIRST, pace.ROWS_FIRST * 2 // 3)
+    world.time += FIRST_SEEN_S
+    assert (world.lead.behind("s.a"), world.lead.rows("s.a")) == (None, pace.ROWS_MAX)
+
+
 def test_of_who_reads_what_its_reader_makes_the_same_holds(world: World) -> None:
     """A pipeline is through with the topic, and the sink of what it makes is behind."""
     world.load()
@@ -212,7 +223,7 @@ class Line:
                 self.kept[0] += came
                 came = []
                 if backfill and now > 2 and lead.behind("t") is None:
-                    rows = lead.rows("t") if lead.is_read("t") else pace.ROWS_MAX
+                    rows = lead.rows("t")
                     lead.took("t", rows, took := 0.01 + rows * 1e-5)
                     free = now + 2 * took
                     self.kept[0] += [None] * rows

@@ -21,7 +21,7 @@ from millstream.topics.contract import Topics
 LOOK_EVERY_S = 0.02
 STANDS_AFTER_S = 10.0
 KNOWN_FOR_S = 5.0
-FIRST_SEEN_S = 2.0  # for so long one that was never seen to move may be about to
+FIRST_SEEN_S = 5.0  # for so long one that was never seen to move may be about to
 ADAPTS_EVERY = 4  # chunks
 BLIND_AFTER_S = 1.0  # between two looks: then a move says nothing
 
@@ -75,12 +75,12 @@ class Lead:
             self._adapt(topic, now)
         return self._found[topic]
 
-    def is_read(self, topic: str) -> bool:
-        """Whether anybody who reads it was on his way at the last look."""
-        return any(self._is_lively((reader, topic), self._clock()) for reader, at in self._readers.items() if topic in at)
-
-    def rows(self, topic: str) -> int:
-        """Of its next chunk. In turn fewer: where one is in every move of a reader, one could not see what a row costs."""
+    def rows(self, topic: str) -> int | None:
+        """Of its next chunk, as at the last look; None: it has no readers. In turn fewer: where a chunk is in every move of a reader, one
+        could not see what a row costs."""
+        readers = [reader for reader, at in self._readers.items() if topic in at]
+        if not any(self._is_lively((reader, topic), self._clock()) for reader in readers):
+            return pace.ROWS_MAX if readers else None
         rows = self._rows.get(topic, pace.ROWS_FIRST)
         return rows * 2 // 3 if self._chunks.get(topic, 0) % 2 else rows
 

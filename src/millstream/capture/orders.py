@@ -135,8 +135,8 @@ class Desk:
         whole = order.scope if order is not None and backfill.is_asked else WHOLE
         throttle = throttles.get(backfill.slot)
         at_most = ROWS_MAX
-        if not backfill.is_load and self._lead.is_read(topic := self._topic(backfill)):
-            at_most = CHUNK_ROWS if backfill.slot in self._held_since else self._lead.rows(topic)
+        if not backfill.is_load and (bears := self._lead.rows(self._topic(backfill))) is not None:
+            at_most = CHUNK_ROWS if backfill.slot in self._held_since else bears
         self._began_at = self._clock()
         rows_max = at_most if throttle is None else max(1, min(at_most, math.ceil(throttle)))
         return Turn(backfill, whole, backfill.scope(whole), rows_max)
