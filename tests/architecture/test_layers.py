@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """Each module once: every rule reads all of them."""
+    return ast.parse(text)
+
+
 def room_of(module: str) -> str:
     """The room of a module: "" is the package itself."""
     return module.partition(".")[2].partition(".")[0]
@@ -55,7 +62,7 @@ def room_of(module: str) -> str:
 def imports(path: str, text: str, modules: set[str]) -> Iterator[tuple[int, str]]:
     """(line, module) of every import, wherever it stands, relative ones resolved."""
     package = module_of(path) if path.endswith("__init__.py") else module_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, a.name) for a in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,7 +113,7 @@ def import_by_name_faults(tree: Tree) -> Iterator[str]:
     for path, text in tree.items():
         if path == "millstream/components.py":
             continue
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             named = {
                 ast.Name: lambda n: n.id,
                 ast.Attribute: lambda n: n.attr,
@@ -120,7 +127,7 @@ def init_faults(tree: Tree) -> Iterator[str]:
     for path, text in tree.items():
         if not path.endswith("__init__.py"):
             continue
-        for node in ast.parse(text).body:
+        for node in parsed(text).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
             names = isinstance(node, ast.Assign) and all(
                 isinstance(t, ast.Name) and t.id in ("__all__", "__version__") for t in node.targets
@@ -134,7 +141,7 @@ def shape_faults(tree: Tree) -> Iterator[str]:
         lines = text.count("\n")
         if lines > LINES_MAX:
             yield f"{path}: {lines} lines; past {LINES_MAX} a file holds two ideas"
-        if text.strip() and not ast.get_docstring(ast.parse(text)):
+        if text.strip() and not ast.get_docstring(parsed(text)):
             yield f"{path}: no docstring: say what the module is for and what it leaves to others"
 
 

@@ -10,7 +10,7 @@ from functools import cmp_to_key
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.events.types import Type
@@ -30,6 +30,7 @@ by_family = {
 
 
 @pytest.mark.parametrize("family", by_family)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_terms_sort_as_values_do(family: str, data) -> None:
     a, b = data.draw(by_family[family]), data.draw(by_family[family])
@@ -61,6 +62,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_column_gives_what_its_documents_values_give(kind: str, data) -> None:
     type_, value = COLUMNS[kind]
