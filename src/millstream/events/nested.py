@@ -11,6 +11,8 @@ import pyarrow as pa
 from millstream.events.fills import filled
 from millstream.events.types import Type
 
+_DIGITS_OF_INT64 = 19
+
 
 def relabelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The same values under the member names of `wanted`, which else is the array's own type. Members keep their order."""
@@ -40,6 +42,9 @@ def mapped(array: pa.Array, was: Type, now: Type) -> pa.Array:
         return _record(array, members, now.arrow)
     if was.kind == "decimal" and now.kind == "numeric":
         return pa.array([None if v is None else format(Decimal(v), "f") for v in array.cast(pa.string()).to_pylist()], now.arrow)
+    if now.kind == "decimal" and pa.types.is_integer(array.type):
+        # Arrow asks whether the type has room for every integer, not whether these values fit.
+        array = array.cast(pa.decimal256(_DIGITS_OF_INT64 + (now.scale or 0), now.scale or 0))
     return array.cast(now.arrow)
 
 

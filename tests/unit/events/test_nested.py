@@ -93,3 +93,12 @@ def test_columns_and_members_keep_their_ids_by_name() -> None:
     assert [(f.name, f.id) for f in fourth[1].type.element.fields] == [("b", 5), ("new", 4)]
     back = numbered([("year", INT)], [first, fourth, second])  # an earlier version that came back is in force: it stands last
     assert [(f.name, f.id) for f in back] == [("year", 3)]
+
+
+def test_integers_come_into_a_decimal_that_holds_them_whatever_their_type_could_hold() -> None:
+    """A column that became narrower and then a decimal: its old events have the widest type, and values that fit."""
+    for was, scale, precision in ((Type("int64"), 2, 14), (Type("int32"), 0, 3), (Type("int64"), 19, 38)):
+        given = pa.array([7, None, -999], was.arrow)
+        assert mapped(given, was, Type("decimal", precision, scale)).to_pylist() == [Decimal(7), None, Decimal(-999)]
+    with pytest.raises(pa.ArrowInvalid):
+        mapped(pa.array([10**12], pa.int64()), Type("int64"), Type("decimal", 13, 2))
