@@ -13,7 +13,7 @@ from typing import Any
 from faults_events import Change, Event, Row, value
 from faults_oracle import Complaints, Step, made_of, places, rows
 
-from millstream.events.types import Constant, RowSchema
+from millstream.events.types import Constant, RowSchema, Type
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _follow_from_each_other(name: str, events: Sequence[Told], wanted: Wanted) -
         stood = state.get(event.key)
         stands = None if stood is None else as_in(stood, event.schema)
         if event.offset >= (wanted.changed_at or 0):
-            if event.op != "r" and event.before != stands:
+            if event.op != "r" and event.before not in (stands, None if stood is None else as_in(stood, event.schema, held=True)):
                 said.append(f"{name}: before is not what stood there, {stands}: {event}")
             if wanted.step is None and event.op == "u" and event.before == event.after:
                 said.append(f"{name}: an update that changes nothing: {event}")
@@ -127,12 +127,24 @@ def replayed(events: Sequence[Told]) -> dict[int, Row]:
     return {key: as_in(event, newest) for key, event in state.items()}
 
 
-def as_in(event: Told, schema: RowSchema) -> Row:
-    """What was told, in another version: fields by id, one that it has not as its fill says."""
+def as_in(event: Told, schema: RowSchema, *, held: bool = False) -> Row:
+    """What was told, in another version: fields by id, one that it has not as its fill says, null where the type there need not hold it;
+    or as it is (`held`): who made it may know it from state of its own."""
     assert event.schema is not None and event.after is not None
-    names = {f.id: f.name for f in event.schema.fields}
-    fills = {f.id: f.fill.text if isinstance(f.fill, Constant) else None for f in schema.fields}
-    return {f.name: event.after[names[f.id]] if f.id in names else value(f.name, fills[f.id]) for f in schema.fields}
+    told = {f.id: f for f in event.schema.fields}
+    found: Row = {}
+    for f in schema.fields:
+        if f.id not in told:
+            found[f.name] = value(f.name, f.fill.text if isinstance(f.fill, Constant) else None)
+        else:
+            found[f.name] = event.after[told[f.id].name] if held or _holds(f.type, told[f.id].type) else None
+    return found
+
+
+def _holds(wide: Type, narrow: Type) -> bool:
+    if wide.kind == narrow.kind == "decimal":
+        return wide.scale >= narrow.scale and wide.precision - wide.scale >= narrow.precision - narrow.scale
+    return wide == narrow or (wide.kind, narrow.kind) == ("int64", "int32")
 
 
 def changelog(name: str, events: Sequence[Told], found: Sequence[Mapping[str, Any]]) -> Complaints:
