@@ -23,7 +23,7 @@ from millstream.pipelines import impact
 from millstream.schemas.rules import gravest
 from millstream.testing.scripted_source import Row
 
-SEEDS, MORE_SEEDS = range(2), (*range(2, 41), *range(100, 103))
+SEEDS, MORE_SEEDS = range(2), (*range(2, 61), *range(100, 103))
 ROUNDS = 4
 
 Ruled = dict[tuple[str, str, int], str]
