@@ -48,6 +48,7 @@ _PRODUCTS = table(
     changed_at=sa.Float,
 )
 _STATES = table(_METADATA, "catalogue_states", "part", state=STATE, reason=sa.Text, cure=sa.Text, at=sa.Float)
+_TOLD = table(_METADATA, "catalogue_told", "part", reason=sa.Text, at=sa.Float)
 _FIGURES = table(_METADATA, "catalogue_figures", "part", figures=sa.JSON, at=sa.Float)
 _REQUESTS = table(
     _METADATA,
@@ -193,6 +194,7 @@ class Catalogue(Tables):
         self._delete(_PIPELINES, _PIPELINES.c.name == name)
         self._delete(_STATES, _STATES.c.part.in_([f"pipeline.{name}", *sinks]))
         self._delete(_FIGURES, _FIGURES.c.part.in_([f"pipeline.{name}", *sinks]))
+        self.forget_told(f"pipeline.{name}", *sinks)
         self.verdicts.forget([f"pipeline.{name}", *sinks])
 
     def sources(self) -> dict[str, AppliedSource]:
@@ -246,6 +248,18 @@ class Catalogue(Tables):
     def states(self) -> dict[str, State]:
         """Part → its last state, by name."""
         return {r["part"]: State(**r) for r in self._rows(sa.select(_STATES).order_by(_STATES.c.part))}
+
+    def note_told(self, part: str, reason: str) -> None:
+        """The part's owner was told that it has paused, and why."""
+        self._put(_TOLD, "part", {"part": part, "reason": reason, "at": self._clock()})
+
+    def forget_told(self, *parts: str) -> None:
+        """They go on, or are no longer there."""
+        self._delete(_TOLD, _TOLD.c.part.in_(parts))
+
+    def told(self) -> dict[str, str]:
+        """Part → the reason of the pause that its owner was told of last."""
+        return {r["part"]: r["reason"] for r in self._rows(sa.select(_TOLD))}
 
     def note_figures(self, part: str, figures: Mapping[str, Any]) -> None:
         """Keep the part's present figures."""

@@ -1,4 +1,7 @@
-"""When an owner is told: a part has paused, or goes on after that; once each, over restarts of the process."""
+"""When an owner is told: a part has paused, or goes on after that; once each, over restarts of the process, wherever it was killed.
+
+What a part was last seen to do does not say it: after a restart one that paused runs until it has come to the same place again.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,23 @@ class Pauses:
 
     def __init__(self, mesh: Mesh, tell: Callable[[Notice], None]) -> None:
         self._mesh, self._tell = mesh, tell
-        self._paused = {part: s.reason for part, s in mesh.catalogue.states().items() if s.state == "paused"}  # known to their owners
+        self._paused = mesh.catalogue.told()  # known to their owners
 
     def heard(self, part: str, state: str, reason: str, cure: str) -> None:
         if state == "paused" and self._paused.get(part) != reason:
             self._paused[part] = reason
             self._say(part, "paused", reason, cure)
+            self._keep(lambda: self._mesh.catalogue.note_told(part, reason))
         elif state in _GOES_ON and part in self._paused and not self._stands(part):
             was = self._paused.pop(part)
             self._say(part, "resumed", f"it goes on where it was {was.partition(': ')[2] or was}", "")
+            self._keep(lambda: self._mesh.catalogue.forget_told(part))
+
+    def _keep(self, note: Callable[[], None]) -> None:
+        try:
+            note()
+        except MillstreamError as error:
+            log.warning("what an owner was told could not be kept, and may be told again: %s", error)
 
     def _stands(self, part: str) -> bool:
         """Whether what it paused for is still ruled so: after a restart it comes to the same place again."""
