@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,10 @@ def caught_up(mesh: Mesh) -> list[PartStatus]:
 
 
 @contextmanager
-def running(mesh: Mesh) -> Iterator[list[tuple[str, str, str]]]:
+def running(mesh: Mesh, figures: Callable[[str, Mapping[str, Any]], None] = untold) -> Iterator[list[tuple[str, str, str]]]:
     """The mesh in a thread of its own while this lasts; gives what its parts say: (part, state, reason)."""
     told: list[tuple[str, str, str]] = []
-    runner = mesh.runner(as_applied(mesh), lambda part, state, reason, cure: told.append((part, state, reason)), untold)
+    runner = mesh.runner(as_applied(mesh), lambda part, state, reason, cure: told.append((part, state, reason)), figures)
     thread = threading.Thread(target=runner.run)
     thread.start()
     try:
@@ -352,16 +352,21 @@ def test_status_says_why_a_pipeline_waits_while_others_run(tmp_path: Path) -> No
         studio = Studio(tmp_path, server, "postgres", options="lookup_timeout_ms: 300\n", modes=("source", "copies"))
         studio.write(random.Random(3), 60)
         studio.apply()
+        resting: list[str] = []
+
+        def told_of_sources(_: str, figures: Mapping[str, Any]) -> None:
+            resting.extend(said for said in figures.get("sources", {}).values() if "next try" in said)
+
         with studio.opened() as mesh:
             caught_up(mesh)
-            with running(mesh) as told:
+            with running(mesh, told_of_sources) as told:
                 with psycopg.connect(server.url(), autocommit=True) as other:
                     server.execute("INSERT INTO movie VALUES (50, 'before', NULL, 'a', 1, NULL)")
                     wait_for(lambda: any(d[0] == 50 for d in documents(mesh, "by_source")))
                     other.execute("BEGIN")
                     other.execute("LOCK TABLE place IN ACCESS EXCLUSIVE MODE")
                     server.execute("INSERT INTO movie SELECT g, 'late', NULL, 'a', 1, NULL FROM generate_series(100, 120) g")
-                    wait_for(lambda: any("source_resting" in reason for part, _, reason in told if part == "pipeline.by_source"))
+                    wait_for(lambda: any("queries fail" in said for said in resting))
                     wait_for(lambda: any(d[0] == 120 for d in documents(mesh, "by_copies")))
                     assert not any(d[0] == 120 for d in documents(mesh, "by_source"))
                     other.execute("COMMIT")
