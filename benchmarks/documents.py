@@ -3,7 +3,8 @@
 Method. One PostgreSQL, one `millstream run` in a process of its own whose CPU seconds and memory are read from the kernel, one index
 that this process asks as any user would. The build's clock starts when the process is launched and stops when every document
 can be found; a change's clock starts when its COMMIT returns and stops when a search finds the changed document, asked
-every 5 ms (20 ms for many documents); asking is part of the load. Parity: every document in the end equals the join that Postgres computes.
+every 5 ms (20 ms for many documents); asking is part of the load. Under steady single-row transactions the age of the documents is
+the process's own figure, over its last minute. Parity: every document in the end equals the join that Postgres computes.
 
 `python -m benchmarks.documents [--flights 336776] [--repeats 3]` writes benchmarks/results/documents.json.
 """
@@ -28,6 +29,8 @@ import psycopg
 import tantivy
 from demo.flights.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
 
+from millstream.catalogue.store import Catalogue
+from millstream.schemas.sql import sqlite_engine
 from millstream.sinks.search.generations import index_path, live
 from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
@@ -35,6 +38,7 @@ from millstream.testing.postgres_server import PostgresServer
 RESULTS = Path(__file__).parent / "results" / "documents.json"
 PROGRAM = Path(sys.executable).parent / "millstream"
 AIRLINE = "EV"
+STEADY_PER_S, STEADY_S = (50, 500), 65.0  # the process's figures are of a minute
 FLIGHTS_MIN = 11_000
 
 FILES = {
@@ -149,6 +153,8 @@ def measure(flights: int, repeats: int) -> dict[str, Any]:
             found: dict[str, Any] = {"flights": flights, "build_s": round(took, 2), "build_documents_per_s": round(flights / took)}
             found |= {f"build_{k}": round(v, 1) for k, v in used(process.pid).items()}
             found |= _changes(connection, index, repeats)
+            for per_s in STEADY_PER_S:
+                found |= _steady(connection, folder / ".millstream", process.pid, per_s)
             found["peak_mib"] = round(used(process.pid)["peak_mib"])
             subprocess.run([str(PROGRAM), "status"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
             wanted = {id_: json.loads(text) for id_, text in connection.execute(TRUTH.encode())}
@@ -193,6 +199,23 @@ def _changes(connection: psycopg.Connection[Any], index: Index, repeats: int) ->
         planes.append(waited(lambda n=n, count=count: index.found("plane.model", f"model{n}") == count))
     found["one_plane_documents"], found["one_plane_p50_ms"] = [c for _, c in tails][len(tails) // 2], round(statistics.median(planes) * 1e3)
     return found
+
+
+def _steady(connection: psycopg.Connection[Any], state: Path, pid: int, per_s: int) -> dict[str, Any]:
+    """One-row transactions, evenly: the age of documents when they can be searched, and the CPU seconds of a second."""
+    cpu, begin = used(pid)["cpu_s"], time.monotonic()
+    for n in range(round(STEADY_S * per_s)):
+        connection.execute("UPDATE flights SET distance = %s WHERE id = %s", [n, 1 + n * 37 % FLIGHTS_MIN])
+        time.sleep(max(0.0, begin + (n + 1) / per_s - time.monotonic()))
+    took = time.monotonic() - begin
+    figures = Catalogue(sqlite_engine(state / "mesh.db")).figures()["sink.flight.flight.search"]
+    said = {
+        "per_s": round(STEADY_S * per_s / took),
+        "p50_ms": figures["freshness_p50_ms"],
+        "p99_ms": figures["freshness_p99_ms"],
+        "cpu_cores": round((used(pid)["cpu_s"] - cpu) / took, 2),
+    }
+    return {f"steady_{per_s}_{name}": value for name, value in said.items()}
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from millstream.errors import Irrecoverable, Refused
-from millstream.events.batch import Batch, columns
+from millstream.events.batch import Batch, columns, merged
 from millstream.events.nested import mapped
 from millstream.events.types import UNKNOWN, Field, RowSchema, Type
 from millstream.pipelines.descriptions import undescribed
@@ -92,7 +92,7 @@ class TopicReader:
                 raise self._not_accepted(batches[0])
             self.offset = self._topics.read_end(batches[:known])
             if mine := [self._mapped(b) for b in batches[:known] if not self._is_anothers(b)]:
-                return mine
+                return merged(mine)
         return []
 
     def _is_anothers(self, batch: Batch) -> bool:

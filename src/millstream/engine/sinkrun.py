@@ -13,7 +13,7 @@ from millstream.engine.gate import Paused, SinkJudge, StrictSink, paused, stoppe
 from millstream.engine.inputs import Endings, has_ended
 from millstream.engine.reader import NotAccepted, TopicEnded, TopicReader
 from millstream.errors import Irrecoverable, Refused
-from millstream.events.batch import READ, Batch
+from millstream.events.batch import READ, Batch, merged
 from millstream.events.types import RowSchema
 from millstream.faultpoints import reached
 from millstream.pipelines.plan import SinkPlan
@@ -53,6 +53,7 @@ class SinkRun:
         self._endings = Endings(topics, registry, clock)
         self.reads = (plan.topic,)
         self._gathered: list[Batch] = []
+        self._gathered_bytes = 0
         self._flushed_at = 0.0
         self._written: dict[str, int] = {}
         self.events = 0
@@ -82,7 +83,7 @@ class SinkRun:
                 where=self.plan.topic,
                 cure=NEW_TARGET,
             )
-        self._gathered = []
+        self._gathered, self._gathered_bytes = [], 0
         self._read_from(self._written.get(self.plan.topic, 0))
         self._topics.join(self.name, self.seen)
 
@@ -97,7 +98,7 @@ class SinkRun:
         Raises Paused where a version of the topic is not taken: all that lies before it is written (invariant 6)."""
         place = self.seen
         try:
-            batches = self._reader.read(READ_BYTES) if self._gathered_bytes() < GATHER_BYTES else []
+            batches = self._reader.read(READ_BYTES) if self._gathered_bytes < GATHER_BYTES else []
         except NotAccepted as met:
             self.flush()
             self._pass(met)
@@ -113,7 +114,8 @@ class SinkRun:
                 cure=NEW_TARGET,
             )
         self._gathered += batches
-        due = self._gathered_bytes() >= GATHER_BYTES or self._clock() - self._flushed_at >= self._linger_s
+        self._gathered_bytes += sum(b.nbytes for b in batches)
+        due = self._gathered_bytes >= GATHER_BYTES or self._clock() - self._flushed_at >= self._linger_s
         due = due or (self.awaited and not batches)
         if self._gathered and due:
             self.flush()
@@ -146,13 +148,15 @@ class SinkRun:
             return
         up_to = {self.plan.topic: self._reader.offset}
         reached("sink.before_write")
-        self._sink.write([b for b in self._gathered if len(b)], up_to)
+        batches = merged(b for b in self._gathered if len(b))
+        self._sink.write(batches, up_to)
         reached("sink.after_write")
-        self.events += sum(map(len, self._gathered))
-        for b in self._gathered:
+        self.events += sum(map(len, batches))
+        for b in batches:
             live = np.asarray(pc.not_equal(b.column("op"), READ))  # a row that a backfill saw is as old as it is
             self._freshness.note(self._clock(), np.asarray(b.column("ts_us"))[live])
-        self._gathered, self._written, self._flushed_at = [], up_to, self._clock()
+        self._gathered, self._gathered_bytes = [], 0
+        self._written, self._flushed_at = up_to, self._clock()
         self._topics.note_reader(self.name, up_to)
 
     @property
@@ -180,9 +184,6 @@ class SinkRun:
 
     def caught_up(self, ends: Mapping[str, int]) -> bool:
         return self._written.get(self.plan.topic, 0) >= ends.get(self.plan.topic, 0) and not has_ended(self._topics, self.reads)
-
-    def _gathered_bytes(self) -> int:
-        return sum(b.nbytes for b in self._gathered)
 
     def close(self) -> None:
         self._sink.close()
