@@ -160,6 +160,30 @@ def test_a_topic_without_readers_has_large_chunks_and_one_whose_readers_stand_ha
     assert (world.lead.behind("s.a"), world.lead.rows("s.a")) == (None, pace.ROWS_MAX)
 
 
+def test_a_throttle_is_the_pace_whatever_the_readers_bear(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.load()
+    at = world.read(world.end)
+    asked = list[int]()
+    chunk = ScriptedSource.chunk
+
+    def seen(source: ScriptedSource, table: str, after: Any, rows_max: int, scope: Any) -> Any:
+        asked.append(rows_max)
+        return chunk(source, table, after, rows_max, scope)
+
+    monkeypatch.setattr(ScriptedSource, "chunk", seen)
+    for throttle, rows in [(None, pace.ROWS_FIRST), (8_000.0, 2_000), (1e9, pace.ROWS_MAX), (10.0, 10)]:
+        asked.clear()
+        world.ask(name := f"at {throttle}")
+        world.desk.orders[name] = replace(world.desk.orders[name], throttle=throttle)
+        for _ in range(400):
+            at = world.read(min(at + 1, world.end))
+            world.step()
+            if world.desk.is_over(name):
+                break
+        assert world.desk.is_over(name)
+        assert set(asked) == {rows} if throttle else rows in asked
+
+
 def test_of_who_reads_what_its_reader_makes_the_same_holds(world: World) -> None:
     """A pipeline is through with the topic, and the sink of what it makes is behind."""
     world.load()

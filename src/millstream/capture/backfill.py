@@ -130,8 +130,8 @@ Backfills = Mapping[str, Backfill]
 
 @dataclass(frozen=True)
 class Order:
-    """What a person asks for: a backfill of that name, which reads `scope`; about `estimate` rows. `throttle` in rows a second; None:
-    as fast as it goes. An order whose `asks` is false speaks of a backfill that is there without it (`id_of`)."""
+    """What a person asks for: a backfill of that name, which reads `scope`; about `estimate` rows. `throttle` in rows a second, at most;
+    None: as its readers bear it. An order whose `asks` is false speaks of a backfill that is there without it (`id_of`)."""
 
     name: str
     source: str

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+from millstream.capture import pace
 from millstream.capture.backfill import Backfill, Backfills, BackfillState, Order, Turns, Wanted, waiting
 from millstream.capture.lead import Behind, Lead
-from millstream.capture.pace import ROWS_MAX as CHUNK_ROWS
 from millstream.errors import MillstreamError
 from millstream.sources.contract import WHOLE, Scope
 
@@ -136,10 +136,9 @@ class Desk:
         throttle = throttles.get(backfill.slot)
         at_most = ROWS_MAX
         if not backfill.is_load and (bears := self._lead.rows(self._topic(backfill))) is not None:
-            at_most = CHUNK_ROWS if backfill.slot in self._held_since else bears
+            at_most = bears if throttle is None and backfill.slot not in self._held_since else pace.ROWS_MAX
         self._began_at = self._clock()
-        rows_max = at_most if throttle is None else max(1, min(at_most, math.ceil(throttle)))
-        return Turn(backfill, whole, backfill.scope(whole), rows_max)
+        return Turn(backfill, whole, backfill.scope(whole), at_most if throttle is None else min(at_most, pace.throttled(throttle)))
 
     def _held(self, backfills: Backfills) -> dict[str, Behind]:
         """Slots of those that let readers catch up first, and whom. An initial load does not: before it is through nobody has the

@@ -22,6 +22,7 @@ ROWS_MIN, ROWS_FIRST, ROWS_MAX = 200, 500, 5_000
 """Of a chunk while anybody reads along. Smaller ones cost the database and every reader more rounds than they save anybody."""
 ROWS_READ = 1_000
 """So many may be read at once whatever that takes: it is mostly the round trip."""
+THROTTLED_EVERY_S = 0.25
 KNOCK_ON_MAX = 10.0
 MOVES_KEPT, MOVES_MIN = 16, 4
 
@@ -67,3 +68,8 @@ def rows(now: int, way: Sequence[Stage | None], reads: Sequence[Move] = ()) -> i
     row_s, read_s = sum(s.row_s for s in known), 2 * median([m.took_s / m.records for m in reads] or [0.0])
     bears = min(share_s / row_s if row_s else math.inf, max(ROWS_READ, share_s / read_s) if read_s else math.inf)
     return round(min(max(bears, now / 2, ROWS_MIN), now * 1.5, ROWS_MAX))
+
+
+def throttled(rows_per_s: float) -> int:
+    """Of a chunk, where a person has said how fast: a few chunks a second, none so small that it is all round trip."""
+    return max(math.ceil(rows_per_s * THROTTLED_EVERY_S), min(ROWS_MIN, math.ceil(rows_per_s)))

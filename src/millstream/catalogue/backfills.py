@@ -65,7 +65,7 @@ class Backfills(Tables):
         self._changed(_open(name).values(wanted=wanted, changed_at=self._clock()))
 
     def throttle(self, name: str, rows_per_s: float | None) -> None:
-        """At most so many rows a second from now on; None: as fast as it goes."""
+        """At most so many rows a second from now on; None: as its readers bear it."""
         self._changed(_open(name).values(throttle=rows_per_s, changed_at=self._clock()))
 
     def everything(self) -> list[Ordered]:

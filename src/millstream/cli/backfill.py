@@ -87,7 +87,8 @@ def start(
         How the rows are read. `changefeed`, of a CockroachDB: by its own scan, in a second changefeed; always the whole table, and after a
         restart from its beginning.
     throttle
-        Read at most so many rows a second; `backfill throttle` changes it.
+        Read so many rows a second, where that can be, whatever it does to live changes; without it they come first, and the pace is what
+        the readers bear. `backfill throttle` changes it.
     name
         What it is called, on every event too. Without it, a name is made.
     wait
@@ -199,7 +200,7 @@ def cancel(backfill: str, /, *, session: Here) -> int:
 
 @app.command
 def throttle(backfill: str, rows_per_s: float, /, *, session: Here) -> int:
-    """Change how many rows a second a backfill may read, while it runs too.
+    """Say how many rows a second a backfill reads, while it runs too.
 
     Example: `millstream backfill throttle b-1f2e3d 2000`
 
@@ -208,13 +209,13 @@ def throttle(backfill: str, rows_per_s: float, /, *, session: Here) -> int:
     backfill
         As `backfill list` names it.
     rows_per_s
-        At most so many rows a second; 0: as fast as it goes.
+        So many rows a second, where that can be, whatever it does to live changes; 0: as the readers bear it, live changes first.
     """
     limit = None if rows_per_s == 0 else _rate(rows_per_s)
     with session.mesh() as mesh:
         _order_of(mesh, _still(mesh, backfill))
         mesh.catalogue.backfills.throttle(backfill, limit)
-    session.output.say(f"{backfill}: {'as fast as it goes' if limit is None else f'at most {limit:,g} rows a second'}")
+    session.output.say(f"{backfill}: {'as its readers bear it' if limit is None else f'at most {limit:,g} rows a second'}")
     session.output.document({"backfill": backfill, "throttle": limit})
     return OK
 

@@ -152,7 +152,7 @@ def show_one(seen: Seen, out: Output) -> None:
     out.say(f"  appended: {told.rows:,} rows" + (f", and {told.gone:,} deletes" if order.reconcile else ""))
     if order.to is not None:
         out.say(f"  goes into: {order.to} alone")
-    out.say(f"  throttle: {'none' if order.throttle is None else f'{order.throttle:,g} rows/s'}")
+    out.say(f"  throttle: {'none, as its readers bear it' if order.throttle is None else f'{order.throttle:,g} rows/s'}")
     out.document(seen.document())
 
 
