@@ -154,7 +154,7 @@ def measure(flights: int, repeats: int) -> dict[str, Any]:
             found |= {f"build_{k}": round(v, 1) for k, v in used(process.pid).items()}
             found |= _changes(connection, index, repeats)
             for per_s in STEADY_PER_S:
-                found |= _steady(connection, folder / ".millstream", process.pid, per_s)
+                found |= _steady(connection, index, folder / ".millstream", process.pid, per_s)
             found["peak_mib"] = round(used(process.pid)["peak_mib"])
             subprocess.run([str(PROGRAM), "status"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
             wanted = {id_: json.loads(text) for id_, text in connection.execute(TRUTH.encode())}
@@ -201,20 +201,23 @@ def _changes(connection: psycopg.Connection[Any], index: Index, repeats: int) ->
     return found
 
 
-def _steady(connection: psycopg.Connection[Any], state: Path, pid: int, per_s: int) -> dict[str, Any]:
+def _steady(connection: psycopg.Connection[Any], index: Index, state: Path, pid: int, per_s: int) -> dict[str, Any]:
     """One-row transactions, evenly: the age of documents when they can be searched, and the CPU seconds of a second."""
     cpu, begin = used(pid)["cpu_s"], time.monotonic()
-    for n in range(round(STEADY_S * per_s)):
-        connection.execute("UPDATE flights SET distance = %s WHERE id = %s", [n, 1 + n * 37 % FLIGHTS_MIN])
+    rows = round(STEADY_S * per_s)
+    for n in range(rows):
+        connection.execute("UPDATE flights SET distance = %s WHERE id = %s", [per_s * 1_000 + n, 1 + n * 37 % FLIGHTS_MIN])
         time.sleep(max(0.0, begin + (n + 1) / per_s - time.monotonic()))
     took = time.monotonic() - begin
-    figures = Catalogue(sqlite_engine(state / "mesh.db")).figures()["sink.flight.flight.search"]
+    parts = Catalogue(sqlite_engine(state / "mesh.db")).figures()
+    figures = next(f for part, f in parts.items() if part.startswith("sink.flight"))
     said = {
-        "per_s": round(STEADY_S * per_s / took),
+        "per_s": round(rows / took),
         "p50_ms": figures["freshness_p50_ms"],
         "p99_ms": figures["freshness_p99_ms"],
         "cpu_cores": round((used(pid)["cpu_s"] - cpu) / took, 2),
     }
+    waited(lambda: index.found("distance", per_s * 1_000 + rows - 1) == 1)
     return {f"steady_{per_s}_{name}": value for name, value in said.items()}
 
 
