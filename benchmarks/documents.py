@@ -74,14 +74,14 @@ LEFT JOIN airports o ON o.faa = f.origin"""
 
 
 class Index:
-    """The product's index, asked afresh each time."""
+    """An index, asked afresh each time."""
 
-    def __init__(self, state: Path) -> None:
-        self._state, self._opened = state, None
+    def __init__(self, state: Path, name: str) -> None:
+        self._state, self._name, self._opened = state, name, None
 
     def _searcher(self) -> Any:
         if self._opened is None:
-            path = index_path(self._state, live(self._state, "flight"))
+            path = index_path(self._state, live(self._state, self._name))
             if not (path / "meta.json").exists():
                 return None
             self._opened = tantivy.Index.open(str(path))
@@ -95,7 +95,7 @@ class Index:
 
     def found(self, field: str, value: object) -> int:
         """How many documents hold this value, as any user would ask."""
-        return search(self._state, "flight", f"{field} = {value}", 1).total
+        return search(self._state, self._name, f"{field} = {value}", 1).total
 
     def everything(self) -> Iterator[dict[str, Any]]:
         searcher = self._searcher()
@@ -145,7 +145,7 @@ def measure(flights: int, repeats: int) -> dict[str, Any]:
             (folder / name).write_text(text)
         environment = {**os.environ, "OPS_URL": url}
         subprocess.run([str(PROGRAM), "apply"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        index = Index(folder / ".millstream")
+        index = Index(folder / ".millstream", "flight")
         begin = time.monotonic()
         with running(folder, environment) as process, psycopg.connect(url, autocommit=True) as connection:
             waited(lambda: index.documents() == flights, 0.05)

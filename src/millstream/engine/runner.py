@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from millstream.capture.backfill import Backfills
 from millstream.capture.connector import Connector
 from millstream.engine.completeness import writer_of
 from millstream.engine.gate import Paused
@@ -34,7 +35,7 @@ PartState = Literal["starting", "running", "caught_up", "waiting", "retrying", "
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 10.0
 COMMIT_EVERY_S, FEW = 0.05, 1_000
 """While a source brings few events at a time its commits come no faster: what one costs, in all who read it too, is about the same for one
-event as for hundreds. A change that comes alone does not wait."""
+event as for hundreds. A change that comes alone does not wait, nor do loads that a topic's readers wait for."""
 IDLE_WAIT_S = 0.5
 TELL_EVERY_S = 1.0
 COMPACT_EVERY_S = 600.0
@@ -60,6 +61,11 @@ Report = Callable[[str, PartState, str, str], None]
 """report(part, state, reason, cure): called on every change of state, from the part's thread."""
 Figures = Callable[[str, Mapping[str, Any]], None]
 """figures(part, figures): called when they have changed, at most once a second and at the end, from the part's thread."""
+
+
+def rests(events: int, backfills: Backfills) -> bool:
+    """Whether a source that brought so many events is to wait for its next commit."""
+    return events < FEW and not any(b.is_load and b.wanted and not b.done for b in backfills.values())
 
 
 class _Part:
@@ -236,7 +242,7 @@ class Runner:
                     worked = part.work.step()
                     backoff = RETRY_FIRST_S
                     self._after_step(part, worked)
-                    if worked and isinstance(part.work, Connector) and part.work.loaded and part.work.counts.events - events < FEW:
+                    if worked and isinstance(part.work, Connector) and rests(part.work.counts.events - events, part.work.backfills):
                         self._stop.wait(max(0.0, began + COMMIT_EVERY_S - time.monotonic()))
                 except Retryable as e:
                     self._state(part, "retrying", e)
