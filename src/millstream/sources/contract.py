@@ -182,7 +182,8 @@ class Source(Protocol):
 
         Raises Retryable when the connection is lost (call again with the last committed position), Irrecoverable when what
         follows the position is gone, Refused for a password or privilege. Never blocks for longer than about
-        0.1 s: an idle source gives a Delivery without batches.
+        0.1 s: an idle source gives a Delivery without batches. A delivery has what has come meanwhile, within bounds, however it came:
+        whoever takes them seldom takes more at a time.
         """
 
     def chunk(self, table: str, after: list[Any] | None, rows_max: int, scope: Scope = WHOLE) -> Chunk | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,11 @@ class Messages:
     topics: Sequence[str | None]
     keys: Sequence[bytes | None]
     values: Sequence[bytes]
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Messages]) -> Messages:
+        topics, keys, values = ([m for piece in pieces for m in column(piece)] for column in map(attrgetter, ("topics", "keys", "values")))
+        return cls(topics, keys, values)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import threading
 import time
 from binascii import unhexlify
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,15 @@ class Piece:
     bytes: int
 
 
+def _joined(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """One of each feed, in the order of its own."""
+    of: dict[Feed, list[Piece]] = {}
+    for piece in pieces:
+        of.setdefault(piece.feed, []).append(piece)
+    for feed, mine in of.items():
+        yield mine[0] if len(mine) == 1 else Piece(feed, Messages.joined([p.messages for p in mine]), sum(p.bytes for p in mine))
+
+
 @dataclass(frozen=True)
 class Ended:
     """The feed gives nothing more, and why. After all of its pieces."""
@@ -90,17 +100,28 @@ class Queue:
                 self._bytes += size
                 self._changed.notify_all()
 
-    def take(self, timeout_s: float) -> Piece | Ended | None:
-        """The next item, None if there is none within the time, or when it is closed."""
+    def take(self, timeout_s: float) -> list[Piece | Ended]:
+        """What waits, up to the end of a feed or about the limits of a piece: each feed's pieces as one, so that who is behind takes more
+        at a time. Nothing, if there is nothing within the time, or when it is closed."""
         with self._changed:
             if not self._items and not self._closed and timeout_s > 0:
                 self._changed.wait(timeout_s)
-            if not self._items or self._closed:
-                return None
-            item = self._items.popleft()
-            self._bytes -= item.bytes if isinstance(item, Piece) else 0
+            taken: list[Piece] = []
+            ended: list[Ended] = []
+            messages = size = 0
+            while self._items and not self._closed and not ended:
+                item = self._items[0]
+                if isinstance(item, Ended):
+                    ended.append(item)
+                else:
+                    messages, size = messages + len(item.messages.values), size + item.bytes
+                    if taken and (messages > item.feed.limits.messages or size > item.feed.limits.bytes):
+                        break
+                    taken.append(item)
+                    self._bytes -= item.bytes
+                self._items.popleft()
             self._changed.notify_all()
-            return item
+            return [*_joined(taken), *ended]
 
     @property
     def is_empty(self) -> bool:

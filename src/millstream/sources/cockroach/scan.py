@@ -59,15 +59,16 @@ class _Scan:
     def take(self, rows_max: int) -> Messages | None:
         """The next messages, at most so many; none at the end. None: nothing is at hand. Raises what the feed ended with."""
         while not self.left.values and not self.over:
-            item = self.feed.queue.take(0)
-            if item is None:
+            items = self.feed.queue.take(0)
+            if not items:
                 return None
-            if isinstance(item, Ended):
-                if not self.feed.finished:
+            for item in items:
+                if not isinstance(item, Ended):
+                    self.left = self._rows(item.messages)
+                elif not (self.over or self.feed.finished):
                     raise item.why
-                self.over = True
-            else:
-                self.left = self._rows(item.messages)
+                else:
+                    self.over = True
         taken, self.left = _parted(self.left, rows_max)
         return taken
 

@@ -7,6 +7,7 @@ have come near are made one. What ends a feed ends it for the table that it is a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,28 +204,31 @@ class Stream:
             if time.monotonic() - looked_after >= LOOK_EVERY_S:
                 looked_after = time.monotonic()
                 self._look_after_feeds()
-            item = self._queue.take(0 if self.marks else IDLE_S)
-            if item is None:
+            taken = self._queue.take(0 if self.marks else IDLE_S)
+            if not taken:
                 yield self._delivery(idle=True)
-            elif item.feed not in self._feeds:
-                continue
-            elif isinstance(item, Ended):
-                yield from self._ended(item)
-            else:
-                yield self._told(item)
+            items = [i for i in taken if i.feed in self._feeds]
+            if pieces := [i for i in items if isinstance(i, Piece)]:
+                yield self._told(pieces)
+            for item in items:
+                if isinstance(item, Ended):
+                    yield from self._ended(item)
 
-    def _told(self, piece: Piece) -> Delivery:
-        feed = piece.feed
-        told = heard(feed.layers, self._derived, piece.messages)
-        feed.heard_at = time.monotonic()
-        aside = told.aside
-        batches = tuple(b for b in told.batches if b.topic in self._tables)
-        self._put_aside(aside)
-        if told.resolved is not None:
-            self._advance(feed, told.resolved)
+    def _told(self, pieces: Sequence[Piece]) -> Delivery:
+        batches: list[Batch] = []
+        aside: list[tuple[str, MillstreamError]] = []
+        dropped = Counter[str]()
+        for feed, told in ((p.feed, heard(p.feed.layers, self._derived, p.messages)) for p in pieces):
+            feed.heard_at = time.monotonic()
+            batches += [b for b in told.batches if b.topic in self._tables]
+            aside += told.aside
+            dropped.update(told.dropped)
+            self._put_aside(told.aside)
+            if told.resolved is not None:
+                self._advance(feed, told.resolved)
         # A resolved time alone is a feed that has nothing to tell.
         idle = not batches and not aside and self._queue.is_empty
-        return self._delivery(batches=batches, idle=idle, aside=aside, dropped=told.dropped)
+        return self._delivery(batches=tuple(batches), idle=idle, aside=aside, dropped=dropped)
 
     def _advance(self, feed: Feed, resolved: Hlc) -> None:
         feed.resolved_at, feed.resolved = time.monotonic(), True

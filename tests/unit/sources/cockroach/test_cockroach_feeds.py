@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,16 +13,23 @@ from millstream.events.batch import Batch, batch
 from millstream.events.types import Field, RowSchema, Type
 from millstream.sources.cockroach.chunk import newer
 from millstream.sources.cockroach.decode import Messages
-from millstream.sources.cockroach.feeds import Ended, Piece, Queue
+from millstream.sources.cockroach.feeds import Ended, Limits, Piece, Queue
 from millstream.sources.cockroach.hlc import Hlc
 
 
+class FeedLike:
+    """What the queue asks of a feed."""
+
+    closing = False
+    limits = Limits(messages=4, bytes=100, queue_bytes=1000)
+
+
 def feed() -> Any:
-    return SimpleNamespace(closing=False)
+    return FeedLike()
 
 
-def piece(of: Any, size: int) -> Piece:
-    return Piece(of, Messages([], [], []), size)
+def piece(of: Any, size: int, *values: bytes) -> Piece:
+    return Piece(of, Messages(["t"] * len(values), [b"k"] * len(values), values), size)
 
 
 def test_pieces_wait_for_room_and_come_in_order() -> None:
@@ -39,18 +45,36 @@ def test_pieces_wait_for_room_and_come_in_order() -> None:
     thread = threading.Thread(target=add)
     thread.start()
     assert not put.wait(0.1), "more waits than may"
-    first = queue.take(1)
+    (first,) = queue.take(1)
     assert isinstance(first, Piece) and first.bytes == 60
     assert put.wait(5)
-    assert isinstance(queue.take(1), Piece) and isinstance(queue.take(1), Ended)
-    assert queue.take(0) is None and queue.is_empty
+    second, end = queue.take(1)
+    assert isinstance(second, Piece) and isinstance(end, Ended)
+    assert not queue.take(0) and queue.is_empty
     thread.join()
+
+
+def test_what_waits_is_taken_together_each_feed_in_its_order_up_to_the_limits_or_an_end() -> None:
+    queue, one, other = Queue(1000), feed(), feed()
+    over = Ended(one, Retryable("over", code="x"))
+    for item in (piece(one, 10, b"1"), piece(other, 10, b"2"), piece(one, 10, b"3", b"4"), piece(other, 10, b"5"), piece(one, 90, b"6")):
+        queue.put(item)
+    queue.put(over)
+    queue.put(piece(other, 10, b"7"))
+    assert told(queue) == [(one, 20, [b"1", b"3", b"4"]), (other, 10, [b"2"])], "four messages at most"
+    assert told(queue) == [(other, 10, [b"5"]), (one, 90, [b"6"]), over], "a hundred bytes at most, and nothing behind an end"
+    assert told(queue) == [(other, 10, [b"7"])]
+
+
+def told(queue: Queue) -> list[Any]:
+    return [i if isinstance(i, Ended) else (i.feed, i.bytes, list(i.messages.values)) for i in queue.take(0)]
 
 
 def test_a_single_large_piece_finds_room_in_an_empty_queue() -> None:
     queue = Queue(10)
     queue.put(piece(feed(), 1000))
-    assert isinstance(queue.take(0), Piece)
+    (taken,) = queue.take(0)
+    assert isinstance(taken, Piece)
 
 
 def test_a_closed_feed_stops_waiting_and_its_piece_is_wanted_by_nobody() -> None:
@@ -62,16 +86,16 @@ def test_a_closed_feed_stops_waiting_and_its_piece_is_wanted_by_nobody() -> None
     queue.wake()
     thread.join(5)
     assert not thread.is_alive()
-    taken = queue.take(0)
+    (taken,) = queue.take(0)
     assert isinstance(taken, Piece) and taken.feed is other
-    assert queue.take(0) is None
+    assert not queue.take(0)
 
 
 def test_closing_wakes_who_takes() -> None:
     queue = Queue(10)
     threading.Timer(0.05, queue.close).start()
     begun = time.monotonic()
-    assert queue.take(10) is None
+    assert not queue.take(10)
     assert time.monotonic() - begun < 5
 
 
