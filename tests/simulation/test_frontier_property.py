@@ -66,13 +66,14 @@ class World:
     crashes: float = 0.02
     left: int = 40
     forgets: float = 0.0
+    first: RowSchema = FIRST
     killed: Counter[str] = field(default_factory=Counter)
     lost: dict[tuple[str, Time], Time] = field(default_factory=dict)
     began: dict[str, Time] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.db = ScriptedCluster({"a": FIRST, "b": FIRST}, self.rng)
+        self.db = ScriptedCluster({"a": self.first, "b": self.first}, self.rng)
         self.registry = SqlRegistry(sa.create_engine(f"sqlite:///{self.folder}/mesh.db"))
         self.topics = LocalTopics(self.folder / "topics.db", self.registry)
         self.clock, self.desk = 0.0, Desk()
@@ -159,7 +160,7 @@ class World:
         rng = self.rng
         if self.connector is None:
             if "c" not in self.db.tables and self.left < 20:
-                self.db.add("c", FIRST)
+                self.db.add("c", self.first)
                 self.make("c")
             self.source = ScriptedFeeds("s", self.db)
             opened = Connector(self.source, self.topics, self.registry, self.now, folder=self.folder / "copies", orders=self.desk)

@@ -76,7 +76,7 @@ class ScriptedCluster:
         return at
 
     def alter(self, table: str, schema: RowSchema, *, again: bool) -> Time:
-        """The table has these columns from now on; `again`: every row is told once more, at the time of the change."""
+        """The table has these columns and this key from now on; `again`: every row is told once more, at the time of the change."""
         rows, at = self.rows(table), self.now()
         was, self.tables[table] = self.tables[table], schema
         self._altered.append((at, table, schema))
@@ -92,9 +92,15 @@ class ScriptedCluster:
         mine = [(since, schema) for since, t, schema in self._altered if t == table]
         return next((schema for since, schema in reversed(mine) if since <= at), self._first[table])
 
+    def _before(self, table: str, at: Time) -> RowSchema:
+        """What it had before a change that was then."""
+        mine = [schema for since, t, schema in self._altered if t == table and since < at]
+        return mine[-1] if mine else self._first[table]
+
     def barriers(self, table: str) -> list[Time]:
-        """Times of changes that told the rows again: all before is told before, all after afterwards."""
-        return sorted({t.at for t in self.log if t.table == table and t.again})
+        """Times of changes that told the rows again or gave them another key: all before is told before, all after afterwards."""
+        keys = {at for at, t, schema in self._altered if t == table and self._before(table, at).key != schema.key}
+        return sorted(keys | {t.at for t in self.log if t.table == table and t.again})
 
     def rows(self, table: str, at: Time | None = None) -> dict[Key, Row]:
         """The table as of a time (now), in the shape that it had then."""
@@ -284,7 +290,7 @@ class ScriptedFeeds:
         db, at = self._db, self._resolved.get(table)
         if at is None or at < db.forgotten:
             return None
-        there = db.rows(table, at)
+        there = {tuple(row[k] for k in schema.key) for row in db.rows(table, at).values()}
         keyed = [(tuple(row[k] for k in schema.key), row) for row in rows.to_pylist()]
         return self._read(table, schema, at, [row for key, row in keyed if key not in there and within(scope, key, row)], None, True)
 
