@@ -11,7 +11,6 @@ the rows are the backfill's own count, the CPU seconds the kernel's. Medians of 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from benchmarks.documents import PROGRAM, Index, running, used, waited
+from benchmarks.process import PROGRAM, Index, reported, running, used, waited
 
 from millstream.capture.backfill import Order
 from millstream.catalogue.store import Catalogue
@@ -142,10 +141,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     found = measure(given.rows, given.per_s, given.repeats)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
-    return 0 if found["parity"] else 1
+    return reported(found, given.output)
 
 
 if __name__ == "__main__":

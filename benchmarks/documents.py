@@ -14,29 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import tantivy
+from benchmarks.process import PROGRAM, Index, reported, running, used, waited
 from demo.flights.data import AIRLINES, AIRPORTS, FLIGHTS, FLIGHTS_TOTAL, PLANES, copy
 
 from millstream.catalogue.store import Catalogue
 from millstream.schemas.sql import sqlite_engine
-from millstream.sinks.search.generations import index_path, live
-from millstream.sinks.search.query import search
 from millstream.testing.postgres_server import PostgresServer
 
 RESULTS = Path(__file__).parent / "results" / "documents.json"
-PROGRAM = Path(sys.executable).parent / "millstream"
 AIRLINE = "EV"
 STEADY_PER_S, STEADY_S = (50, 500), 65.0  # the process's figures are of a minute
 FLIGHTS_MIN = 11_000
@@ -71,66 +65,6 @@ SELECT f.id, jsonb_build_object('id', f.id, 'dep_delay', f.dep_delay, 'distance'
   'origin', CASE WHEN o.faa IS NULL THEN NULL ELSE jsonb_build_object('faa', o.faa, 'name', o.name) END)::text
 FROM flights f LEFT JOIN airlines a ON a.carrier = f.carrier LEFT JOIN planes p ON p.tailnum = f.tailnum
 LEFT JOIN airports o ON o.faa = f.origin"""
-
-
-class Index:
-    """An index, asked afresh each time."""
-
-    def __init__(self, state: Path, name: str) -> None:
-        self._state, self._name, self._opened = state, name, None
-
-    def _searcher(self) -> Any:
-        if self._opened is None:
-            path = index_path(self._state, live(self._state, self._name))
-            if not (path / "meta.json").exists():
-                return None
-            self._opened = tantivy.Index.open(str(path))
-        self._opened.reload()
-        return self._opened.searcher()
-
-    def documents(self) -> int:
-        """How many there are, the reserved one not counted."""
-        searcher = self._searcher()
-        return 0 if searcher is None else max(0, searcher.num_docs - 1)
-
-    def found(self, field: str, value: object) -> int:
-        """How many documents hold this value, as any user would ask."""
-        return search(self._state, self._name, f"{field} = {value}", 1).total
-
-    def everything(self) -> Iterator[dict[str, Any]]:
-        searcher = self._searcher()
-        for _, address in searcher.search(tantivy.Query.all_query(), max(searcher.num_docs, 1)).hits:
-            stored = searcher.doc(address).to_dict()
-            if "_document" in stored:
-                yield json.loads(bytes(stored["_document"][0]))
-
-
-@contextmanager
-def running(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    with (folder / "run.log").open("wb") as log:
-        process = subprocess.Popen([str(PROGRAM), "run"], cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-
-def used(pid: int) -> dict[str, float]:
-    """CPU seconds and peak memory of a living process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    peak = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"cpu_s": (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), "peak_mib": int(peak.split()[1]) / 1024}
-
-
-def waited(true: Callable[[], bool], every_s: float = 0.005, at_most_s: float = 900.0) -> float:
-    """Seconds until it is true."""
-    begin = time.monotonic()
-    while not true():
-        if time.monotonic() - begin > at_most_s:
-            raise SystemExit("the documents did not come: see run.log")
-        time.sleep(every_s)
-    return time.monotonic() - begin
 
 
 def measure(flights: int, repeats: int) -> dict[str, Any]:
@@ -230,10 +164,7 @@ def main() -> int:
     if given.flights < FLIGHTS_MIN:
         parser.error(f"--flights: at least {FLIGHTS_MIN}, which are the ones that change")
     found = measure(given.flights, given.repeats)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
-    return 0 if found["parity"] else 1
+    return reported(found, given.output)
 
 
 if __name__ == "__main__":
