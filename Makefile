@@ -66,6 +66,7 @@ bench: $(READY) ## Measure, each beside its peer and its limit, into benchmarks/
 	@$(RUN) -m benchmarks.drain
 	@$(RUN) -m benchmarks.growth
 	@$(RUN) -m benchmarks.documents
+	@$(RUN) -m benchmarks.backfill
 	@$(RUN) -m benchmarks.changefeed
 	@$(RUN) -m benchmarks.admission
 
