@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.capture import emptying, losses
-from millstream.capture.admission import Admission, LogAdmission
 from millstream.capture.aside import Aside, is_of_key, resuming
 from millstream.capture.backfill import Backfills, doing, load_of, resumed, stored, with_key_load, with_schema_backfill
 from millstream.capture.counts import Counts
-from millstream.capture.frontier import FrontierAdmission
+from millstream.capture.frontier import admission_of
 from millstream.capture.incarnations import Incarnations, existing, keyed, lowest
 from millstream.capture.keeping import complete, unavailable
 from millstream.capture.lead import Lead
@@ -88,8 +87,6 @@ class Connector:
         reached("connector.after_fence")
         state = self._producer.record.state
         resuming(self._source, self.position)
-        if self._source.admission not in ("log", "frontier"):
-            raise Refused(f"admission of kind {self._source.admission} is not built", code="admission_kind", where=self.name)
         tables = self._source.tables()
         first = {t.name: existing(self._topics, f"{self._source.name}.{t.name}", self.name) for t in tables}
         self._incarnations = Incarnations(first, self._topics, self._registry, self._clock)
@@ -120,7 +117,6 @@ class Connector:
         """Stream again from what is committed: at the start, and after a lost connection."""
         self._close_stream()
         position = self.position
-        at = position or Position(0, 0)
         assert self._producer is not None
         state = self._producer.record.state
         self._aside.restore(state.get("aside", {}))
@@ -128,9 +124,7 @@ class Connector:
         self._lost: list[Mapping[str, Any]] = list(state.get("lost", []))
         self._dropped = Counter(state.get("dropped", {}))
         self._reading.read_at = dict(state.get("read_at", {}))
-        self._admission: Admission = LogAdmission(at)
-        if self._source.admission == "frontier":
-            self._admission = FrontierAdmission(self._topic_of, position, state.get("admission", {}), self._folder)
+        self._admission = admission_of(self._source.admission, self._topic_of, position, state.get("admission", {}), self._folder)
         for _ in self._admission.follow(self._topics):
             reached("admission.reading")
         self._window = None  # its chunk was not appended: it is read again
@@ -145,9 +139,7 @@ class Connector:
 
     def _close_stream(self) -> None:
         if self._stream is not None:
-            close = getattr(self._stream, "close", None)
-            if close is not None:
-                close()
+            getattr(self._stream, "close", lambda: None)()
             self._stream = None
 
     # ---- what others may ask
@@ -167,6 +159,11 @@ class Connector:
     def loaded(self) -> bool:
         """Every backfill that is wanted and not paused is done."""
         return not self._desk.busy(self._backfills, self._aside.entries)
+
+    @property
+    def fills(self) -> bool:
+        """A load goes on that its topic's readers wait for."""
+        return self._desk.fills(self._backfills, self._aside.entries)
 
     @property
     def aside(self) -> Mapping[str, Mapping[str, Any]]:

@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.capture.admission import Admission, LogAdmission
 from millstream.capture.fingerprints import Fingerprints, Prints
 from millstream.capture.keytimes import KeyTimes, Times
 from millstream.capture.rowcopy import row_keys
-from millstream.errors import Irrecoverable
+from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.topics.contract import Block, Topic, Topics
@@ -210,3 +211,14 @@ class FrontierAdmission:
 
 def _times(batch: Batch) -> Times:
     return Times(np.asarray(batch.column("major")), np.asarray(batch.column("minor")))
+
+
+def admission_of(
+    kind: str, topics: Mapping[str, Topic], position: Position | None, state: Mapping[str, Any], folder: Path | None
+) -> Admission:
+    """By a source's kind; `topics` by table. Raises Refused("admission_kind")."""
+    if kind == "frontier":
+        return FrontierAdmission(topics, position, state, folder)
+    if kind == "log":
+        return LogAdmission(position or Position(0, 0))
+    raise Refused(f"admission of kind {kind} is not built", code="admission_kind")

@@ -123,6 +123,10 @@ class Desk:
         """Whether any wants to read on, now or when its throttle lets it."""
         return next(waiting(backfills, aside, self.paused(backfills)), None) is not None
 
+    def fills(self, backfills: Backfills, aside: Collection[str]) -> bool:
+        """Whether one of those that do is a load."""
+        return any(b.is_load for b in waiting(backfills, aside, self.paused(backfills)))
+
     def next(self, backfills: Backfills, aside: Collection[str], waiting: Collection[str] = ()) -> Turn | None:
         """`waiting`: slots of those that may not read where their tables stand now."""
         throttles = {s: o.throttle for s, b in backfills.items() if (o := self._known.get(b.id(self._source))) and o.throttle is not None}

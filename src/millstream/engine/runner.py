@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import duckdb
 
-from millstream.capture.backfill import Backfills
 from millstream.capture.connector import Connector
 from millstream.engine.completeness import writer_of
 from millstream.engine.gate import Paused
@@ -61,11 +60,6 @@ Report = Callable[[str, PartState, str, str], None]
 """report(part, state, reason, cure): called on every change of state, from the part's thread."""
 Figures = Callable[[str, Mapping[str, Any]], None]
 """figures(part, figures): called when they have changed, at most once a second and at the end, from the part's thread."""
-
-
-def rests(events: int, backfills: Backfills) -> bool:
-    """Whether a source that brought so many events is to wait for its next commit."""
-    return events < FEW and not any(b.is_load and b.wanted and not b.done for b in backfills.values())
 
 
 class _Part:
@@ -242,7 +236,7 @@ class Runner:
                     worked = part.work.step()
                     backoff = RETRY_FIRST_S
                     self._after_step(part, worked)
-                    if worked and isinstance(part.work, Connector) and rests(part.work.counts.events - events, part.work.backfills):
+                    if worked and isinstance(part.work, Connector) and not part.work.fills and part.work.counts.events - events < FEW:
                         self._stop.wait(max(0.0, began + COMMIT_EVERY_S - time.monotonic()))
                 except Retryable as e:
                     self._state(part, "retrying", e)

@@ -239,3 +239,23 @@ def test_a_table_added_later_has_a_feed_of_its_own_until_both_are_at_one_place(r
     for before, after in pairwise(seen.deliveries):
         assert all(after.position.tables[t] >= place for t, place in before.position.tables.items())
     assert roach.feeds() == 1
+
+
+def test_what_comes_before_a_table_is_set_aside_is_told_first_at_a_place_before_it(roach: CockroachRig) -> None:
+    """However much comes together: what is beside the setting aside of a table is not told of it any more."""
+    day, never = "2026-01-01", "infinity"
+    roach.run("CREATE TABLE d (id DATE PRIMARY KEY, v STRING)")
+    source = roach.source(tables=("public.d", B))
+    stream = started(source)
+    roach.run(
+        f"INSERT INTO d VALUES ('{day}', 'told')", f"INSERT INTO d VALUES ('{never}', 'not told')", f"INSERT INTO {B} VALUES (1, 'told')"
+    )
+    seen = read(stream, lambda s: any(d.aside for d in s.deliveries) and bool(s.of(B)))
+    aside = next(i for i, d in enumerate(seen.deliveries) if d.aside)
+    assert [(name, why.code) for name, why in seen.deliveries[aside].aside] == [("public.d", "unfit_key")]
+    assert not seen.deliveries[aside].batches
+    (told,) = seen.of("public.d")
+    assert (str(told["after"]["id"]), told["after"]["v"]) == (day, "told")
+    before = seen.deliveries[:aside]
+    assert any(b.topic == "public.d" for d in before for b in d.batches)
+    assert all(d.position.tables["public.d"] <= (told["major"], told["minor"]) for d in before if d.batches)

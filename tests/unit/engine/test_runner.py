@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from millstream.capture.backfill import Order, resumed, with_key_load, with_schema_backfill
 from millstream.engine import runner, sinkrun
-from millstream.engine.runner import FEW, Runner, rests
+from millstream.engine.runner import Runner
 from millstream.engine.sinkrun import SinkRun
 from millstream.errors import Irrecoverable, Retryable
 from millstream.events import envelope
@@ -76,18 +75,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loc
     yield topics, registry, schema_id
     topics.close()
     engine.dispose()
-
-
-def test_a_source_of_few_events_rests_between_commits_but_not_while_a_topic_is_loaded() -> None:
-    loading = resumed({}, [("item", 5)], start_offered=True)
-    loaded = {slot: b.chunk_done([5], 5, done=True) for slot, b in loading.items()}
-    asked = {**loaded, "item again": Order("again", "shop", "item").backfill()}
-    again = with_schema_backfill(loaded, "item", 2, start=True)
-    assert not rests(1, loading)
-    assert not rests(1, with_key_load(loaded, "item", 2))
-    for backfills in (loaded, asked, again):
-        assert rests(FEW - 1, backfills)
-        assert not rests(FEW, backfills)
 
 
 def commit(topics: LocalTopics, schema_id: int, first: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -44,11 +43,6 @@ class Messages:
     topics: Sequence[str | None]
     keys: Sequence[bytes | None]
     values: Sequence[bytes]
-
-    @classmethod
-    def joined(cls, pieces: Sequence[Messages]) -> Messages:
-        topics, keys, values = ([m for piece in pieces for m in column(piece)] for column in map(attrgetter, ("topics", "keys", "values")))
-        return cls(topics, keys, values)
 
 
 @dataclass(frozen=True)
@@ -126,6 +120,7 @@ class Decoder:
         mvcc: list[Times | None] = []
         dropped: dict[str, int] = {}
         aside: list[tuple[str, MillstreamError]] = []
+        unfit: list[str] = []
         for topic, rows in piece.topics():
             try:
                 if topic is None:
@@ -138,11 +133,12 @@ class Decoder:
                     for word, count in told.dropped.items():
                         dropped[word] = dropped.get(word, 0) + count
                     if told.unfit is not None:
-                        self._aside.add(topic)
+                        unfit.append(topic)
                         aside.append((told.name, told.unfit))
             except (BadText, IndexError) as error:
                 at = error.at if isinstance(error, BadText) else None
                 raise self._bad_message(str(error), topic, piece.shown(at)) from error
+        self._aside.update(unfit)  # now that all is told: what is raised before is told again from the first topic on
         return Told(tuple(batches), tuple(mvcc), resolved, dropped, tuple(aside))
 
     def _bad_message(self, why: str, topic: str | None, shown: str) -> Irrecoverable:

@@ -13,7 +13,6 @@ import threading
 import time
 from binascii import unhexlify
 from collections import deque
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,15 +61,6 @@ class Piece:
     bytes: int
 
 
-def _joined(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """One of each feed, in the order of its own."""
-    of: dict[Feed, list[Piece]] = {}
-    for piece in pieces:
-        of.setdefault(piece.feed, []).append(piece)
-    for feed, mine in of.items():
-        yield mine[0] if len(mine) == 1 else Piece(feed, Messages.joined([p.messages for p in mine]), sum(p.bytes for p in mine))
-
-
 @dataclass(frozen=True)
 class Ended:
     """The feed gives nothing more, and why. After all of its pieces."""
@@ -101,27 +91,23 @@ class Queue:
                 self._changed.notify_all()
 
     def take(self, timeout_s: float) -> list[Piece | Ended]:
-        """What waits, up to the end of a feed or about the limits of a piece: each feed's pieces as one, so that who is behind takes more
-        at a time. Nothing, if there is nothing within the time, or when it is closed."""
+        """What waits, in its order, up to the end of a feed or about the limits of a piece: who is behind takes more at a time. Nothing, if
+        there is nothing within the time, or when it is closed."""
         with self._changed:
             if not self._items and not self._closed and timeout_s > 0:
                 self._changed.wait(timeout_s)
-            taken: list[Piece] = []
-            ended: list[Ended] = []
+            taken: list[Piece | Ended] = []
             messages = size = 0
-            while self._items and not self._closed and not ended:
+            while self._items and not self._closed and not (taken and isinstance(taken[-1], Ended)):
                 item = self._items[0]
-                if isinstance(item, Ended):
-                    ended.append(item)
-                else:
+                if isinstance(item, Piece):
                     messages, size = messages + len(item.messages.values), size + item.bytes
                     if taken and (messages > item.feed.limits.messages or size > item.feed.limits.bytes):
                         break
-                    taken.append(item)
                     self._bytes -= item.bytes
-                self._items.popleft()
+                taken.append(self._items.popleft())
             self._changed.notify_all()
-            return [*_joined(taken), *ended]
+            return taken
 
     @property
     def is_empty(self) -> bool:
@@ -151,8 +137,8 @@ class Feed:
     """One changefeed. `start` it; `close` may be called from any thread, and twice.
 
     `query`: SELECT … of its one table, which the server evaluates. `received`: bytes of keys and values that came.
-    The source's thread keeps on it `layers`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), in
-    seconds of the monotonic clock; `resolved`: it has given one.
+    The source's thread keeps on it `layers`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), and when its
+    tables were last looked at, in seconds of the monotonic clock; `resolved`: it has given one.
     """
 
     server: Server
@@ -167,6 +153,7 @@ class Feed:
     received: int = 0
     heard_at: float = field(default_factory=time.monotonic)
     resolved_at: float = field(default_factory=time.monotonic)
+    looked_at: float = 0.0
     resolved: bool = False
     closing: bool = False
     finished: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from millstream.sources.cockroach.decode import Scan as Scanned
 from millstream.sources.cockroach.derived import Derived, Stopped
 from millstream.sources.cockroach.describe import Catalogue, Past
 from millstream.sources.cockroach.described import Described
-from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Queue, Watched
+from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.session import Server, Session
 from millstream.sources.contract import Chunk
@@ -48,27 +49,29 @@ class ScanFeed(Feed):
 
 @dataclass
 class _Scan:
-    """One that was begun; `left` came and was not taken yet, `over`: nothing comes behind it."""
+    """One that was begun; `came` and what is `left` of a piece were not taken yet, `over`: nothing comes behind it."""
 
     feed: ScanFeed
     described: Described
     decoder: Decoder
+    came: deque[Piece | Ended] = field(default_factory=deque)
     left: Messages = field(default_factory=lambda: Messages((), (), ()))
     over: bool = False
 
     def take(self, rows_max: int) -> Messages | None:
         """The next messages, at most so many; none at the end. None: nothing is at hand. Raises what the feed ended with."""
         while not self.left.values and not self.over:
-            items = self.feed.queue.take(0)
-            if not items:
+            if not self.came:
+                self.came.extend(self.feed.queue.take(0))
+            if not self.came:
                 return None
-            for item in items:
-                if not isinstance(item, Ended):
-                    self.left = self._rows(item.messages)
-                elif not (self.over or self.feed.finished):
-                    raise item.why
-                else:
-                    self.over = True
+            item = self.came.popleft()
+            if isinstance(item, Piece):
+                self.left = self._rows(item.messages)
+            elif not self.feed.finished:
+                raise item.why
+            else:
+                self.over = True
         taken, self.left = _parted(self.left, rows_max)
         return taken
 

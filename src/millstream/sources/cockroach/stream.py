@@ -68,7 +68,6 @@ class Stream:
         self._lost: list[Lost] = []
         self._stopped: list[tuple[str, MillstreamError]] = []
         self._feeds: list[Feed] = []
-        self._looked_at = 0.0
         self._least = (0, 0)
         self.marks: list[str] = []
         self.past: Past
@@ -209,26 +208,37 @@ class Stream:
                 yield self._delivery(idle=True)
             items = [i for i in taken if i.feed in self._feeds]
             if pieces := [i for i in items if isinstance(i, Piece)]:
-                yield self._told(pieces)
+                yield from self._told(pieces)
             for item in items:
                 if isinstance(item, Ended):
                     yield from self._ended(item)
 
-    def _told(self, pieces: Sequence[Piece]) -> Delivery:
+    def _told(self, pieces: Sequence[Piece]) -> Iterator[Delivery]:
+        """One delivery, unless a table is set aside: then what comes before is given first, at a place before it. So is what comes
+        before an error."""
         batches: list[Batch] = []
-        aside: list[tuple[str, MillstreamError]] = []
         dropped = Counter[str]()
-        for feed, told in ((p.feed, heard(p.feed.layers, self._derived, p.messages)) for p in pieces):
+        for piece in pieces:
+            feed = piece.feed
+            try:
+                told = heard(feed.layers, self._derived, piece.messages)
+            except MillstreamError:
+                if batches:
+                    yield self._delivery(batches=tuple(batches), dropped=dropped)
+                raise
             feed.heard_at = time.monotonic()
             batches += [b for b in told.batches if b.topic in self._tables]
-            aside += told.aside
             dropped.update(told.dropped)
+            if told.aside and batches:
+                yield self._delivery(batches=tuple(batches), dropped=dropped)
+                batches, dropped = [], Counter()
             self._put_aside(told.aside)
             if told.resolved is not None:
                 self._advance(feed, told.resolved)
+            if told.aside:
+                yield self._delivery(aside=told.aside)
         # A resolved time alone is a feed that has nothing to tell.
-        idle = not batches and not aside and self._queue.is_empty
-        return self._delivery(batches=tuple(batches), idle=idle, aside=aside, dropped=dropped)
+        yield self._delivery(batches=tuple(batches), idle=not batches and self._queue.is_empty, dropped=dropped)
 
     def _advance(self, feed: Feed, resolved: Hlc) -> None:
         feed.resolved_at, feed.resolved = time.monotonic(), True
@@ -237,8 +247,8 @@ class Stream:
             if (table := self._tables.get(watched.written)) is not None:
                 # A feed that was merged begins below the place of some of its tables: those do not go back.
                 table.place = max(table.place, resolved)
-        if feed.resolved_at - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = feed.resolved_at
+        if feed.resolved_at - feed.looked_at >= LOOK_EVERY_S:
+            feed.looked_at = feed.resolved_at
             self._look(feed, resolved)
 
     def _look(self, feed: Feed, at: Hlc) -> None:

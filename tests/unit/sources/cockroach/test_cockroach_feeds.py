@@ -54,14 +54,14 @@ def test_pieces_wait_for_room_and_come_in_order() -> None:
     thread.join()
 
 
-def test_what_waits_is_taken_together_each_feed_in_its_order_up_to_the_limits_or_an_end() -> None:
+def test_what_waits_is_taken_together_in_order_up_to_the_limits_or_an_end() -> None:
     queue, one, other = Queue(1000), feed(), feed()
     over = Ended(one, Retryable("over", code="x"))
-    for item in (piece(one, 10, b"1"), piece(other, 10, b"2"), piece(one, 10, b"3", b"4"), piece(other, 10, b"5"), piece(one, 90, b"6")):
+    for item in (piece(one, 10, b"1"), piece(other, 10, b"2", b"3"), piece(one, 10, b"4"), piece(other, 10, b"5"), piece(one, 90, b"6")):
         queue.put(item)
     queue.put(over)
     queue.put(piece(other, 10, b"7"))
-    assert told(queue) == [(one, 20, [b"1", b"3", b"4"]), (other, 10, [b"2"])], "four messages at most"
+    assert told(queue) == [(one, 10, [b"1"]), (other, 10, [b"2", b"3"]), (one, 10, [b"4"])], "four messages at most"
     assert told(queue) == [(other, 10, [b"5"]), (one, 90, [b"6"]), over], "a hundred bytes at most, and nothing behind an end"
     assert told(queue) == [(other, 10, [b"7"])]
 

@@ -1,0 +1,53 @@
+"""Whether a source is loading: what its commits, and who is caught up, hang on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from millstream.capture.backfill import Order, Wanted, resumed, with_key_load, with_schema_backfill
+from millstream.capture.lead import Lead
+from millstream.capture.orders import Desk, Orders, Told
+
+LOADING = resumed({}, [("item", 5)], start_offered=True)
+LOADED = {slot: b.chunk_done([5], 5, done=True) for slot, b in LOADING.items()}
+AGAIN = {"item again": Order("again", "shop", "item").backfill()}
+
+
+class Asked:
+    """What one person wants of the initial load, and of a backfill."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.orders = [Order("again", "shop", "item"), Order("shop.item:initial", "shop", "item", asks=False, wanted=wanted)]
+
+    def standing(self, source: str) -> Sequence[tuple[str, Wanted, float | None]]:
+        return [(o.name, o.wanted, None) for o in self.orders]
+
+    def order(self, name: str) -> Order:
+        return next(o for o in self.orders if o.name == name)
+
+    def tell(self, name: str, told: Told) -> None:
+        assert name in [o.name for o in self.orders]
+
+
+def desk(orders: Orders | None = None) -> Desk:
+    return Desk("shop", orders, lambda: 0.0, cast(Lead, None), str)
+
+
+def test_loads_fill_a_topic_and_other_backfills_do_not() -> None:
+    assert desk().fills(LOADING, [])
+    assert desk().fills(with_key_load(LOADED, "item", 2), [])
+    assert not desk().fills(LOADED, [])
+    assert not desk().fills(with_schema_backfill(LOADED, "item", 2, start=True), [])
+    assert desk().busy(with_schema_backfill(LOADED, "item", 2, start=True), [])
+
+
+@pytest.mark.parametrize(("wanted", "fills"), [("run", True), ("pause", False)])
+def test_a_load_that_waits_fills_nothing(wanted: Wanted, fills: bool) -> None:
+    at = desk(Asked(wanted))
+    heard = at.look({**LOADING, **AGAIN}, ["item"])
+    assert at.busy(heard, []), "what a person asked for goes on"
+    assert at.fills(heard, []) == fills
+    assert not at.fills(heard, ["item"]), "nothing is told of a table that is set aside"
