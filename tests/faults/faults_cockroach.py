@@ -23,7 +23,7 @@ import pytest
 from faults_cockroach_workload import TABLES, CockroachWorkload, changes
 from faults_events import Change, Event, Row, row
 from faults_files import Readings
-from faults_project import Project, files
+from faults_project import Project, files, until
 from psycopg.conninfo import make_conninfo
 
 from millstream.testing.cockroach.process import CockroachProcess
@@ -90,6 +90,11 @@ class Cockroach:
         with self.connect() as connection:
             for statement in statements:
                 connection.execute(statement.encode())
+
+    def answers(self) -> bool:
+        with suppress(psycopg.OperationalError), self.connect():
+            return True
+        return False
 
     def rows(self, table: str) -> dict[int, Row]:
         """A table by its `id`, as JSON has it."""
@@ -224,7 +229,9 @@ class CockroachWorld(Readings):
     def add_column(self) -> None:
         """One that nothing is ever written to: the next event has a new version of the schema."""
         self._columns += 1
-        self.cockroach.run(f"ALTER TABLE movie ADD COLUMN later{self._columns} INT8")
+        with self.weather.calm():
+            until("no drain turns us away", self.cockroach.answers)
+            self.cockroach.run(f"ALTER TABLE movie ADD COLUMN later{self._columns} INT8")
 
     # ---- the verdict
 

@@ -200,8 +200,8 @@ class World:
                 zombie.step()
             except Retryable:
                 zombie.retry()
-        except Irrecoverable as e:
-            assert e.code == "fenced"
+        except (Irrecoverable, Crash) as e:
+            assert isinstance(e, Crash) or e.code == "fenced"
             self.zombies.remove(zombie)
         assert self.topics.producer_record("source.s") == before
 
