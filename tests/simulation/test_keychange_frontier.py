@@ -92,7 +92,7 @@ def check_table(world: World, table: str, names: list[str]) -> None:
         else:
             assert over is not None and (over[0].goes_on_as, over[1]) == (names[n], world.topics.end(name))
             if over[0].ready:  # columns that were added may wait for their rows to be told again, which the new topic's load does
-                changed = max(at for at, t, _ in db._altered if t == table and at <= over[0].since)
+                changed = max(at for at in db.key_changes(table) if at <= over[0].since)
                 wanted = {tuple(r[k] for k in topic.key): r["v"] for r in db.rows(table, changed).values()}
                 assert {key: r["v"] for key, r in rows.items()} == wanted, f"{name} is not what the table was"
     wanted_of: dict[int, list[tuple[Time, str, Any]]] = defaultdict(list)

@@ -99,8 +99,10 @@ class ScriptedCluster:
 
     def barriers(self, table: str) -> list[Time]:
         """Times of changes that told the rows again or gave them another key: all before is told before, all after afterwards."""
-        keys = {at for at, t, schema in self._altered if t == table and self._before(table, at).key != schema.key}
-        return sorted(keys | {t.at for t in self.log if t.table == table and t.again})
+        return sorted({*self.key_changes(table), *(t.at for t in self.log if t.table == table and t.again)})
+
+    def key_changes(self, table: str) -> list[Time]:
+        return [at for at, t, schema in self._altered if t == table and self._before(table, at).key != schema.key]
 
     def rows(self, table: str, at: Time | None = None) -> dict[Key, Row]:
         """The table as of a time (now), in the shape that it had then."""
@@ -115,6 +117,10 @@ class ScriptedCluster:
             else:
                 rows[told.key] = _shaped(told.after, self.schema(table, told.at), schema)
         return rows
+
+
+def just_before(at: Time) -> Time:
+    return (at[0], at[1] - 1) if at[1] else (at[0] - 1, 2**31 - 1)
 
 
 def _shaped(row: Row, was: RowSchema, now: RowSchema) -> Row:
@@ -210,7 +216,14 @@ class ScriptedFeeds:
         return piece
 
     def _barrier(self, table: str, ranges: Sequence[_Range]) -> Time | None:
-        """The time of the first change of the table that some range has not come to: nothing after it is told yet."""
+        """After what nothing is told yet: the first change of the table that some range has not come to, or a change of its key for as
+        long as the table is not said to be complete up to it (recording 04: a resolved time of its own comes first)."""
+        for at in self._db.key_changes(table):
+            if self._resolved[table] < just_before(at):
+                return min(just_before(at), self._told_again(table, ranges) or at)
+        return self._told_again(table, ranges)
+
+    def _told_again(self, table: str, ranges: Sequence[_Range]) -> Time | None:
         waiting = [one.waiting[0].at for one in ranges if one.waiting]
         earliest = min(waiting, default=None)
         for at in self._db.barriers(table):
@@ -233,7 +246,7 @@ class ScriptedFeeds:
         if rng.random() < 0.8:
             bound = min([bound, *(t.at for one in ranges for t in one.repeats)])
         told = sorted({t.at for one in ranges for t in one.told if t.at < bound})
-        at = rng.choice([(bound[0], bound[1] - 1) if bound[1] else (bound[0] - 1, 2**31 - 1), *told[-2:]])
+        at = rng.choice([just_before(bound), *told[-2:]])
         if at > self._resolved[table]:
             self._resolved[table] = at
             for one in ranges:
