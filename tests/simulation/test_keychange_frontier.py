@@ -33,6 +33,9 @@ class KeyWorld(World):
     def row(self, table: str, key: int, n: int) -> dict[str, Any]:
         return super().row(table, key, n) | {"k": 100 - key}
 
+    def write(self) -> None:
+        return self.alter("a") if self.rng.random() < 0.08 else super().write()
+
     def alter(self, table: str) -> None:
         schema = self.db.tables[table]
         if table != "a" or self.rng.random() < 0.3:
