@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from test_frontier_property import Time, World, is_schema_chunk
 
 from millstream.capture import connector as connector_module
+from millstream.capture.frontier import FrontierAdmission
 from millstream.capture.incarnations import Incarnations
 from millstream.errors import Irrecoverable
 from millstream.events.types import Constant, Field, RowSchema, Type
@@ -133,9 +135,22 @@ def nothing_is_loaded(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(connector_module, "with_key_load", lambda backfills, table, number: backfills)
 
 
+def a_key_in_passing_begins_a_topic(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(FrontierAdmission, "is_beyond", lambda self, topic, read_point: False)
+
+
 @pytest.mark.parametrize("broken", [repeats_are_told, nothing_is_loaded])
 def test_broken_it_is_seen_to_fail(broken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     with pytest.raises((AssertionError, Irrecoverable)):
         for seed in range(SEEDS):
             played(seed, tmp_path)
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_key_that_a_chunk_saw_in_passing(is_broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was told under it, and by the time that a chunk was read there the topic had what came after."""
+    if is_broken:
+        a_key_in_passing_begins_a_topic(monkeypatch)
+    with pytest.raises(AssertionError) if is_broken else nullcontext():
+        played(1010, tmp_path, left=100)

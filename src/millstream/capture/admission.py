@@ -31,6 +31,9 @@ class Admission(Protocol):
     def has(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Which of these keys the topic has in the version `read_point` or in one above it, of a chunk that was read there."""
 
+    def is_beyond(self, topic: str, read_point: tuple[int, int]) -> bool:
+        """Whether anything that was admitted to the topic lies above a chunk's read point."""
+
     def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
         """From here on what is admitted above this is known for `scanned`, whatever is committed. None: no longer, for `who`.
 
@@ -72,6 +75,10 @@ class LogAdmission:
     def has(self, topic: str, keys: pa.BinaryArray, read_point: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """None: in a log a chunk's read point lies ahead."""
         return np.zeros(len(keys), np.bool_)
+
+    def is_beyond(self, topic: str, read_point: tuple[int, int]) -> bool:
+        """No, as `has` says."""
+        return False
 
     def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
         """Nothing: no source with a log scans."""

@@ -225,7 +225,9 @@ class Connector:
             if self._window.unfit:
                 # No event of the other key came before the place at which the chunk saw it: what the topic has is complete.
                 chunk, at = self._window.chunk, delivery.position
-                backfills = self._begin(chunk.table, chunk.schema, chunk.read_point or (at.major, at.minor), at, backfills)
+                since = chunk.read_point or (at.major, at.minor)
+                if not self._admission.is_beyond(self._window.topic, since):  # else it has had the topic's own key again since
+                    backfills = self._begin(chunk.table, chunk.schema, since, at, backfills)
             elif self._window.gone:
                 gone, backfills = self._gone_in(delivery.position, backfills)
             else:

@@ -82,6 +82,7 @@ class FrontierAdmission:
         self._stored: Mapping[str, int] = state.get("tails", {})
         self._frontier = dict(position.tables) if position is not None else {}
         self._prints = Fingerprints()
+        self._highest: dict[str, tuple[int, int]] = {}  # of what is known of each topic
         self._tails = {name: _Tail() for name in self._table_of}
         self._holds: dict[str, dict[str, tuple[int, int]]] = {}
         self._times = {t.name: KeyTimes(self._frontier.get(table, (0, 0)), folder) for table, t in tables.items()}
@@ -135,6 +136,9 @@ class FrontierAdmission:
                 cure="this is a fault of the source: report it; nothing was written",
             )
         return self._times[topic].reach(self._prints.of(keys), read_point)
+
+    def is_beyond(self, topic: str, read_point: tuple[int, int]) -> bool:
+        return self._highest.get(topic, (0, 0)) > read_point
 
     def hold(self, topic: str, who: str, read_point: tuple[int, int] | None) -> None:
         holds = self._holds.setdefault(topic, {})
@@ -198,6 +202,7 @@ class FrontierAdmission:
         """Which are above the last of their keys; they count from here on. Invariant 8: past the bound the largest of the tables goes to
         disk."""
         known = self._times[topic]
+        self._highest[topic] = max(self._highest.get(topic, (0, 0)), times.highest())
         self.nbytes -= known.nbytes
         fresh = known.admit(keys, times)
         self.nbytes += known.nbytes
