@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_capture_property import SCHEMA, TABLES, open_world, skip_history, write
 
-from millstream.capture import backfill
+from millstream.capture import backfill, comparing
 from millstream.capture.backfill import OVER, Order, Wanted
 from millstream.capture.connector import Connector
 from millstream.capture.orders import Told
@@ -25,7 +25,14 @@ from millstream.testing.scripted_source import ScriptedDatabase, ScriptedSource
 from millstream.topics.local import LocalTopics
 
 SEEDS, SEEDS_LONG = 4, 60
+STEPS_MAX = 50_000
 LOST = range(50, 56)  # keys that the database has not: their deletes never came
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a topic is several pages of its keys, and at times just so many."""
+    monkeypatch.setattr(comparing, "PAGE_ROWS", 3)
 
 
 @dataclass
@@ -103,7 +110,7 @@ def play(seed: int, folder: Path) -> tuple[ScriptedDatabase, LocalTopics, Desk]:
         clock[0] += rng.random()
         return clock[0]
 
-    while True:
+    for _ in range(STEPS_MAX):
         if connector is None:
             connector = Connector(ScriptedSource("s", db), topics, registry, now, orders=desk)
             connector.open()
@@ -149,6 +156,7 @@ def play(seed: int, folder: Path) -> tuple[ScriptedDatabase, LocalTopics, Desk]:
                     desk.orders[f"reconcile-{t}"] = Order(f"reconcile-{t}", "s", t, WHOLE, True)
                     connector._backfills = {s: b for s, b in connector._backfills.items() if b.name != f"reconcile-{t}"}
                     connector._desk._told.clear()
+    raise AssertionError("it does not come to an end")
 
 
 def check(db: ScriptedDatabase, topics: LocalTopics, desk: Desk) -> None:
@@ -210,7 +218,6 @@ def test_without_one_of_them_it_is_seen_to_fail(what: str, tmp_path: Path, monke
         monkeypatch.setattr(RowCopy, "has", lambda self, b: np.zeros(len(b), np.bool_))
     else:
         monkeypatch.setattr(backfill.Backfill, "compared", lambda self, upto, gone: replace(self, done=True, looked=upto))
-        monkeypatch.setattr("millstream.capture.comparing.PAGE_ROWS", 3)
     with pytest.raises(AssertionError):
         for seed in range(SEEDS_LONG):
             (tmp_path / str(seed)).mkdir()

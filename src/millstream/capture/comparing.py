@@ -40,9 +40,10 @@ def follows(copy: RowCopy, topics: Topics, topic: Topic) -> bool:
 
 def page(copy: RowCopy, looked: str, schema: RowSchema, rows_max: int) -> Page:
     """The topic's next rows after the key `looked`, told in `schema`: what a row was never told is null."""
-    limit = min(rows_max, PAGE_ROWS)
-    found = copy.after(bytes.fromhex(looked), limit, PAGE_BYTES)
-    count, last = sum(len(r.keys) for r in found), max((k for r in found for k in r.keys), default=b"")
+    limit, last = min(rows_max, PAGE_ROWS), bytes.fromhex(looked)
+    found = copy.after(last, limit, PAGE_BYTES)
+    # Where a page was the last one and full, nothing follows it: what comes before it is not looked through again.
+    count, last = sum(len(r.keys) for r in found), max((k for r in found for k in r.keys), default=last)
     images = [_in_schema(r, schema) for r in found] or [pa.nulls(0, schema.arrow)]
     is_all = count < limit and not copy.after(last, 1, PAGE_BYTES)
     return Page(pa.RecordBatch.from_struct_array(pa.concat_arrays(images)), None if is_all else last.hex())

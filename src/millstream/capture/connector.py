@@ -95,7 +95,7 @@ class Connector:
         self._aside = Aside(self._topic_of, self._registry, self._clock, self.name)
         start = self._source.schema_backfill == "start"
         self._backfills = resumed(state.get("backfills", {}), [(t.name, t.rows) for t in tables], start_offered=start)
-        self._backfills = self._desk.look(self._backfills, self._topic_of)
+        self._backfills = self._desk.look(self._backfills, self._topic_of, self._aside.entries)
         written = last_written(self._registry, (t.name for t in self._topic_of.values()), state.get("schemas", {}))
         self._versions = Versions(self._registry, written, state.get("schema_changes", {}), self._describe)
         for table in tables:
@@ -367,7 +367,7 @@ class Connector:
         `given`, or is there."""
         if self._window is not None:
             return
-        self._backfills = self._desk.look(self._backfills, self._topic_of)
+        self._backfills = self._desk.look(self._backfills, self._topic_of, self._aside.entries)
         turn = self._desk.next(self._backfills, self._aside.entries, self._reading.waiting(self._backfills, given))
         if turn is None:
             return

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from millstream.capture import pace
 from millstream.capture.backfill import Backfill, Backfills, BackfillState, Order, Turns, Wanted, waiting
@@ -79,8 +79,8 @@ class Desk:
         self._turns = Turns()
         self._looked_at = self._began_at = -math.inf
 
-    def look(self, backfills: Backfills, tables: Collection[str]) -> Backfills:
-        """The backfills after what is asked now; the same where nothing is new."""
+    def look(self, backfills: Backfills, tables: Collection[str], aside: Mapping[str, Mapping[str, Any]]) -> Backfills:
+        """The backfills after what is asked now; the same where nothing is new. `aside`: tables that are set aside, and why (`reason`)."""
         if self._orders is None or 0 <= self._clock() - self._looked_at < LOOK_EVERY_S:
             return backfills
         self._looked_at = self._clock()
@@ -89,7 +89,7 @@ class Desk:
             asked = [replace(self._known.get(n) or self._orders.order(n), wanted=w, throttle=t) for n, w, t in standing]
             self._known = {order.name: order for order in asked}
             for order in asked:
-                backfills = self._heard(order, backfills, tables)
+                backfills = self._heard(order, backfills, tables, aside)
             self._tell(backfills)
             for b in backfills.values():
                 if b.is_asked and not b.done and b.name not in self._known:
@@ -98,7 +98,7 @@ class Desk:
             log.warning("what is asked of backfills of %s is looked at later: %s", self._source, error)
         return backfills
 
-    def _heard(self, order: Order, backfills: Backfills, tables: Collection[str]) -> Backfills:
+    def _heard(self, order: Order, backfills: Backfills, tables: Collection[str], aside: Mapping[str, Mapping[str, Any]]) -> Backfills:
         found = next((b for b in backfills.values() if b.id(self._source) == order.name), None)
         if found is None and order.asks and order.table in tables:
             found = order.backfill()
@@ -108,6 +108,8 @@ class Desk:
             return backfills
         if order.wanted == "cancel" and found.is_asked and not found.done:
             found = found.over("cancelled")
+        elif found.table in aside and found.is_asked and not found.done:
+            found = found.over("failed", f"the table is set aside: {aside[found.table]['reason']}")
         elif order.wanted == "run" and not found.wanted:
             found = replace(found, wanted=True)
         return backfills if backfills.get(found.slot) == found else {**backfills, found.slot: found}
@@ -177,7 +179,7 @@ class Desk:
                 self._say(name, self._of(b, b.slot in paused))
 
     def _of(self, b: Backfill, is_paused: bool) -> Told:
-        state = cast(BackfillState, b.ended) if b.done else "paused" if is_paused else "running" if b.wanted else "offered"
+        state = cast(BackfillState, b.ended) if b.done else "offered" if not b.wanted else "paused" if is_paused else "running"
         rate = self._rate(b.slot) if state == "running" else 0.0
         why = str(self._behind[b.slot]) if state == "running" and b.slot in self._behind else b.why
         return Told(state, b.read, b.rows, b.gone, max(b.estimate, b.read), rate, why)

@@ -32,6 +32,7 @@ _READ_BYTES = 8 << 20
 _TABLES = """
 CREATE TABLE IF NOT EXISTS place (topic TEXT, next INTEGER);
 CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, schema INTEGER NOT NULL, row BLOB NOT NULL, holes TEXT);
+CREATE TABLE IF NOT EXISTS addressed (key BLOB PRIMARY KEY);
 """
 
 
@@ -66,6 +67,7 @@ class RowCopy:
     def _clear(self) -> None:
         with self._transaction():
             self._connection.execute("DELETE FROM rows")
+            self._connection.execute("DELETE FROM addressed")
             self._connection.execute("DELETE FROM place")
             self._connection.execute("INSERT INTO place VALUES (?, 0)", [self._topic.name])
         self.next = 0
@@ -131,6 +133,8 @@ class RowCopy:
         after = batch.column("after")
         stays = np.asarray(after.is_valid())
         self._connection.executemany("DELETE FROM rows WHERE key = ?", ([key] for key, i in last.items() if not stays[i]))
+        said = "DELETE FROM addressed WHERE key = ?" if batch.to is None else "INSERT OR IGNORE INTO addressed VALUES (?)"
+        self._connection.executemany(said, ([key] for key in last))
         kept = [(key, i) for key, i in last.items() if stays[i]]
         if not kept:
             return
@@ -161,9 +165,12 @@ class RowCopy:
         return self._grouped(self._asked(keys), None)
 
     def has(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """For each event, whether its row is here exactly as it is after it, told in the same version."""
+        """For each event, whether its row is here exactly as it is after it, told in the same version, and was told to all: of one that was
+        addressed the others have what came before."""
         keys, after = key_bytes(batch), batch.column("after")
         stands = {key: (schema, row, said) for key, schema, row, said in self._asked(keys)}
+        for (key,) in self._connection.execute("SELECT a.key FROM asked a JOIN addressed t ON t.key = a.key"):
+            stands.pop(key, None)
         holes = map(_of_after, batch.column("holes").to_pylist())
         told = zip(keys, _encoded(batch.topic, batch.schema, after), holes, strict=True)
         return np.array([stands.get(key) == (batch.schema_id, row, said) for key, row, said in told], np.bool_)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +113,8 @@ def start(
             estimate = there.admits(table, scope)
         to = None if into is None else _reader_of(mesh, into, f"{source}.{table}")
         order = Order(_named(name), source, table, scope, reconcile, estimate, to, throttle=_rate(throttle), method=method)
+        if order.name in backfillview.used(mesh, source):
+            raise Refused(f"there was a backfill {order.name} already", code="backfill_exists", cure="give it another name")
         mesh.catalogue.backfills.ask(order)
         session.output.say(f"asked: {order.name}, about {estimate:,} rows; {requests.taken_up(mesh)}")
         if method == "changefeed":
@@ -248,9 +252,9 @@ def _still(mesh: Mesh, name: str) -> Seen:
 
 
 def _order_of(mesh: Mesh, seen: Seen) -> None:
-    """Of a backfill that nobody asked for an order is made that speaks of it."""
+    """Of a backfill that nobody asked for an order is made that speaks of it. One that is offered begins only when it is told to."""
     if not seen.is_ordered:
-        mesh.catalogue.backfills.ask(seen.order)
+        mesh.catalogue.backfills.ask(replace(seen.order, wanted="pause") if seen.state == "offered" else seen.order)
 
 
 # ---- what was written --------------------------------------------------------------------------------------------------------
@@ -337,6 +341,7 @@ def _named(name: str | None) -> str:
 
 
 def _rate(rows_per_s: float | None) -> float | None:
-    if rows_per_s is not None and not rows_per_s > 0:
-        raise Refused(f"{rows_per_s:g} rows a second", code="usage", cure="give a number above 0; `backfill pause` lets it wait")
+    if rows_per_s is not None and not 0 < rows_per_s < math.inf:
+        cure = "give a number above 0; `backfill pause` lets it wait, and without --throttle it is as fast as its readers bear"
+        raise Refused(f"{rows_per_s:g} rows a second", code="usage", cure=cure)
     return rows_per_s

@@ -77,6 +77,11 @@ def _kept(record: ProducerRecord | None) -> list[Backfill]:
     return [Backfill(**given) for given in kept.values()]
 
 
+def used(mesh: Mesh, source: str) -> set[str]:
+    """Names of backfills that its connector knows to have been asked for: also of a source that was taken out, and is back."""
+    return {b.name for b in _kept(mesh.topics.producer_record(f"source.{source}")) if b.is_asked}
+
+
 def _own(source: str, b: Backfill, ordered: Mapping[str, Ordered], is_running: bool) -> Seen:
     name = b.id(source)
     of_it = ordered.get(name)
@@ -84,7 +89,7 @@ def _own(source: str, b: Backfill, ordered: Mapping[str, Ordered], is_running: b
     read = max(b.read, b.rows)
     paused = order.wanted == "pause"
     state: BackfillState = (
-        "done" if b.done else "paused" if paused else "offered" if not b.wanted else "running" if is_running else "waiting"
+        "done" if b.done else "offered" if not b.wanted else "paused" if paused else "running" if is_running else "waiting"
     )
     rate = of_it.told.rate if of_it and state == "running" else 0.0
     return Seen(order, Told(state, read, b.rows, b.gone, max(b.estimate, read), rate, b.why), state, of_it is not None)

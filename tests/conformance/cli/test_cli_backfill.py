@@ -139,6 +139,7 @@ REFUSED = (
     (("start", "shop", "public.order"), "did you mean public.orders?"),
     (("start", "shop", "public.orders", "--where", "x = 1", "--keys", "1"), "one of --where, --keys and --from/--to"),
     (("start", "shop", "public.orders", "--throttle", "0"), "above 0"),
+    (("start", "shop", "public.orders", "--throttle", "inf"), "as fast as its readers bear"),
     (("start", "shop", "public.orders", "--keys", "@nothing"), "one a line"),
     (("start", "shop", "public.orders", "--name", "initial"), "are taken"),
     (("start", "shop", "public.orders", "--name", "Big One"), "small letters"),

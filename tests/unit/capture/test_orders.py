@@ -47,7 +47,24 @@ def test_loads_fill_a_topic_and_other_backfills_do_not() -> None:
 @pytest.mark.parametrize(("wanted", "fills"), [("run", True), ("pause", False)])
 def test_a_load_that_waits_fills_nothing(wanted: Wanted, fills: bool) -> None:
     at = desk(Asked(wanted))
-    heard = at.look({**LOADING, **AGAIN}, ["item"])
+    heard = at.look({**LOADING, **AGAIN}, ["item"], {})
     assert at.busy(heard, []), "what a person asked for goes on"
     assert at.fills(heard, []) == fills
     assert not at.fills(heard, ["item"]), "nothing is told of a table that is set aside"
+
+
+def test_of_a_table_that_is_set_aside_nothing_asked_for_is_waited_for() -> None:
+    at = desk(Asked("run"))
+    heard = at.look({**LOADING, **AGAIN}, ["item"], {"item": {"reason": "item was dropped"}})
+    assert (heard["item again"].ended, heard["item again"].why) == ("failed", "the table is set aside: item was dropped")
+    assert not heard["item"].done, "its load goes on where the table does"
+
+
+def test_what_is_offered_stays_so_while_it_is_to_wait() -> None:
+    asked, slot = Asked("pause"), "item schema"
+    asked.orders.append(Order("shop.item:schema-2", "shop", "item", asks=False, wanted="pause", throttle=5))
+    told: dict[str, str] = {}
+    asked.tell = lambda name, said: told.update({name: said.state})  # type: ignore[method-assign]
+    heard = desk(asked).look(with_schema_backfill(LOADED, "item", 2, start=False), ["item"], {})
+    assert not heard[slot].wanted
+    assert told["shop.item:schema-2"] == "offered"

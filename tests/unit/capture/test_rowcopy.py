@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from millstream.capture import comparing
 from millstream.capture.rowcopy import RowCopy
 from millstream.errors import Irrecoverable
 from millstream.events import envelope
-from millstream.events.batch import HOLES, batch
+from millstream.events.batch import HOLES, Batch, batch
 from millstream.events.origin import Origin
 from millstream.events.types import Field, RowSchema, Type
 from millstream.schemas.sql import SqlRegistry
@@ -38,7 +40,7 @@ class World:
         self.rows: dict[int, Row] = {}
         self.version = 0
 
-    def write(self, schema: RowSchema, changes: list[tuple[str, Row]]) -> None:
+    def write(self, schema: RowSchema, changes: list[tuple[str, Row]], to: str | None = None) -> Batch:
         """`changes`: "c" or "d" with a row."""
         count, hole = len(changes), [{"image": "after", "field": "n", "why": "nan"}]
         for op, row in changes:
@@ -63,7 +65,8 @@ class World:
             },
             self.ids[schema],
         )
-        self.producer.commit([self.topics.encode(events)], {}, sequence=self.producer.record.sequence + 1)
+        self.producer.commit([self.topics.encode(replace(events, to=to))], {}, sequence=self.producer.record.sequence + 1)
+        return events
 
 
 def told(copy: RowCopy) -> dict[int, Row]:
@@ -114,6 +117,56 @@ def test_it_is_worked_off_in_pieces(tmp_path: Path) -> None:
         list(copy.follow(world.topics))
     assert sum(sizes) == 50
     assert max(sizes) <= 11
+    copy.close()
+
+
+def test_what_was_addressed_to_one_the_others_do_not_have(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    copy = RowCopy(tmp_path / "rows.db", world.topic, world.registry)
+    old, new = ([("c", {"a b": text, "n": Decimal(1), "id": i}) for i in range(3)] for text in ("old", "new"))
+    world.write(FIRST, old)
+    now = world.write(FIRST, new[:2], to="one")
+    list(copy.follow(world.topics))
+    assert copy.has(now).tolist() == [False, False], "all but one have the old rows"
+    copy.close()
+    copy = RowCopy(tmp_path / "rows.db", world.topic, world.registry)
+    now = world.write(FIRST, new[1:])
+    list(copy.follow(world.topics))
+    assert copy.has(now).tolist() == [True, True]
+    copy.close()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 6])
+def test_each_key_is_on_one_page_and_there_is_a_last_one(rows: int, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    if rows:
+        world.write(FIRST, [("c", {"a b": "x", "n": Decimal(1), "id": i}) for i in range(rows)])
+    copy = RowCopy(None, world.topic, world.registry)
+    list(copy.follow(world.topics))
+    seen: list[int] = []
+    upto: str | None = ""
+    for _ in range(rows + 2):
+        if upto is None:
+            break
+        page = comparing.page(copy, upto, FIRST, 3)
+        seen += page.rows.column("id").to_pylist()
+        upto = page.upto
+    assert upto is None
+    assert sorted(seen) == list(range(rows))
+    copy.close()
+
+
+def test_it_ends_where_the_last_rows_go_between_two_pages(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    rows = [("c", {"a b": "x", "n": Decimal(1), "id": i}) for i in range(6)]
+    world.write(FIRST, rows)
+    copy = RowCopy(None, world.topic, world.registry)
+    list(copy.follow(world.topics))
+    page = comparing.page(copy, "", FIRST, 3)
+    world.write(FIRST, [("d", row) for _, row in rows[3:]])
+    list(copy.follow(world.topics))
+    assert page.upto is not None
+    assert comparing.page(copy, page.upto, FIRST, 3).upto is None
     copy.close()
 
 
