@@ -17,6 +17,9 @@ from millstream.events.progress import Position
 from millstream.sources.cockroach.check import OLDEST_VERSION
 from millstream.sources.cockroach.derived import OUTBOX, OUTSIDE, QUERIES_FROM, Derived
 from millstream.sources.contract import Delivery, Scope, Source
+from millstream.testing.cockroach import server
+from millstream.testing.cockroach.errors import SqlError
+from millstream.testing.cockroach.targets import open_feed
 
 pytestmark = pytest.mark.servers
 
@@ -303,6 +306,27 @@ def test_what_the_server_will_not_take_is_filtered_here(movies: CockroachRig, mo
     assert ops(told_once(seen.events)) == [("c", None, row(1, "Heat", "8.00"))]
     assert sum(d.dropped.get(OUTSIDE, 0) for d in seen.deliveries) >= 1
     assert [f.query for f in source._stream._feeds] == [None]  # type: ignore[attr-defined]
+
+
+def test_a_server_without_a_licence_for_queries_is_filtered_here(
+    movies: CockroachRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if movies.standin.version == "22.1":
+        return
+
+    def unlicensed(store: Any, asked: Any, *rest: Any) -> Any:
+        if asked.query is not None:
+            raise SqlError("XXC02", "use of AS SELECT requires an enterprise license. see https://cockroachlabs.com/pricing")
+        return open_feed(store, asked, *rest)
+
+    monkeypatch.setattr(server, "open_feed", unlicensed)
+    source = movies.source(tables=[RATED, SHARED])
+    stream = started(source)
+    movies.run("INSERT INTO movie VALUES (1, 'Heat', 8), (2, 'Flop', 2)")
+    seen = read_to_head(source, stream)
+    assert ops(told_once(seen.events)) == [("c", None, row(1, "Heat", "8.00"))]
+    assert len(told_once(seen.of(SHARED))) == 2
+    assert "rated is filtered here, not by the server" in caplog.text and "requires an enterprise license" in caplog.text
 
 
 @pytest.mark.parametrize(

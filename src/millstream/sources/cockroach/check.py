@@ -22,7 +22,8 @@ log = logging.getLogger("millstream.source")
 
 OLDEST_VERSION = (22, 1)
 THROTTLED_FROM = (24, 3)
-"""The first version that throttles a cluster without a licence. Before, only sinks of the server need one, and we ask for none."""
+"""The first version that throttles a cluster without a licence. Before, sinks of the server need one, which we never ask for, and CDC
+queries, in whose place a plain feed is filtered here."""
 _KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
 
 

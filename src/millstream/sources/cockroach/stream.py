@@ -6,6 +6,7 @@ have come near are made one. What ends a feed ends it for the table that it is a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from millstream.sources.cockroach.session import Server, Session
 from millstream.sources.cockroach.tellings import Tellings
 from millstream.sources.contract import Delivery, Lost
 from millstream.sources.names import TableName
+
+log = logging.getLogger("millstream.source")
 
 IDLE_S = 0.1
 LOOK_EVERY_S = 1.0  # at the tables' descriptions
@@ -310,9 +313,8 @@ class Stream:
         match why.code:
             case failures.COLUMN_GONE if feed.query is not None:
                 yield self._set_aside([(t.watched.written, self._derived[t.watched.written].stopped(why.message).why) for t in left])
-            case failures.STATEMENT | failures.FEED | failures.UNKNOWN_OPTION if feed.query is not None:
-                self._ability.unasked |= {t.watched.written: why.message for t in left}
-                self._open_feeds(left)
+            case failures.STATEMENT | failures.FEED | failures.UNKNOWN_OPTION | failures.LICENCE if feed.query is not None:
+                self._filter_here(left, why)
             case failures.LOST if len(left) > 1:
                 # The time that old rows are kept for is a table's own: each is tried by itself.
                 self._open_feeds(left, alone=True)
@@ -343,6 +345,13 @@ class Stream:
                 self._open_feeds(left)
             case _:
                 raise why
+
+    def _filter_here(self, tables: Sequence[_Table], why: MillstreamError) -> None:
+        """Their feeds tell all rows from here on. Should that fail as well, a plain feed's own error says so."""
+        for table in tables:
+            log.warning("%s: %s is filtered here, not by the server: %s", self._server.where, table.watched.written, why.message)
+            self._ability.unasked[table.watched.written] = why.message
+        self._open_feeds(tables)
 
     def _resume_now(self, tables: Sequence[_Table], why: MillstreamError) -> None:
         """These go on from the present. The next delivery says what is lost."""
