@@ -17,7 +17,7 @@ from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.sources.cockroach import failures, statements
-from millstream.sources.cockroach.derived import Derived, Stopped
+from millstream.sources.cockroach.derived import Derived, Stopped, another, refuse_others
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
@@ -99,7 +99,7 @@ class Stream:
         places = {t: Hlc(*at) for t, at in resume.tables.items()} if resume is not None else {}
         self._oids = oids = dict(detail.get("oids", {}))
         self._said = dict(detail.get("derived", {}))
-        self._refuse_others(places)
+        refuse_others(self._derived, self._said, places, self._server.where)
         found = self._catalogue.find(names) if names else {}
         now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
         aside = [(t, self._as_told(said, t)) for t, said in self._aside.items()]
@@ -110,6 +110,8 @@ class Stream:
                 if watched is None:
                     aside.append((written, self._gone(written, again=here is not None)))
                     continue
+                if here is not None and self._derived[written].said and written not in self._said:
+                    raise another(f"{written} has another `table`", self._server.where)
             elif here is None:
                 raise unknown_table(name, self._server.where)
             else:
@@ -119,17 +121,6 @@ class Stream:
         self._put_aside(aside)
         self._open_feeds(list(self._tables.values()))
         return aside
-
-    def _refuse_others(self, places: Mapping[str, Hlc]) -> None:
-        """What a topic was begun with it stays: its rows would be of two kinds."""
-        changed = [w for w in places if w in self._derived and self._derived[w].said != self._said.get(w, "")]
-        if changed:
-            raise Refused(
-                f"{', '.join(changed)} had another table, `select` or `where`",
-                code="derived_changed",
-                where=self._server.where,
-                cure="give the new one another name (`as`): it gets a topic and a load of its own; or take the old definition back",
-            )
 
     def _renamed(self, name: TableName, oid: int) -> Watched | None:
         """The table under the name that it has now. Its topic keeps the one of the definition."""
