@@ -28,6 +28,8 @@ COLUMN_GONE = "column_gone"
 """A query's column is not there (any longer)."""
 FEED = "feed"
 LICENCE = "licence"
+BAD_MESSAGE = "bad_message"
+"""What came is not what was asked for: no error of the server's, the decoder says so."""
 
 _PASSWORD = (Refused, "password", "put the right user and password into the source's url")
 _LOGIN = (Refused, "login", "let this user log in from here: its LOGIN option, and the cluster's host-based authentication")

@@ -11,7 +11,7 @@ from millstream.sources.cockroach.decode import Decoder
 from millstream.sources.cockroach.derived import Derived
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
-from millstream.sources.cockroach.feeds import Ability, Watched
+from millstream.sources.cockroach.feeds import Ability, Feed, Watched
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.layers import Layer
 from millstream.sources.cockroach.names import feed_topics
@@ -28,6 +28,8 @@ class Tellings:
         self._derived, self._ability, self._database = derived, ability, database
         # Of derived tables, the types with which their conditions were first read.
         self._compared: dict[str, dict[str, Type]] = {}
+        # Of tables in a query's feed, the columns that they had when it was asked.
+        self._asked_of: dict[str, frozenset[int]] = {}
 
     def query(self, watched: Watched, shapes: Mapping[int, Shape]) -> str | None:
         """What the server is asked, where it filters."""
@@ -46,8 +48,17 @@ class Tellings:
             raise derived.changed(others)
         return found
 
+    def is_blind(self, feed: Feed, shape: Shape) -> bool:
+        """Whether the table has come to have a hidden column that the feed's query does not name, and would have to."""
+        written = feed.tables[0].written
+        if feed.query is None or self._derived[written].select is not None:
+            return False
+        return any(c.hidden and c.number not in self._asked_of[written] for c in shape.told)
+
     def layers(self, watched: Sequence[Watched], known: Mapping[str, Described], *, is_query: bool) -> tuple[Layer, ...]:
         """As few as give each table a topic to itself. `known`: the tables as they are where the feed begins."""
+        if is_query:
+            self._asked_of |= {written: frozenset(c.id for c in of.columns) for written, of in known.items()}
         by_topics: list[dict[str, Watched]] = []
         for w in watched:
             topics = feed_topics(w.name, self._database)
