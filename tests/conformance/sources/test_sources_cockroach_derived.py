@@ -17,6 +17,8 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events.progress import Position
 from millstream.sources.cockroach.check import OLDEST_VERSION
 from millstream.sources.cockroach.derived import OUTBOX, OUTSIDE, QUERIES_FROM, Derived
+from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.session import Session
 from millstream.sources.contract import Delivery, Scope, Source
 from millstream.testing.cockroach import server
 from millstream.testing.cockroach.errors import SqlError
@@ -387,3 +389,21 @@ def test_what_cannot_be_read_so_is_refused(movies: CockroachRig, changed: dict[s
         with pytest.raises(Refused, match=said) as refused:
             ask()
         assert refused.value.code == "derived_table" and refused.value.cure
+
+
+@pytest.mark.parametrize("version", [(22, 1), (24, 1), (24, 2)])
+def test_null_of_json_is_asked_only_of_servers_that_tell_it(
+    movies: CockroachRig, version: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movies.standin  # noqa: B018 — skips a cluster
+    monkeypatch.setattr(Session, "version", property(lambda _: version))
+    tables = [RATED, SHARED, {"table": "movie", "as": "bare", "where": "NOT (meta IS NULL) AND rating > 5 AND note IS NULL"}]
+    source = movies.source(tables=tables)
+    if version >= (24, 2):
+        source.check()
+        return
+    with pytest.raises(
+        Refused, match=r"bare: feeds of .* tell the JSON value null as NULL, reads do not: IS NULL of meta would"
+    ) as refused:
+        source.check()
+    assert refused.value.code == "derived_table" and "leave meta out of `where`" in refused.value.cure
