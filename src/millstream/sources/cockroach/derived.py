@@ -145,6 +145,9 @@ class Derived:
             if isinstance(leaf, filters.IsNull):
                 if type_.kind == "json":
                     return f"{leaf.column} is {sql_type}, whose null need not be NULL"
+                # A text may stand for any type: of a composite one whose fields are all NULL, the server says that it IS NULL.
+                if type_.kind == "text" and not is_plain_text(sql_type):
+                    return f"{leaf.column} is {sql_type}, of which the server may say otherwise what is NULL"
             elif type_.kind not in _SAME_IN_BOTH and not is_plain_text(sql_type):
                 return f"{leaf.column} is {sql_type}, which the server may compare otherwise"
         return None
