@@ -257,6 +257,30 @@ def test_another_type_of_a_compared_column_stops_the_table(movies: CockroachRig,
     assert [name for d in seen.deliveries for name, _ in d.aside] == ["noted"]
 
 
+@pytest.mark.parametrize("taken_out", [False, True])
+def test_another_type_stops_the_table_also_where_it_was_passed_unsaid(movies: CockroachRig, taken_out: bool) -> None:
+    rated = RATED | {"select": ["title"]}
+    source = movies.source(tables=[rated, SHARED])
+    position = read_to_head(source, started(source)).position
+    source.close()
+    assert position.detail["compared"] == {"rated": {"rating": "decimal(4,2)"}}
+    movies.run(
+        "SET enable_experimental_alter_column_type_general = true", "ALTER TABLE movie ALTER COLUMN rating SET DATA TYPE DECIMAL(10,4)"
+    )
+    passed = Hlc.parse(str(movies.rows("SELECT cluster_logical_timestamp()::STRING")[0][0]))
+    if taken_out:
+        rest = movies.source(tables=[SHARED])
+        went_on = read_to_head(rest, rest.stream(Position.of(position.json()))).position
+        position = Position.of(went_on.holding(position).json())
+        rest.close()
+    # A kill comes between a place behind the change and what would have been said of it.
+    position = replace(position, tables={**position.tables, "rated": tuple(passed)})
+    again = movies.source(tables=[rated, SHARED])
+    seen = read(again.stream(Position.of(position.json())), lambda s: any(d.aside for d in s.deliveries))
+    ((name, why),) = [a for d in seen.deliveries for a in d.aside]
+    assert name == "rated" and "rating, which its condition reads, has another type now" in why.message
+
+
 def test_a_changed_definition_needs_another_name(movies: CockroachRig) -> None:
     source = movies.source(tables=[RATED])
     position = read_to_head(source, started(source)).position

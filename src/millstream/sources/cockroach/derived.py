@@ -103,9 +103,9 @@ class Derived:
         assert self.select is not None
         return [*(k for k in schema.key if k not in self.select), *self.select]
 
-    def compared(self, schema: RowSchema) -> dict[str, Type]:
+    def compared(self, schema: RowSchema) -> dict[str, str]:
         """The types with which the condition was read: with others it may have held for other rows."""
-        return {name: schema[name].type for name in filters.columns_of(self.condition)}
+        return {name: str(schema[name].type) for name in filters.columns_of(self.condition)}
 
     def changed(self, names: list[str]) -> Stopped:
         return self.stopped(f"{', '.join(names)}, which its condition reads, has another type now: which rows were told is not known")

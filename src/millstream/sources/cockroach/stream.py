@@ -91,7 +91,8 @@ class Stream:
         self._least = (resume.major, resume.minor) if resume is not None else (0, 0)
         database = str(self._session.rows(statements.WHO)[0][0])
         self.past = Past(self._catalogue, detail.get("past", {}))
-        self._tellings = Tellings(self._session, self._catalogue, self.past, self._derived, self._ability, database)
+        compared = {t: types for t, types in detail.get("compared", {}).items() if resume is not None and t in resume.tables}
+        self._tellings = Tellings(self._session, self._catalogue, self.past, self._derived, self._ability, database, compared)
         defined = {n.written for n in self._options.names()}
         # One that was taken out of the definition and comes back is looked at anew.
         self._aside = {t: said for t, said in detail.get("aside", {}).items() if t in defined}
@@ -300,6 +301,8 @@ class Stream:
         }
         if self._said:
             detail["derived"] = self._said
+        if self._tellings.compared:
+            detail["compared"] = self._tellings.compared
         if self._lacking:
             detail["lacking"] = {written: (at.wall, at.logical) for written, at in self._lacking.items()}
         self._least = min(places.values(), default=self._least)  # where every table is set aside it stays
