@@ -187,10 +187,13 @@ def _of(column: exp.Column, text: str, is_whole: bool) -> _Said | None:
 
 def _literal(node: exp.Expression) -> str | None:
     match node:
+        case exp.Literal() if node.is_string:
+            return "'" + str(node.this).replace("'", "''") + "'"
         case exp.Literal():
-            return "'" + node.this.replace("'", "''") + "'" if node.is_string else str(node.this)
-        case exp.Neg() if isinstance(node.this, exp.Literal) and not node.this.is_string:
-            return f"-{node.this.this}"
+            # With an exponent it is a FLOAT64 to the step, and an exact number to the source.
+            return None if "e" in node.this.lower() else str(node.this)
+        case exp.Neg() if isinstance(node.this, exp.Literal) and not node.this.is_string and (value := _literal(node.this)) is not None:
+            return f"-{value}"
         case exp.Boolean():
             return "true" if node.this else "false"
     return None

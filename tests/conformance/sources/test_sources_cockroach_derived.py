@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,12 @@ from millstream.errors import Irrecoverable, Refused
 from millstream.events.progress import Position
 from millstream.sources.cockroach.check import OLDEST_VERSION
 from millstream.sources.cockroach.derived import OUTBOX, OUTSIDE, QUERIES_FROM, Derived
+from millstream.sources.cockroach.hlc import Hlc
+from millstream.sources.cockroach.session import Session
 from millstream.sources.contract import Delivery, Scope, Source
+from millstream.testing.cockroach import server
+from millstream.testing.cockroach.errors import SqlError
+from millstream.testing.cockroach.targets import open_feed
 
 pytestmark = pytest.mark.servers
 
@@ -251,6 +257,30 @@ def test_another_type_of_a_compared_column_stops_the_table(movies: CockroachRig,
     assert [name for d in seen.deliveries for name, _ in d.aside] == ["noted"]
 
 
+@pytest.mark.parametrize("taken_out", [False, True])
+def test_another_type_stops_the_table_also_where_it_was_passed_unsaid(movies: CockroachRig, taken_out: bool) -> None:
+    rated = RATED | {"select": ["title"]}
+    source = movies.source(tables=[rated, SHARED])
+    position = read_to_head(source, started(source)).position
+    source.close()
+    assert position.detail["compared"] == {"rated": {"rating": "decimal(4,2)"}}
+    movies.run(
+        "SET enable_experimental_alter_column_type_general = true", "ALTER TABLE movie ALTER COLUMN rating SET DATA TYPE DECIMAL(10,4)"
+    )
+    passed = Hlc.parse(str(movies.rows("SELECT cluster_logical_timestamp()::STRING")[0][0]))
+    if taken_out:
+        rest = movies.source(tables=[SHARED])
+        went_on = read_to_head(rest, rest.stream(Position.of(position.json()))).position
+        position = Position.of(went_on.holding(position).json())
+        rest.close()
+    # A kill comes between a place behind the change and what would have been said of it.
+    position = replace(position, tables={**position.tables, "rated": tuple(passed)})
+    again = movies.source(tables=[rated, SHARED])
+    seen = read(again.stream(Position.of(position.json())), lambda s: any(d.aside for d in s.deliveries))
+    ((name, why),) = [a for d in seen.deliveries for a in d.aside]
+    assert name == "rated" and "rating, which its condition reads, has another type now" in why.message
+
+
 def test_a_changed_definition_needs_another_name(movies: CockroachRig) -> None:
     source = movies.source(tables=[RATED])
     position = read_to_head(source, started(source)).position
@@ -260,6 +290,48 @@ def test_a_changed_definition_needs_another_name(movies: CockroachRig) -> None:
             next(movies.source(tables=[changed]).stream(position))
         assert refused.value.code == "derived_changed"
     next(movies.source(tables=[RATED | {"outbox": True}, RATED | {"as": "rated6", "where": "rating > 6"}]).stream(position))
+
+
+@pytest.mark.parametrize("is_older", [False, True], ids=["as stored now", "as stored before"])
+def test_another_table_under_the_same_name_is_refused(movies: CockroachRig, is_older: bool) -> None:
+    movies.run("CREATE TABLE film (id INT8 PRIMARY KEY, title STRING)")
+    source = movies.source(tables=[{"table": "public.movie", "as": "whole"}, SHARED])
+    position = read_to_head(source, started(source)).position
+    assert set(position.detail["derived"]) == {"whole"}
+    source.close()
+    if is_older:  # nothing was said of tables without `select` and `where`
+        position = replace(position, detail={k: v for k, v in position.detail.items() if k != "derived"})
+    with pytest.raises(Refused, match=r"whole has another `table`") as refused:
+        next(movies.source(tables=[{"table": "public.film", "as": "whole"}, SHARED]).stream(position))
+    assert refused.value.code == "derived_changed"
+    again = movies.source(tables=[{"table": "public.movie", "as": "whole"}, SHARED])
+    assert set(next(again.stream(position)).position.detail["derived"]) == {"whole"}
+    again.close()
+    # What follows a rename in the database reads the same table; the definition is another all the same, where it is known.
+    movies.run("ALTER TABLE movie RENAME TO cinema")
+    follows = movies.source(tables=[{"table": "public.cinema", "as": "whole"}])
+    if is_older:
+        assert set(next(follows.stream(position)).position.detail["derived"]) == {"whole"}
+        return
+    with pytest.raises(Refused, match=r"whole has another `table` \('public.cinema', not 'public.movie'\) than"):
+        next(follows.stream(position))
+
+
+def test_a_changed_definition_says_what_has_changed(movies: CockroachRig) -> None:
+    source = movies.source(tables=[RATED, SHARED, {"table": "public.a", "as": "public.movies"}])
+    position = read_to_head(source, started(source)).position
+    source.close()
+    for tables, said in (
+        ([RATED | {"select": ["title"]}], "rated has another `select` than"),
+        ([RATED | {"where": "id = 1", "table": "movie"}], "rated has another `table` ('movie', not 'public.movie'), `where` than"),
+        ([{"table": "public.movie", "as": "rated"}], "rated has another `select`, `where` than"),
+        ([{"table": SHARED, "where": "id = 1"}], "public.movie has another `where` than"),
+        ([{"table": "public.a", "as": SHARED}], "public.movie has another `table` than"),
+    ):
+        with pytest.raises(Refused) as refused:
+            next(movies.source(tables=tables).stream(position))
+        assert refused.value.message.startswith(said)
+    next(movies.source(tables=[{"table": SHARED, "as": SHARED, "outbox": True}]).stream(position))
 
 
 def test_an_outbox_tells_no_deletes_and_counts_them(movies: CockroachRig) -> None:
@@ -278,11 +350,18 @@ def test_an_outbox_tells_no_deletes_and_counts_them(movies: CockroachRig) -> Non
 
 
 def test_who_filters_and_why_is_told(movies: CockroachRig) -> None:
-    movies.run("CREATE TABLE odd (id INT8 PRIMARY KEY, f FLOAT8, j JSONB, c STRING COLLATE en, n INT8)")
-    wanted = {"f < 1": "f is FLOAT8", "j IS NULL": "j is JSONB", "c = 'x'": "c is STRING COLLATE en", "n = 1 AND f IS NULL": None}
+    movies.run("CREATE TABLE odd (id INT8 PRIMARY KEY, f FLOAT8, j JSONB, c STRING COLLATE en, n INT8, i INTERVAL)")
+    wanted = {
+        "f < 1": "f is FLOAT8",
+        "j IS NULL": "j is JSONB",
+        "c = 'x'": "c is STRING COLLATE en",
+        "n = 1 AND f IS NULL": None,
+        # As of all types that are not known here: of a row of NULLs the server says that it is NULL.
+        "i IS NOT NULL": "i is INTERVAL, of which",
+    }
     tables = [{"table": "odd", "as": f"t{i}", "where": where} for i, where in enumerate(wanted)]
     found = movies.source(tables=[SHARED, *tables]).readings()  # type: ignore[attr-defined]
-    assert [d.table for d in found.derived] == ["t0", "t1", "t2", "t3"] and {d.of for d in found.derived} == {"public.odd"}
+    assert [d.table for d in found.derived] == [f"t{i}" for i in range(len(wanted))] and {d.of for d in found.derived} == {"public.odd"}
     if movies.is_old:
         assert OLDEST_VERSION < QUERIES_FROM
         assert found.feeds == 1 and all(d.here.startswith("the server is 22.1") for d in found.derived)
@@ -305,6 +384,27 @@ def test_what_the_server_will_not_take_is_filtered_here(movies: CockroachRig, mo
     assert [f.query for f in source._stream._feeds] == [None]  # type: ignore[attr-defined]
 
 
+def test_a_server_without_a_licence_for_queries_is_filtered_here(
+    movies: CockroachRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if movies.standin.version == "22.1":
+        return
+
+    def unlicensed(store: Any, asked: Any, *rest: Any) -> Any:
+        if asked.query is not None:
+            raise SqlError("XXC02", "use of AS SELECT requires an enterprise license. see https://cockroachlabs.com/pricing")
+        return open_feed(store, asked, *rest)
+
+    monkeypatch.setattr(server, "open_feed", unlicensed)
+    source = movies.source(tables=[RATED, SHARED])
+    stream = started(source)
+    movies.run("INSERT INTO movie VALUES (1, 'Heat', 8), (2, 'Flop', 2)")
+    seen = read_to_head(source, stream)
+    assert ops(told_once(seen.events)) == [("c", None, row(1, "Heat", "8.00"))]
+    assert len(told_once(seen.of(SHARED))) == 2
+    assert "rated is filtered here, not by the server" in caplog.text and "requires an enterprise license" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -320,3 +420,21 @@ def test_what_cannot_be_read_so_is_refused(movies: CockroachRig, changed: dict[s
         with pytest.raises(Refused, match=said) as refused:
             ask()
         assert refused.value.code == "derived_table" and refused.value.cure
+
+
+@pytest.mark.parametrize("version", [(22, 1), (24, 1), (24, 2)])
+def test_null_of_json_is_asked_only_of_servers_that_tell_it(
+    movies: CockroachRig, version: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movies.standin  # noqa: B018 — skips a cluster
+    monkeypatch.setattr(Session, "version", property(lambda _: version))
+    tables = [RATED, SHARED, {"table": "movie", "as": "bare", "where": "NOT (meta IS NULL) AND rating > 5 AND note IS NULL"}]
+    source = movies.source(tables=tables)
+    if version >= (24, 2):
+        source.check()
+        return
+    with pytest.raises(
+        Refused, match=r"bare: feeds of .* tell the JSON value null as NULL, reads do not: IS NULL of meta would"
+    ) as refused:
+        source.check()
+    assert refused.value.code == "derived_table" and "leave meta out of `where`" in refused.value.cure

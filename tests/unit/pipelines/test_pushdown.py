@@ -24,6 +24,8 @@ from millstream.sources import filters
         ("year > rev AND year <> 7", '("year" <> 7)'),
         ("year IN (1, rev)", ""),
         ("title LIKE 'a%' AND title IS NULL", '("title" IS NULL)'),
+        ("year > 1e1 AND year < 2000.5 AND rev <> -2E3", '("year" < 2000.5)'),
+        ("year IN (1, 2e0) OR year BETWEEN -1e1 AND 5", ""),
         ("CASE WHEN year > 1 THEN true ELSE false END", ""),
     ],
 )

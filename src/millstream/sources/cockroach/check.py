@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 
 from millstream.errors import Irrecoverable, Refused
+from millstream.sources import filters
 from millstream.sources.cockroach import statements
 from millstream.sources.cockroach.derived import Derived, Stopped, checked
 from millstream.sources.cockroach.describe import Catalogue, Found, Past, Shape
@@ -22,7 +23,10 @@ log = logging.getLogger("millstream.source")
 
 OLDEST_VERSION = (22, 1)
 THROTTLED_FROM = (24, 3)
-"""The first version that throttles a cluster without a licence. Before, only sinks of the server need one, and we ask for none."""
+"""The first version that throttles a cluster without a licence. Before, sinks of the server need one, which we never ask for, and CDC
+queries, in whose place a plain feed is filtered here."""
+JSON_NULLS_FROM = (24, 2)
+"""The first version of which it is documented that its feeds can tell JSON null from SQL NULL (`statements.JSON_NULLS`)."""
 _KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence"}
 
 
@@ -40,7 +44,7 @@ def check(session: Session, catalogue: Catalogue, names: tuple[TableName, ...], 
     unreadable = catalogue.unreadable(oids)
     for name in names:
         of_table = _table_faults(catalogue, name, found.get(name.written), shapes, unreadable, user)
-        faults += of_table or _derived_faults(catalogue, derived[name.written], shapes[found[name.written].oid])
+        faults += of_table or _derived_faults(catalogue, derived[name.written], shapes[found[name.written].oid], version)
     faults += _topic_faults(names, database)
     if faults:
         raise refused(faults, session.where)
@@ -108,12 +112,20 @@ def _table_faults(
     return faults
 
 
-def _derived_faults(catalogue: Catalogue, derived: Derived, shape: Shape) -> list[Fault]:
+def _derived_faults(catalogue: Catalogue, derived: Derived, shape: Shape, version: tuple[int, int]) -> list[Fault]:
     try:
         checked(derived, shape, Past(catalogue, {}).described(shape, derived.written, Hlc(0, 0)))
     except Stopped as stop:
         columns = ", ".join(c.name for c in shape.told)
         return [Fault("derived_table", stop.why.message, f"mend its `select` and `where`. Columns of the table: {columns}")]
+    asked = {leaf.column for leaf in filters.leaves(derived.condition) if isinstance(leaf, filters.IsNull)} if derived.condition else set()
+    if version < JSON_NULLS_FROM and (json := [c.name for c in shape.told if c.name in asked and c.sql_type.upper() in ("JSONB", "JSON")]):
+        said = (
+            f"{derived.written}: feeds of CockroachDB {version[0]}.{version[1]} tell the JSON value null as NULL, reads do not: "
+            f"IS NULL of {', '.join(json)} would hold for other rows in one than in the other"
+        )
+        cure = f"leave {', '.join(json)} out of `where`, or ask another column; {JSON_NULLS_FROM[0]}.{JSON_NULLS_FROM[1]} tells them apart"
+        return [Fault("derived_table", said, cure)]
     return []
 
 

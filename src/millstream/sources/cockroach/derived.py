@@ -8,7 +8,8 @@ Reference: CockroachDB 23.1 to 26.1, "Change Data Capture Queries"; recordings 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +61,7 @@ class Derived:
     condition: Condition | None = None
     outbox: bool = False
     said: str = ""
-    """What makes it another one: goes with the position."""
+    """What makes it another one: goes with the position. "" of a table under its own name."""
 
     @property
     def is_whole(self) -> bool:
@@ -102,9 +103,9 @@ class Derived:
         assert self.select is not None
         return [*(k for k in schema.key if k not in self.select), *self.select]
 
-    def compared(self, schema: RowSchema) -> dict[str, Type]:
+    def compared(self, schema: RowSchema) -> dict[str, str]:
         """The types with which the condition was read: with others it may have held for other rows."""
-        return {name: schema[name].type for name in filters.columns_of(self.condition)}
+        return {name: str(schema[name].type) for name in filters.columns_of(self.condition)}
 
     def changed(self, names: list[str]) -> Stopped:
         return self.stopped(f"{', '.join(names)}, which its condition reads, has another type now: which rows were told is not known")
@@ -144,6 +145,9 @@ class Derived:
             if isinstance(leaf, filters.IsNull):
                 if type_.kind == "json":
                     return f"{leaf.column} is {sql_type}, whose null need not be NULL"
+                # A text may stand for any type: of a composite one whose fields are all NULL, the server says that it IS NULL.
+                if type_.kind == "text" and not is_plain_text(sql_type):
+                    return f"{leaf.column} is {sql_type}, of which the server may say otherwise what is NULL"
             elif type_.kind not in _SAME_IN_BOTH and not is_plain_text(sql_type):
                 return f"{leaf.column} is {sql_type}, which the server may compare otherwise"
         return None
@@ -241,8 +245,39 @@ class Derived:
 
 def derived(table: DerivedTable, where: str) -> Derived:
     condition = filters.parse(table.where) if table.where is not None else None
-    said = "" if table.select is None and condition is None else repr((table.table, table.select, condition))
+    is_plain = table.select is None and condition is None and table.name == table.table
+    said = "" if is_plain else repr((table.table, table.select, condition))
     return Derived(table.name, f"source {where}", table.select, condition, table.outbox, said)
+
+
+def refuse_others(tables: Mapping[str, Derived], begun: Mapping[str, str], written: Iterable[str], where: str) -> None:
+    """What a topic was begun with it stays: its rows would be of two kinds. `begun`: what was `said` then, by name.
+
+    Once nothing was said of whole tables under another name: those are judged by their ids alone.
+    """
+    old = {w: tables[w] for w in written if w in tables and not (w not in begun and tables[w].is_whole)}
+    changed = {w: _differences(of.said, begun.get(w, "")) for w, of in old.items() if of.said != begun.get(w, "")}
+    if changed:
+        raise another("; ".join(f"{w} has another {', '.join(names)}" for w, names in changed.items()), where)
+
+
+def another(said: str, where: str) -> Refused:
+    cure = "give the new one another name (`as`): it gets a topic and a load of its own; or take the old definition back"
+    return Refused(f"{said} than its topic was begun with", code="derived_changed", where=where, cure=cure)
+
+
+def _differences(now: str, before: str) -> list[str]:
+    """The options that differ. Of a table under its own name the other is known to be another by what it has beside that."""
+    table, *rest = _options(now) if now else _options(before)
+    was = _options(before) if now and before else [table, "None", "None"]
+    found = [name for name, a, b in zip(("`select`", "`where`"), rest, was[1:], strict=True) if a != b]
+    return [*([f"`table` ({table}, not {was[0]})"] if table != was[0] else []), *found] or ["`table`"]
+
+
+def _options(said: str) -> list[str]:
+    given = ast.parse(said, mode="eval").body
+    assert isinstance(given, ast.Tuple)
+    return [ast.unparse(option) for option in given.elts]
 
 
 def checked(of: Derived, shape: Shape, whole: Described) -> None:

@@ -27,6 +27,9 @@ UNKNOWN_OPTION = "unknown_option"
 COLUMN_GONE = "column_gone"
 """A query's column is not there (any longer)."""
 FEED = "feed"
+LICENCE = "licence"
+BAD_MESSAGE = "bad_message"
+"""What came is not what was asked for: no error of the server's, the decoder says so."""
 
 _PASSWORD = (Refused, "password", "put the right user and password into the source's url")
 _LOGIN = (Refused, "login", "let this user log in from here: its LOGIN option, and the cluster's host-based authentication")
@@ -37,7 +40,7 @@ _PRIVILEGE = (
     "GRANT SELECT, CHANGEFEED ON TABLE … TO the source's user; on 22.1 instead ALTER USER … WITH CONTROLCHANGEFEED, and GRANT SELECT",
 )
 _RANGEFEEDS = (Refused, "rangefeed", "an administrator runs: SET CLUSTER SETTING kv.rangefeed.enabled = true")
-_LICENCE = (Refused, "licence", "an administrator runs: SET CLUSTER SETTING enterprise.license = '…'; a single-node test server needs none")
+_LICENCE = (Refused, LICENCE, "an administrator runs: SET CLUSTER SETTING enterprise.license = '…'; a single-node test server needs none")
 _CONNECTION = (Retryable, "connection", "check that the server runs and can be reached")
 STATEMENT = "statement"
 _STATEMENT = (Irrecoverable, STATEMENT, "see the server's log")

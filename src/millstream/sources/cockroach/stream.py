@@ -6,17 +6,18 @@ have come near are made one. What ends a feed ends it for the table that it is a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.errors import Irrecoverable, MillstreamError, Refused, Retryable
+from millstream.errors import MillstreamError, Refused, Retryable
 from millstream.events.batch import Batch
 from millstream.events.progress import Position
-from millstream.sources.cockroach import failures, statements
-from millstream.sources.cockroach.derived import Derived, Stopped
+from millstream.sources.cockroach import failures, reasons, statements
+from millstream.sources.cockroach.derived import Derived, Stopped, another, refuse_others
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
@@ -28,10 +29,11 @@ from millstream.sources.cockroach.tellings import Tellings
 from millstream.sources.contract import Delivery, Lost
 from millstream.sources.names import TableName
 
+log = logging.getLogger("millstream.source")
+
 IDLE_S = 0.1
 LOOK_EVERY_S = 1.0  # at the tables' descriptions
 MERGE_WITHIN_NS = 5_000_000_000
-_AFRESH = "the other tables of the source go on. For this one begin a source under another name, with new topics and a load of its own"
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Stream:
         self._oids: dict[str, int] = {}
         self._said: dict[str, str] = {}
         self._lost: list[Lost] = []
+        self._lacking: dict[str, Hlc] = {}
         self._stopped: list[tuple[str, MillstreamError]] = []
         self._feeds: list[Feed] = []
         self._least = (0, 0)
@@ -88,7 +91,8 @@ class Stream:
         self._least = (resume.major, resume.minor) if resume is not None else (0, 0)
         database = str(self._session.rows(statements.WHO)[0][0])
         self.past = Past(self._catalogue, detail.get("past", {}))
-        self._tellings = Tellings(self._session, self._catalogue, self.past, self._derived, self._ability, database)
+        compared = {t: types for t, types in detail.get("compared", {}).items() if resume is not None and t in resume.tables}
+        self._tellings = Tellings(self._session, self._catalogue, self.past, self._derived, self._ability, database, compared)
         defined = {n.written for n in self._options.names()}
         # One that was taken out of the definition and comes back is looked at anew.
         self._aside = {t: said for t, said in detail.get("aside", {}).items() if t in defined}
@@ -96,17 +100,20 @@ class Stream:
         places = {t: Hlc(*at) for t, at in resume.tables.items()} if resume is not None else {}
         self._oids = oids = dict(detail.get("oids", {}))
         self._said = dict(detail.get("derived", {}))
-        self._refuse_others(places)
+        self._lacking = {t: Hlc(*at) for t, at in detail.get("lacking", {}).items()}
+        refuse_others(self._derived, self._said, places, self._server.where)
         found = self._catalogue.find(names) if names else {}
-        now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
-        aside = [(t, self._as_told(said, t)) for t, said in self._aside.items()]
+        now = self._now()
+        aside = [(t, reasons.as_told(said, t, self._server.where)) for t, said in self._aside.items()]
         for name in names:
             written, here = name.written, found.get(name.written)
             if written in places and written in oids and (here is None or here.oid != oids[written]):
                 watched = self._renamed(name, oids[written])
                 if watched is None:
-                    aside.append((written, self._gone(written, again=here is not None)))
+                    aside.append((written, reasons.gone(written, self._server.where, again=here is not None)))
                     continue
+                if here is not None and self._derived[written].said and written not in self._said:
+                    raise another(f"{written} has another `table`", self._server.where)
             elif here is None:
                 raise unknown_table(name, self._server.where)
             else:
@@ -117,29 +124,13 @@ class Stream:
         self._open_feeds(list(self._tables.values()))
         return aside
 
-    def _refuse_others(self, places: Mapping[str, Hlc]) -> None:
-        """What a topic was begun with it stays: its rows would be of two kinds."""
-        changed = [w for w in places if w in self._derived and self._derived[w].said != self._said.get(w, "")]
-        if changed:
-            raise Refused(
-                f"{', '.join(changed)} had another table, `select` or `where`",
-                code="derived_changed",
-                where=self._server.where,
-                cure="give the new one another name (`as`): it gets a topic and a load of its own; or take the old definition back",
-            )
+    def _now(self) -> Hlc:
+        return Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
 
     def _renamed(self, name: TableName, oid: int) -> Watched | None:
         """The table under the name that it has now. Its topic keeps the one of the definition."""
         shape = self._catalogue.shapes([oid], None).get(oid)
         return None if shape is None else _named(Watched(name.written, oid, name), shape)
-
-    def _gone(self, written: str, *, again: bool) -> MillstreamError:
-        said = "was dropped, and another of its name was made" if again else "was dropped"
-        return Irrecoverable(f"{written} {said}", code="table_dropped", where=f"{self._server.where} {written}", cure=_AFRESH)
-
-    def _as_told(self, said: Sequence[str], written: str) -> MillstreamError:
-        code, message, cure = said
-        return Irrecoverable(message, code=code, where=f"{self._server.where} {written}", cure=cure)
 
     def _open_feeds(self, tables: Sequence[_Table], *, alone: bool = False) -> None:
         """Feeds for these tables, which are in none: one for each place, or for each table. What the server filters has its own."""
@@ -210,7 +201,7 @@ class Stream:
             if pieces := [i for i in items if isinstance(i, Piece)]:
                 yield from self._told(pieces)
             for item in items:
-                if isinstance(item, Ended):
+                if isinstance(item, Ended) and item.feed in self._feeds:
                     yield from self._ended(item)
 
     def _told(self, pieces: Sequence[Piece]) -> Iterator[Delivery]:
@@ -220,12 +211,18 @@ class Stream:
         dropped = Counter[str]()
         for piece in pieces:
             feed = piece.feed
+            if feed not in self._feeds:  # another is open in its place, from before this piece
+                continue
             try:
                 told = heard(feed.layers, self._derived, piece.messages)
-            except MillstreamError:
+            except MillstreamError as error:
                 if batches:
                     yield self._delivery(batches=tuple(batches), dropped=dropped)
-                raise
+                    batches, dropped = [], Counter()
+                if error.code != failures.BAD_MESSAGE or feed.query is None:
+                    raise
+                yield from self._ended(Ended(feed, error))
+                continue
             feed.heard_at = time.monotonic()
             batches += [b for b in told.batches if b.topic in self._tables]
             dropped.update(told.dropped)
@@ -247,6 +244,10 @@ class Stream:
             if (table := self._tables.get(watched.written)) is not None:
                 # A feed that was merged begins below the place of some of its tables: those do not go back.
                 table.place = max(table.place, resolved)
+                if table.place >= self._lacking.get(watched.written, Hlc(1 << 63, 0)):
+                    del self._lacking[watched.written]
+                    reconcile = self._options.on_loss == "reconcile"
+                    self._lost.append(reasons.lacking(watched.written, self._server.where, table.place, reconcile=reconcile))
         if feed.resolved_at - feed.looked_at >= LOOK_EVERY_S:
             feed.looked_at = feed.resolved_at
             self._look(feed, resolved)
@@ -269,6 +270,11 @@ class Stream:
             except Stopped as stop:
                 self._stopped.append((stop.written, stop.why))
                 continue
+            if self._saw_too_little(feed, table, shape):
+                self._feeds.remove(feed)
+                feed.close()
+                self._open_feeds([table])
+                return
             for layer in feed.layers:
                 for topic, written in layer.tables.items():  # an open feed keeps the name that it was opened with
                     if written == watched.written:
@@ -295,6 +301,10 @@ class Stream:
         }
         if self._said:
             detail["derived"] = self._said
+        if self._tellings.compared:
+            detail["compared"] = self._tellings.compared
+        if self._lacking:
+            detail["lacking"] = {written: (at.wall, at.logical) for written, at in self._lacking.items()}
         self._least = min(places.values(), default=self._least)  # where every table is set aside it stays
         return Position(*self._least, detail, places)
 
@@ -310,9 +320,15 @@ class Stream:
         match why.code:
             case failures.COLUMN_GONE if feed.query is not None:
                 yield self._set_aside([(t.watched.written, self._derived[t.watched.written].stopped(why.message).why) for t in left])
-            case failures.STATEMENT | failures.FEED | failures.UNKNOWN_OPTION if feed.query is not None:
-                self._ability.unasked |= {t.watched.written: why.message for t in left}
-                self._open_feeds(left)
+            case failures.STATEMENT | failures.FEED | failures.UNKNOWN_OPTION | failures.LICENCE if feed.query is not None:
+                self._filter_here(left, why)
+            case failures.BAD_MESSAGE if feed.query is not None:
+                # `*` is of the columns that are visible at each time: one that is made hidden is in plain feeds all the same.
+                shapes = self._catalogue.shapes([t.watched.oid for t in left], None)
+                for table in left:
+                    if (shape := shapes.get(table.watched.oid)) is not None:
+                        self._saw_too_little(feed, table, shape)
+                self._filter_here(left, why)
             case failures.LOST if len(left) > 1:
                 # The time that old rows are kept for is a table's own: each is tried by itself.
                 self._open_feeds(left, alone=True)
@@ -326,7 +342,7 @@ class Stream:
                 dropped = [t.watched.written for t in left if t.watched.oid not in there]
                 if not dropped:
                     raise why
-                yield self._set_aside([(written, self._gone(written, again=False)) for written in dropped])
+                yield self._set_aside([(written, reasons.gone(written, self._server.where, again=False)) for written in dropped])
                 self._open_feeds([t for t in left if t.watched.written not in dropped])
             case failures.FAMILIES:
                 cut = [t.watched.written for t in named]
@@ -344,20 +360,27 @@ class Stream:
             case _:
                 raise why
 
+    def _filter_here(self, tables: Sequence[_Table], why: MillstreamError) -> None:
+        """Their feeds tell all rows from here on. Should that fail as well, a plain feed's own error says so."""
+        for table in tables:
+            log.warning("%s: %s is filtered here, not by the server: %s", self._server.where, table.watched.written, why.message)
+            self._ability.unasked[table.watched.written] = why.message
+        self._open_feeds(tables)
+
     def _resume_now(self, tables: Sequence[_Table], why: MillstreamError) -> None:
         """These go on from the present. The next delivery says what is lost."""
-        now = Hlc.parse(str(self._session.rows(statements.NOW)[0][0]))
+        now = self._now()
         for table in tables:
-            written = table.watched.written
-            said = Irrecoverable(
-                f"changes of {written} after {table.place} and up to {now} are in no feed: {why.message}",
-                code=why.code,
-                where=f"{self._server.where} {written}",
-                cure="a reconciling backfill makes the topic what the table is: `on_loss: reconcile` starts it; what rows were in between "
-                "is not known",
-            )
-            self._lost.append(Lost(written, said, (now.wall, now.logical), self._options.on_loss == "reconcile"))
+            reconcile = self._options.on_loss == "reconcile"
+            self._lost.append(reasons.skipped(table.watched.written, self._server.where, table.place, now, why, reconcile=reconcile))
             table.place = now
+
+    def _saw_too_little(self, feed: Feed, table: _Table, shape: Shape) -> bool:
+        """Whether `*` left out a column that came hidden. What was told meanwhile comes again in vain, since it has its version already:
+        once the table is complete up to now it is to be read again."""
+        if blind := self._tellings.is_blind(feed, shape):
+            self._lacking[table.watched.written] = self._now()
+        return blind
 
     def _set_aside(self, tables: list[tuple[str, MillstreamError]]) -> Delivery:
         self._put_aside(tables)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from millstream.errors import Irrecoverable, Retryable
-from millstream.events.types import Type
 from millstream.sources.cockroach.decode import Decoder
 from millstream.sources.cockroach.derived import Derived
 from millstream.sources.cockroach.describe import Catalogue, Past, Shape
 from millstream.sources.cockroach.described import Described
-from millstream.sources.cockroach.feeds import Ability, Watched
+from millstream.sources.cockroach.feeds import Ability, Feed, Watched
 from millstream.sources.cockroach.hlc import Hlc
 from millstream.sources.cockroach.layers import Layer
 from millstream.sources.cockroach.names import feed_topics
@@ -22,12 +21,21 @@ class Tellings:
     """One stream's."""
 
     def __init__(
-        self, session: Session, catalogue: Catalogue, past: Past, derived: Mapping[str, Derived], ability: Ability, database: str
+        self,
+        session: Session,
+        catalogue: Catalogue,
+        past: Past,
+        derived: Mapping[str, Derived],
+        ability: Ability,
+        database: str,
+        compared: Mapping[str, Mapping[str, str]],
     ) -> None:
+        """`compared`: of derived tables that go on, the types with which their conditions were first read, by column."""
         self._session, self._catalogue, self._past = session, catalogue, past
         self._derived, self._ability, self._database = derived, ability, database
-        # Of derived tables, the types with which their conditions were first read.
-        self._compared: dict[str, dict[str, Type]] = {}
+        self._compared = {written: dict(types) for written, types in compared.items()}
+        # Of tables in a query's feed, the columns that they had when it was asked.
+        self._asked_of: dict[str, frozenset[int]] = {}
 
     def query(self, watched: Watched, shapes: Mapping[int, Shape]) -> str | None:
         """What the server is asked, where it filters."""
@@ -40,14 +48,28 @@ class Tellings:
         """The table as its decoder is told it. Raises Stopped where a derived one cannot be told from there on."""
         derived = self._derived[watched.written]
         found = derived.described(self._past.described(shape, watched.written, at))
-        now = derived.compared(found.schema)
-        first = self._compared.setdefault(watched.written, now)
-        if others := [name for name, type_ in now.items() if first[name] != type_]:
-            raise derived.changed(others)
+        if now := derived.compared(found.schema):
+            first = self._compared.setdefault(watched.written, now)
+            if others := [name for name, type_ in now.items() if first.get(name) != type_]:
+                raise derived.changed(others)
         return found
+
+    @property
+    def compared(self) -> Mapping[str, Mapping[str, str]]:
+        """As plain JSON: goes with the position, which may pass a change of a type before what it stops was told so."""
+        return self._compared
+
+    def is_blind(self, feed: Feed, shape: Shape) -> bool:
+        """Whether the table has come to have a hidden column that the feed's query does not name, and would have to."""
+        written = feed.tables[0].written
+        if feed.query is None or self._derived[written].select is not None:
+            return False
+        return any(c.hidden and c.number not in self._asked_of[written] for c in shape.told)
 
     def layers(self, watched: Sequence[Watched], known: Mapping[str, Described], *, is_query: bool) -> tuple[Layer, ...]:
         """As few as give each table a topic to itself. `known`: the tables as they are where the feed begins."""
+        if is_query:
+            self._asked_of |= {written: frozenset(c.id for c in of.columns) for written, of in known.items()}
         by_topics: list[dict[str, Watched]] = []
         for w in watched:
             topics = feed_topics(w.name, self._database)
