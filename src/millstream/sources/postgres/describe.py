@@ -95,6 +95,10 @@ class Catalogue:
         """The table of that oid, whatever it is called now."""
         return self._table(name, "c.oid = %s", [oid])
 
+    def is_partitioned(self, name: TableName) -> bool:
+        asked = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s"
+        return bool(self._session.rows(f"{asked} AND c.relkind = 'p'", [name.schema, name.table]))
+
     def names(self) -> list[str]:
         """Every table that could be meant, as schema.table."""
         found = self._session.rows(

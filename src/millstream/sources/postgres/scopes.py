@@ -19,6 +19,7 @@ from millstream.errors import Irrecoverable
 from millstream.events.types import RowSchema
 from millstream.sources import condition as conditions
 from millstream.sources.contract import Scope
+from millstream.sources.names import TableName
 from millstream.sources.postgres import keys
 from millstream.sources.postgres.describe import Attribute, Described
 from millstream.sources.postgres.failures import STATEMENT
@@ -98,10 +99,13 @@ def _unbounded(sql_type: str) -> str:
     return {"character": "bpchar", "bit": "bit varying"}.get(bare, bare)
 
 
+def relation(name: TableName, *, partitioned: bool) -> sql.Composable:
+    """What holds the rows. Those of tables that inherit from this one come in the stream as theirs; those of partitions as ours."""
+    return sql.SQL("{}{}").format(sql.SQL("" if partitioned else "ONLY "), sql.Identifier(name.schema, name.table))
+
+
 def _from(table: Described) -> sql.Composable:
-    # Rows of tables that inherit from this one come in the stream as theirs; those of partitions as ours.
-    only = sql.SQL("" if table.kind == "p" else "ONLY ")
-    return sql.SQL("{}{} AS t").format(only, sql.Identifier(table.name.schema, table.name.table))
+    return sql.SQL("{} AS t").format(relation(table.name, partitioned=table.kind == "p"))
 
 
 def _all_of(*parts: sql.Composable | None) -> sql.Composable:
@@ -183,9 +187,8 @@ def absent(table: Described, schema: RowSchema, rows: pa.RecordBatch, within: sq
     same = [sql.SQL("{} = {}").format(sql.Identifier("x", a.name), sql.Identifier("t", a.name)) for a in key]
     # A collation may call two texts equal; the topic knows them as two keys.
     exact = [_exactly(a.name) for a in key if pa.types.is_string(a.type.arrow)]
-    there = sql.SQL("NOT EXISTS (SELECT 1 FROM {only}{table} AS x WHERE {same})").format(
-        only=sql.SQL("" if table.kind == "p" else "ONLY "),
-        table=sql.Identifier(table.name.schema, table.name.table),
+    there = sql.SQL("NOT EXISTS (SELECT 1 FROM {table} AS x WHERE {same})").format(
+        table=relation(table.name, partitioned=table.kind == "p"),
         same=sql.SQL(" AND ").join([*same, *exact]),
     )
     return sql.SQL("SELECT {place} FROM unnest({arrays}) AS t ({names}){within}").format(
