@@ -43,6 +43,9 @@ class Attribute:
 class Described:
     """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
 
+    `comparing` says of each column of the key by which operators its index compares, "<", "<=", "=", ">=", ">" as SQL writes them with
+    their schema; none: by the server's own, which are those that a bare sign means.
+
     `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full,
     `keyless_partitions` those that do not even have the default one. `files` names
     what holds the rows on the server's disk: others after a rewrite or a truncate, and `never_rewritten` before the first.
@@ -62,6 +65,7 @@ class Described:
     files: str = ""
     never_rewritten: bool = False
     keyless_partitions: tuple[str, ...] = ()
+    comparing: tuple[tuple[str, ...], ...] = ()
 
     @property
     def columns(self) -> tuple[Attribute, ...]:
@@ -129,16 +133,21 @@ class Catalogue:
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p WHERE p.oid IN ({_LEAVES}) AND p.relreplident <> 'f'),
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p
                     WHERE p.oid IN ({_LEAVES}) AND p.relreplident NOT IN ('f', 'd')),
-                i.key, i.deferrable
+                i.key, i.deferrable, i.comparing
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable
+            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable,
+                (SELECT json_agg((SELECT json_agg(format('OPERATOR(%%I.%%s)', s.nspname, p.oprname) ORDER BY a.amopstrategy)
+                    FROM pg_amop a JOIN pg_operator p ON p.oid = a.amopopr JOIN pg_namespace s ON s.oid = p.oprnamespace
+                    WHERE a.amopfamily = o.opcfamily AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
+                    AND s.nspname <> 'pg_catalog') ORDER BY k.place)
+                    FROM unnest(i.indclass::oid[]) WITH ORDINALITY k (class, place) JOIN pg_opclass o ON o.oid = k.class) AS comparing
                 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) i ON true
             WHERE {where}""",
             parameters,
         )
         if not found:
             return None
-        oid, kind, persistence, identity, rows, size, partial, keyless, key, deferrable = found[0]
+        oid, kind, persistence, identity, rows, size, partial, keyless, key, deferrable, comparing = found[0]
         attributes, files, never_rewritten = self._attributes(oid)
         return Described(
             name=name,
@@ -155,6 +164,7 @@ class Catalogue:
             keyless_partitions=tuple(keyless or ()) if kind == "p" else (),
             files=files,
             never_rewritten=never_rewritten,
+            comparing=tuple(tuple(signs or ()) for signs in comparing or ()),
         )
 
     def _attributes(self, oid: int) -> tuple[tuple[Attribute, ...], str, bool]:
