@@ -155,9 +155,8 @@ class Chunks:
         found, _ = self._session.texts(asked, 1 << 40, self._stopped)
         present, holes = self._decoded(there, at, [row[0] or b"" for row in found])
         present = present.filter(pa.array(derived.holds(present, there.schema, holes, "after")))
-        have = set(zip(*(present.column(there.schema.names.index(name)).to_pylist() for name in schema.key), strict=True))
-        asked_for = zip(*(rows.column(schema.names.index(name)).to_pylist() for name in schema.key), strict=True)
-        return [i for i, values in enumerate(asked_for) if i in taken and values not in have]
+        have = set(scopes.exact(present, there.schema, schema.key))
+        return [i for i, values in enumerate(scopes.exact(rows, schema, schema.key)) if i in taken and values not in have]
 
     # ---- parts of them
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -87,12 +89,26 @@ def texts(rows: pa.RecordBatch, schema: RowSchema, names: Sequence[str]) -> list
     return [list(row) for row in zip(*cells, strict=True)]
 
 
+def exact(rows: pa.RecordBatch, schema: RowSchema, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The values of these columns, row by row: equal where a topic's key is, which tells -0 from 0 and knows one NaN."""
+    return list(zip(*(_exact(rows.column(schema.names.index(name))) for name in names), strict=True))
+
+
+def _exact(values: pa.Array) -> list[Any]:
+    if not pa.types.is_floating(values.type):
+        return list(values.to_pylist())
+    numbers = np.asarray(values.cast(pa.float64()))
+    bits: list[Any] = np.where(np.isnan(numbers), np.nan, numbers).view(np.uint64).tolist()
+    return bits
+
+
 def _texts(values: pa.Array) -> list[str | None]:
     kind = values.type
     if pa.types.is_binary(kind):
         return [None if v is None else "\\x" + v.hex() for v in values.to_pylist()]
     if pa.types.is_floating(kind):
-        return [None if v is None else repr(v) for v in values.to_pylist()]
+        # The shortest text that means it in its own width: a longer one is another number to a server that reads all its digits.
+        return [None if v is None else str(kind.to_pandas_dtype()(v)) for v in values.to_pylist()]
     if pa.types.is_list(kind):
         raise conditions.refused("deleted rows are not compared by a list", "", "reconcile by keys, a range or the whole table")
     found: list[str | None] = pc.cast(values, pa.string()).to_pylist()
