@@ -87,7 +87,7 @@ def _instant(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _hex(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([f"\\\\x{v.hex()}" for v in values.to_pylist()], pa.string())])
+    return pa.chunked_array([pa.array([None if v is None else f"\\\\x{v.hex()}" for v in values.to_pylist()], pa.string())])
 
 
 _OTHERS: tuple[tuple[Callable[[pa.DataType], bool], str, Callable[[pa.ChunkedArray], pa.ChunkedArray]], ...] = (

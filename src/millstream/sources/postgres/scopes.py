@@ -64,7 +64,7 @@ def condition(scope: Scope, table: Described, session: Session) -> sql.Composabl
         read = conditions.condition(scope.where, [a.name for a in table.columns], where)
         if read.functions and (moody := _volatile(read.functions, session)):
             cure = "compare with a value instead; a function of your own that always answers alike can be declared STABLE or IMMUTABLE"
-            raise conditions.refused(f"{', '.join(moody)} may answer differently for each row", where, cure)
+            raise conditions.refused(f"{', '.join(moody)} may answer differently for each row, or change something", where, cure)
         return sql.SQL("({})").format(sql.SQL(read.sql))
     key = _key(table)
     if scope.keys is not None:
@@ -214,8 +214,8 @@ def absent(table: Described, schema: RowSchema, rows: pa.RecordBatch, within: sq
             raise conditions.refused(f"deleted rows are not compared by {name} {attribute.sql_type}", where, cure) from None
     places = sql.SQL("CAST({} AS bigint[])").format(sql.Literal("{" + ",".join(map(str, range(rows.num_rows))) + "}"))
     same = [sql.SQL("{} {} {}").format(sql.Identifier("x", k.name), sql.SQL(k.operator("=")), sql.Identifier("t", k.name)) for k in key]
-    # A collation may call two texts equal; the topic knows them as two keys.
-    exact = [_exactly(a.name) for a in key if pa.types.is_string(a.type.arrow)]
+    # A collation may call two texts equal, and -0 is equal to 0; the topic knows them as two keys.
+    exact = [_exactly(k.name) for k in key if pa.types.is_string(k.type.arrow) or pa.types.is_floating(k.type.arrow)]
     there = sql.SQL("NOT EXISTS (SELECT 1 FROM {table} AS x WHERE {same})").format(
         table=relation(table.name, partitioned=table.kind == "p"),
         same=sql.SQL(" AND ").join([*same, *exact]),
