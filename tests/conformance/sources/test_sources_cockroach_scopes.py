@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from cockroach_rig import CockroachRig
-from test_sources_cockroach_chunks import ready
+from sources_rig import read_to_head
+from test_sources_cockroach_chunks import A, ready
 
+from millstream.errors import Refused
 from millstream.sources.contract import WHOLE, Scope, Source
 
 pytestmark = pytest.mark.servers
@@ -44,3 +46,43 @@ def test_a_nought_below_nought_is_another_key(roach: CockroachRig) -> None:
     roach.run("CREATE TABLE t (k FLOAT8 PRIMARY KEY)", "INSERT INTO t VALUES (0.0)")
     source, _ = ready(roach, "t")
     assert [str(r["k"]) for r in gone(source, "t", [{"k": 0.0}, {"k": -0.0}])] == ["-0.0"]
+
+
+def test_a_column_that_the_topic_has_not_yet_is_no_part_of_a_comparison(roach: CockroachRig) -> None:
+    roach.run(f"INSERT INTO {A} VALUES (1, 'x')")
+    source, stream = ready(roach)
+    schema = source.tables()[0].schema
+    roach.run(f"ALTER TABLE {A} ADD COLUMN b INT8")
+    read_to_head(source, stream)
+    had = pa.RecordBatch.from_pylist([{"id": 2, "v": "y"}], pa.schema(list(schema.arrow)))
+    with pytest.raises(Refused) as refused:
+        source.absent(A, schema, had, Scope(where="b > 1"))
+    assert (refused.value.code, "b" in refused.value.message) == ("bad_scope", True)
+    again = source.chunk(A, None, 10, Scope(where="b > 1 OR id = 1"))
+    assert again is not None and again.rows.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "set_config('timezone', 'Asia/Tokyo', false) = 'x'",
+        "pg_catalog.set_config('timezone', 'Asia/Tokyo', false) = 'x'",
+        "crdb_internal.force_error('22012', 'x') = 1",
+        "\"crdb_internal\".force_error('22012', 'x') = 1",
+        "CRDB_Internal.request_statement_bundle('x', 0.1, '1s', '1h')",
+        "gen_random_bytes(3) = v::bytes",
+    ],
+)
+def test_a_condition_changes_nothing_of_the_server_or_of_us(roach: CockroachRig, condition: str) -> None:
+    roach.run(f"INSERT INTO {A} VALUES (1, 'x')")
+    source, _ = ready(roach)
+    with pytest.raises(Refused) as refused:
+        source.admits(A, Scope(where=condition))
+    assert refused.value.code == "bad_scope"
+    assert "may answer differently" in refused.value.message
+
+
+def test_a_text_may_say_anything(roach: CockroachRig) -> None:
+    roach.run(f"INSERT INTO {A} VALUES (1, 'crdb_internal.x()')")
+    source, _ = ready(roach)
+    assert source.admits(A, Scope(where="v = 'crdb_internal.x()'")) >= 0

@@ -140,7 +140,7 @@ class Chunks:
         taken, derived = set(range(rows.num_rows)), self._derived[described.name]
         if not scope.is_whole:
             told = derived.told(shape)
-            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, told, where)]))
+            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, told, schema, where)]))
             given = scopes.texts(rows, schema, names)
             placed = statements.placed(given, scopes.columns(shape, names), scopes.within(scope, told, where))
             taken = {int(place) for (place,) in self._session.rows(placed)}
