@@ -86,3 +86,20 @@ def test_a_text_may_say_anything(roach: CockroachRig) -> None:
     roach.run(f"INSERT INTO {A} VALUES (1, 'crdb_internal.x()')")
     source, _ = ready(roach)
     assert source.admits(A, Scope(where="v = 'crdb_internal.x()'")) >= 0
+
+
+def test_a_place_in_another_order_is_none(roach: CockroachRig) -> None:
+    """As after ALTER PRIMARY KEY, which the next opening of the source finds: here another table of that name."""
+    roach.run("CREATE TABLE t (k INT8, PRIMARY KEY (k ASC))", "INSERT INTO t SELECT * FROM generate_series(1, 6)")
+    source, _ = ready(roach, "t")
+    first = source.chunk("t", None, 2)
+    assert first is not None and first.last_key is not None and first.last_key[0] == "2"
+    source.close()
+    roach.run("DROP TABLE t", "CREATE TABLE t (k INT8, PRIMARY KEY (k DESC))", "INSERT INTO t SELECT * FROM generate_series(1, 6)")
+    source, _ = ready(roach, "t")
+    again = source.chunk("t", first.last_key, 5)
+    assert again is not None and [r["k"] for r in again.rows.to_pylist()] == [6, 5, 4, 3, 2]
+    last = source.chunk("t", again.last_key, 5)
+    assert last is not None and last.done and [r["k"] for r in last.rows.to_pylist()] == [1]
+    old = source.chunk("t", ["2"], 5)
+    assert old is not None and [r["k"] for r in old.rows.to_pylist()] == [1]

@@ -117,3 +117,54 @@ def test_rows_of_tables_that_inherit_are_not_waited_for(rig: PostgresRig) -> Non
         chunk = source.chunk("a", None, 100)
     assert chunk is not None
     assert chunk.rows.num_rows == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "alter"),
+    [
+        ("e", "ALTER TABLE k ALTER COLUMN id TYPE text"),
+        ('text COLLATE "C"', 'ALTER TABLE k ALTER COLUMN id TYPE text COLLATE "POSIX"'),
+        ("int", "ALTER TABLE k ALTER COLUMN id TYPE text"),
+        ("int", "ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (other)"),
+    ],
+)
+@pytest.mark.parametrize("rows_max", [1, 3])
+def test_a_place_in_another_order_is_none(rig: PostgresRig, kind: str, alter: str, rows_max: int) -> None:
+    """Keys beyond it in the order that was may come before it now."""
+    keys = ("2", "10", "1", "3") if kind == "int" else ("b", "A", "a", "B")
+    rig.run("CREATE TYPE e AS ENUM ('b', 'A', 'a', 'B')", f"CREATE TABLE k (id {kind} PRIMARY KEY, other int UNIQUE NOT NULL)")
+    rig.run("ALTER TABLE k REPLICA IDENTITY FULL", *(f"INSERT INTO k VALUES ('{key}', {100 - i})" for i, key in enumerate(keys)))
+    source = rig.checked(tables=("k",))
+    read(source.stream(None), lambda s: True)
+    first = source.chunk("k", None, rows_max)
+    assert first is not None
+    rig.run(alter)
+    again = source.chunk("k", first.last_key, 10)
+    assert again is not None
+    assert {str(r["id"]) for r in again.rows.to_pylist()} == set(keys)
+    last = source.chunk("k", again.last_key, 10)
+    assert last is not None
+    assert (last.rows.num_rows, last.done) == (0, True)
+
+
+@pytest.mark.parametrize("alter", ["ALTER TABLE k ALTER COLUMN id TYPE varchar(20)", "ALTER TABLE k RENAME COLUMN id TO name"])
+def test_what_leaves_the_order_leaves_the_place(rig: PostgresRig, alter: str) -> None:
+    rig.run("CREATE TABLE k (id varchar(10) PRIMARY KEY)", "ALTER TABLE k REPLICA IDENTITY FULL", "INSERT INTO k VALUES ('a'), ('b')")
+    source = rig.checked(tables=("k",))
+    read(source.stream(None), lambda s: True)
+    first = source.chunk("k", None, 1)
+    assert first is not None
+    rig.run(alter)
+    more = source.chunk("k", first.last_key, 10)
+    assert more is not None
+    assert more.rows.num_rows == 1
+
+
+def test_a_place_that_was_kept_without_its_order_is_taken(rig: PostgresRig) -> None:
+    source, _ = begun(rig, "a")
+    chunk = source.chunk("a", ["8"], 10)
+    assert chunk is not None
+    assert [r["id"] for r in chunk.rows.to_pylist()] == [9, 10]
+    with pytest.raises(Refused) as refused:
+        source.chunk("a", ["8", "x"], 10)
+    assert refused.value.code == "table_changed"

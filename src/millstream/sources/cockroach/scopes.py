@@ -87,6 +87,11 @@ def key_columns(shape: Shape) -> list[KeyColumn]:
     return [k for k in shape.reading if k.name in told]
 
 
+def order(shape: Shape) -> str:
+    """What makes the order in which the table is read."""
+    return "; ".join(f"{k.name} {k.sql_type}{' DESC' if k.descending else ''}" for k in shape.reading)
+
+
 def columns(shape: Shape, names: Sequence[str]) -> list[KeyColumn]:
     types = {c.name: c.sql_type for c in shape.told}
     return [KeyColumn(name, types[name]) for name in names]

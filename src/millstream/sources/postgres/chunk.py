@@ -21,6 +21,7 @@ import pyarrow as pa
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
+from millstream.sources import resuming
 from millstream.sources.contract import Chunk, Scope
 from millstream.sources.images import Hole, holes_column, unfit_key
 from millstream.sources.names import TableName
@@ -45,7 +46,7 @@ class Chunks:
         self._row_bytes: dict[TableName, int] = {}
 
     def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids, fills: Fills, scope: Scope) -> Chunk | None:
-        """The next rows of the scope after the key `after` (its texts). None where one of `unseen`, which the stream has given, is not
+        """The next rows of the scope after the place `after`. None where one of `unseen`, which the stream has given, is not
         visible: rows as they were before it would come after it.
 
         Raises Refused where the table is gone or its key has another width now, or the scope cannot be read.
@@ -54,7 +55,11 @@ class Chunks:
             read_us = time.time_ns() // 1000
             if not visible(snapshot, unseen).all():
                 return None
-            table = self._table(name, after)
+            table = self._table(name)
+            order = scopes.order(table)
+            after = resuming.key_of(after, order)
+            if after is not None and len(after) != len(table.key):
+                raise self._changed(name)
             limit = min(rows_max, self._rows_in(table))
             within = scopes.condition(scope, table, self._session)
             upto = scopes.step(scope, within, table, after, limit, self._session)
@@ -71,7 +76,7 @@ class Chunks:
                 rows=batch,
                 mark="",
                 newer=lambda live: newer(snapshot, live),
-                last_key=upto if is_all and upto is not None else last_key if rows else after,
+                last_key=resuming.place(upto if is_all and upto is not None else last_key if rows else after, order),
                 done=is_all and upto is None,
                 read_us=read_us,
                 holes=holes,
@@ -87,9 +92,9 @@ class Chunks:
     def _where(self, name: TableName) -> str:
         return f"{self._session.where} {name.written}"
 
-    def _table(self, name: TableName, after: list[Any] | None = None) -> Described:
+    def _table(self, name: TableName) -> Described:
         table = self._catalogue.table(name)
-        if table is None or not table.key or (after is not None and len(after) != len(table.key)):
+        if table is None or not table.key:
             raise self._changed(name)
         return table
 

@@ -37,6 +37,7 @@ class Attribute:
     doc: str = ""
     missing: str | None = None
     missing_differs: bool = False
+    collation: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Catalogue:
                 coalesce(bool_and(relfilenode = oid), true) AS first FROM leaves)
             SELECT attnum, attname, attisdropped, attgenerated <> '', atttypid, atttypmod,
                 CASE WHEN attisdropped THEN '' ELSE format_type(atttypid, atttypmod) END,
-                NOT attnotnull, coalesce(col_description(attrelid, attnum), ''), m.missing, m.differs, files, first
+                NOT attnotnull, coalesce(col_description(attrelid, attnum), ''), m.missing, m.differs,
+                coalesce((SELECT o.collname::text FROM pg_collation o WHERE o.oid = a.attcollation), ''), files, first
             FROM files, pg_attribute a
             CROSS JOIN LATERAL (SELECT min(value) AS missing,
                     count(*) > count(value) AND count(value) > 0 OR coalesce(min(value) <> max(value), false) AS differs
@@ -187,10 +189,10 @@ class Catalogue:
             [oid, oid],
         )
         attributes = tuple(
-            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), sql_type, nullable, doc, missing, differs)
-            for number, name, dropped, generated, type_oid, typmod, sql_type, nullable, doc, missing, differs, _, _ in found
+            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), *said)
+            for number, name, dropped, generated, type_oid, typmod, *said, _, _ in found
         )
-        return attributes, _short(found[0][11]) if found else "", bool(found and found[0][12])
+        return attributes, _short(found[0][-2]) if found else "", bool(found and found[0][-1])
 
 
 # A table itself, or for one that is partitioned the partitions that hold its rows.

@@ -93,6 +93,13 @@ def _key(table: Described) -> list[_KeyColumn]:
     return [_KeyColumn(a.name, a.sql_type, a.type, signs if len(signs) == len(_SIGNS) else _SIGNS) for a, signs in key]
 
 
+def order(table: Described) -> str:
+    """What makes the order in which the table is read; lengths and names do not."""
+    by_number = {a.number: a for a in table.columns}
+    key = [(by_number[n], k.operators) for n, k in zip(table.key, _key(table), strict=True)]
+    return "; ".join(" ".join([str(a.number), _unbounded(a.sql_type), a.collation, signs[0]]) for a, signs in key)
+
+
 def _named(key: Sequence[_KeyColumn]) -> str:
     return ", ".join(a.name for a in key)
 
