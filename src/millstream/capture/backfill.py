@@ -27,8 +27,8 @@ OVER: tuple[BackfillState, ...] = ("done", "cancelled", "failed")
 
 @dataclass(frozen=True)
 class Backfill:
-    """One backfill of a table: `after` is the last key done (None: none yet) in the `part` of its list of keys (0 where it has none),
-    `read` and `rows` are how many were read and how many of them appended, `estimate` of all to be read.
+    """One backfill of a table: `after` is the place of the last key done, as the source says it (None: none yet), in the `part` of its list
+    of keys (0 where it has none), `read` and `rows` are how many were read and how many of them appended, `estimate` of all to be read.
 
     One that is not `wanted` is offered: it waits until its owner starts it. One that reconciles looks, when all rows are read, at those
     that the topic has: `looked` is the last key (hex; "" before the first), None until then; `gone` counts its deletes.

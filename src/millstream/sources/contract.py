@@ -141,8 +141,8 @@ class Chunk:
     The stream will give `Delivery.mark == mark` when it passes the read point, whose position's (major, minor) becomes
     the version of these rows. `newer(batch)` says for each event of this table that the stream gives until then
     whether the chunk's read did not see it (True: its key leaves the chunk, before and after image). `last_key` is the
-    greatest key, as plain JSON to resume after; `done` is true where no row lies beyond it. `holes`
-    (type events.batch.HOLES, one a row, image "after") says what the columns' types could not hold; None: nothing.
+    place of the greatest key, to resume after: plain JSON that the source alone reads; `done` is true where no row lies
+    beyond it. `holes` (type events.batch.HOLES, one a row, image "after") says what the columns' types could not hold; None: nothing.
 
     `read_point` of kind `frontier`: (major, minor) at which the rows were read, and their version; the stream may have given events
     above it before the chunk was read, and says the mark with what it gives next. None: the position at the mark.
@@ -187,7 +187,8 @@ class Source(Protocol):
         """
 
     def chunk(self, table: str, after: list[Any] | None, rows_max: int, scope: Scope = WHOLE) -> Chunk | None:
-        """The next rows of the scope by key after `after`. None: cannot be read at a safe point now; try again after the next Delivery.
+        """The next rows of the scope by key after `after`; from the first one on again, where that was said of another order than the table
+        has by now. None: cannot be read at a safe point now; try again after the next Delivery.
 
         Raises Refused("table_changed") where the table is gone or has another key, Refused("bad_scope") as `admits`."""
 

@@ -98,6 +98,21 @@ def test_missing_rights_are_named_with_the_grant(rig: PostgresRig) -> None:
     source.check()
 
 
+def test_who_may_read_columns_alone_may_not_lock_the_table(rig: PostgresRig) -> None:
+    source = as_role(rig, tables=("public.a",))
+    role = f"{rig.database}_role"
+    rig.run("CREATE PUBLICATION millstream_rig FOR TABLE public.a", f"GRANT SELECT (id, v) ON public.a TO {role}")
+    rig.run("INSERT INTO a VALUES (1, 'x')")
+    error = refused(source)
+    assert error.code == "privilege"
+    rig.run(error.cure)
+    source.check()
+    next(source.stream(None))
+    chunk = source.chunk("public.a", None, 10)
+    assert chunk is not None
+    assert chunk.rows.num_rows == 1
+
+
 def test_a_publication_that_may_not_be_changed(rig: PostgresRig) -> None:
     rig.run("CREATE PUBLICATION shared FOR TABLE public.a")
     source = as_role(rig, "REPLICATION", *OWNER, publication="shared")

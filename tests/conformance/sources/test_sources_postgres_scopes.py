@@ -3,6 +3,8 @@ server, asked directly."""
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -97,6 +99,7 @@ def test_a_column_is_written_as_the_database_would_want_it(rig: PostgresRig) -> 
         ("EXISTS (SELECT 1)", "asks another table"),
         ("count(*) > 1", "many rows"),
         ("random() < 0.5", "random may answer differently"),
+        ("set_config('search_path', 'x', false) = 'x'", "set_config may answer differently"),
         ("pg_sleep(1) IS NULL", "pg_sleep may answer differently"),
         ("nextval('s') > 1", "nextval may answer differently"),
         ("Last_part = 1", "no column last_part"),
@@ -224,6 +227,48 @@ def test_what_only_a_topic_has(odd: Any) -> None:
     with pytest.raises(Refused, match="tags"):
         gone(source, "k", twins, Scope(where="tags @> '{a}'::text[]"))
     assert gone(source, "k", [], WHOLE) == []
+
+
+@pytest.mark.parametrize(
+    ("sql_type", "value", "text"),
+    [
+        ("bytea", b"\x01", "'\\x01'"),
+        ("boolean", True, "true"),
+        ("bigint", 7, "7"),
+        ("numeric(8,2)", Decimal("1.50"), "1.5"),
+        ("double precision", 0.1, "0.1"),
+        ("real", 0.1, "0.1"),
+        ("date", date(2024, 2, 29), "'2024-02-29'"),
+        ("timestamptz", datetime(2024, 2, 29, 1, tzinfo=UTC), "'2024-02-29 01:00Z'"),
+        ("text", 'a "b", \\', "'a \"b\", \\'"),
+    ],
+)
+def test_what_only_a_topic_has_may_lack_a_value(rig: PostgresRig, sql_type: str, value: Any, text: str) -> None:
+    rig.run(f"CREATE TABLE q (id int PRIMARY KEY, v {sql_type})", "ALTER TABLE q REPLICA IDENTITY FULL")
+    source = rig.checked(tables=("q",))
+    topic = [{"id": 1, "v": value}, {"id": 2, "v": None}]
+    assert gone(source, "q", topic, Scope(where="v IS NULL")) == [2]
+    assert gone(source, "q", topic, Scope(where=f"v = CAST({text} AS {sql_type})")) == [1]
+
+
+def test_a_column_that_the_topic_has_not_yet_is_no_part_of_a_comparison(rig: PostgresRig) -> None:
+    source = rig.checked(tables=("a",))
+    schema = source.tables()[0].schema
+    rig.run("ALTER TABLE a ADD COLUMN b int")
+    next(source.stream(None))
+    with pytest.raises(Refused, match="no column b") as refused:
+        source.absent("a", schema, pa.RecordBatch.from_pylist([{"id": 2, "v": "y"}], pa.schema(list(schema.arrow))), Scope(where="b > 1"))
+    assert refused.value.code == "bad_scope"
+
+
+@pytest.mark.parametrize("value", ["NaN", "-0", "0.1", "-Infinity"])
+def test_a_row_whose_key_is_a_float_is_there(rig: PostgresRig, value: str) -> None:
+    for kind in ("real", "double precision"):
+        rig.run("DROP TABLE IF EXISTS q", f"CREATE TABLE q (id {kind} PRIMARY KEY)", "ALTER TABLE q REPLICA IDENTITY FULL")
+        rig.run(f"INSERT INTO q VALUES ('{value}')")
+        source = rig.checked(tables=("q",))
+        assert gone(source, "q", [{"id": float(value)}, {"id": 2.5}, {"id": 0.0}], WHOLE) == [0.0, 2.5]
+        source.close()
 
 
 def test_what_a_read_did_not_see_is_newer_there_too(rig: PostgresRig) -> None:

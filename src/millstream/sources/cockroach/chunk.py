@@ -19,6 +19,7 @@ import pyarrow as pa
 from millstream.errors import Refused, Retryable
 from millstream.events.batch import HOLES, Batch
 from millstream.events.types import RowSchema
+from millstream.sources import resuming
 from millstream.sources.cockroach import scopes, statements
 from millstream.sources.cockroach.decode import Decoder, Messages
 from millstream.sources.cockroach.derived import Derived, Stopped
@@ -46,7 +47,7 @@ class Chunks:
         self._shapes: dict[int, tuple[tuple[Any, ...], Shape]] = {}
 
     def read(self, written: str, oid: int, at: Hlc, past: Past, after: list[Any] | None, rows_max: int, scope: Scope) -> Chunk | None:
-        """The next rows of the scope after the key `after` (its texts), as of `at`. None where that is too long ago by now.
+        """The next rows of the scope after the place `after`, as of `at`. None where that is too long ago by now.
 
         Raises Refused where the table is gone or its key has another width, or the scope cannot be read.
         """
@@ -54,7 +55,11 @@ class Chunks:
         where, derived = f"{self._session.where} {written}", self._derived[written]
         with scopes.explained(scope, where):
             try:
-                shape = self._shape(written, oid, at, after)
+                shape = self._shape(written, oid, at)
+                order = scopes.order(shape)
+                after = resuming.key_of(after, order)
+                if after is not None and len(after) != len(shape.reading):
+                    raise self._changed(written)
                 limit = max(1, min(rows_max, self._bytes_max // self._row_bytes.get(written, ROW_BYTES_UNKNOWN)))
                 described = self._described(written, shape, at, past)
                 within = [*derived.within(shape), *scopes.within(scope, derived.told(shape), where)]
@@ -80,7 +85,7 @@ class Chunks:
             rows=derived.projected(rows, described.schema),
             mark=uuid.uuid4().hex,
             newer=lambda live: newer(at, live),
-            last_key=upto if is_all and upto is not None else last,
+            last_key=resuming.place(upto if is_all and upto is not None else last, order),
             done=is_all and upto is None,
             read_us=read_us,
             holes=derived.holes(holes, described.schema),
@@ -91,7 +96,7 @@ class Chunks:
         """About how many rows the scope has. Raises Refused("bad_scope")."""
         where = f"{self._session.where} {written}"
         with scopes.explained(scope, where):
-            shape = self._shape(written, oid, None, None)
+            shape = self._shape(written, oid, None)
             key = scopes.key_columns(shape)
             within = scopes.within(scope, self._derived[written].told(shape), where)
             given = [*(scope.keys or ()), *(end for end in (scope.first, scope.last) if end is not None)]
@@ -107,7 +112,7 @@ class Chunks:
         where = f"{self._session.where} {written}"
         with scopes.explained(scope, where):
             try:
-                shape = self._shape(written, oid, at, None)
+                shape = self._shape(written, oid, at)
                 described = self._described(written, shape, at, past)
                 if described.schema.key != schema.key:
                     said = f"the key is ({', '.join(described.schema.key)}) now, not ({', '.join(schema.key)})"
@@ -140,7 +145,7 @@ class Chunks:
         taken, derived = set(range(rows.num_rows)), self._derived[described.name]
         if not scope.is_whole:
             told = derived.told(shape)
-            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, told, where)]))
+            names = list(dict.fromkeys([*schema.key, *scopes.read_columns(scope, told, schema, where)]))
             given = scopes.texts(rows, schema, names)
             placed = statements.placed(given, scopes.columns(shape, names), scopes.within(scope, told, where))
             taken = {int(place) for (place,) in self._session.rows(placed)}
@@ -155,13 +160,12 @@ class Chunks:
         found, _ = self._session.texts(asked, 1 << 40, self._stopped)
         present, holes = self._decoded(there, at, [row[0] or b"" for row in found])
         present = present.filter(pa.array(derived.holds(present, there.schema, holes, "after")))
-        have = set(zip(*(present.column(there.schema.names.index(name)).to_pylist() for name in schema.key), strict=True))
-        asked_for = zip(*(rows.column(schema.names.index(name)).to_pylist() for name in schema.key), strict=True)
-        return [i for i, values in enumerate(asked_for) if i in taken and values not in have]
+        have = set(scopes.exact(present, there.schema, schema.key))
+        return [i for i, values in enumerate(scopes.exact(rows, schema, schema.key)) if i in taken and values not in have]
 
     # ---- parts of them
 
-    def _shape(self, written: str, oid: int, at: Hlc | None, after: list[Any] | None) -> Shape:
+    def _shape(self, written: str, oid: int, at: Hlc | None) -> Shape:
         """The table as it was then; asked for anew only where its outline differs from the last one."""
         outline = self._catalogue.outlines([oid], at).get(oid)
         known = self._shapes.get(oid)
@@ -170,9 +174,12 @@ class Chunks:
             known = None if shape is None else (outline, shape)
             if known is not None:
                 self._shapes[oid] = known
-        if outline is None or known is None or (after is not None and len(after) != len(known[1].key)):
-            raise Refused(f"{written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
+        if outline is None or known is None:
+            raise self._changed(written)
         return known[1]
+
+    def _changed(self, written: str) -> Refused:
+        return Refused(f"{written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
 
     def _step(self, shape: Shape, at: Hlc, begun: Sequence[str], limit: int) -> list[Any] | None:
         """The key up to which a chunk looks; None: to the end. A condition that few rows fulfil would look through the whole table for one

@@ -1,6 +1,7 @@
 """Chunks of a backfill: rows in key order, with what is needed to place them in the stream. Design §5.7.
 
-The rows and the snapshot that saw them are read in one REPEATABLE READ transaction; then a message goes into the log,
+The rows and the snapshot that saw them are read in one REPEATABLE READ transaction, which has the table's lock before it has the
+snapshot; then a message goes into the log,
 whose place is the read point. What the stream gives until there is judged by transaction, not by place (`snapshots`).
 """
 
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +21,13 @@ import pyarrow as pa
 from millstream.errors import Irrecoverable, Refused
 from millstream.events.batch import Batch
 from millstream.events.types import RowSchema
+from millstream.sources import resuming
 from millstream.sources.contract import Chunk, Scope
 from millstream.sources.images import Hole, holes_column, unfit_key
 from millstream.sources.names import TableName
 from millstream.sources.postgres import copytext, scopes
 from millstream.sources.postgres.describe import Catalogue, Described
+from millstream.sources.postgres.failures import STATEMENT
 from millstream.sources.postgres.fills import Fills
 from millstream.sources.postgres.messages import MARK_PREFIX
 from millstream.sources.postgres.session import Session
@@ -42,17 +46,20 @@ class Chunks:
         self._row_bytes: dict[TableName, int] = {}
 
     def read(self, name: TableName, after: list[Any] | None, rows_max: int, unseen: Xids, fills: Fills, scope: Scope) -> Chunk | None:
-        """The next rows of the scope after the key `after` (its texts). None where one of `unseen`, which the stream has given, is not
+        """The next rows of the scope after the place `after`. None where one of `unseen`, which the stream has given, is not
         visible: rows as they were before it would come after it.
 
         Raises Refused where the table is gone or its key has another width now, or the scope cannot be read.
         """
-        with self._session.reading(), scopes.explained(scope, self._where(name)):
-            snapshot = self._session.snapshot()
+        with self._reading(name, scope) as snapshot:
             read_us = time.time_ns() // 1000
             if not visible(snapshot, unseen).all():
                 return None
-            table = self._table(name, after)
+            table = self._table(name)
+            order = scopes.order(table)
+            after = resuming.key_of(after, order)
+            if after is not None and len(after) != len(table.key):
+                raise self._changed(name)
             limit = min(rows_max, self._rows_in(table))
             within = scopes.condition(scope, table, self._session)
             upto = scopes.step(scope, within, table, after, limit, self._session)
@@ -69,7 +76,7 @@ class Chunks:
                 rows=batch,
                 mark="",
                 newer=lambda live: newer(snapshot, live),
-                last_key=upto if is_all and upto is not None else last_key if rows else after,
+                last_key=resuming.place(upto if is_all and upto is not None else last_key if rows else after, order),
                 done=is_all and upto is None,
                 read_us=read_us,
                 holes=holes,
@@ -85,11 +92,27 @@ class Chunks:
     def _where(self, name: TableName) -> str:
         return f"{self._session.where} {name.written}"
 
-    def _table(self, name: TableName, after: list[Any] | None = None) -> Described:
+    def _table(self, name: TableName) -> Described:
         table = self._catalogue.table(name)
-        if table is None or not table.key or (after is not None and len(after) != len(table.key)):
-            raise Refused(f"{name.written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
+        if table is None or not table.key:
+            raise self._changed(name)
         return table
+
+    def _changed(self, name: TableName) -> Refused:
+        return Refused(f"{name.written} has changed: it is gone, or has another key", code="table_changed", where=self._session.where)
+
+    @contextmanager
+    def _reading(self, name: TableName, scope: Scope) -> Iterator[Snapshot]:
+        """A transaction in which the table stays as it is, and its snapshot. Raises Refused where the table is gone."""
+        relation = scopes.relation(name, partitioned=self._catalogue.is_partitioned(name))
+        with self._session.reading(), scopes.explained(scope, self._where(name)):
+            try:
+                self._session.lock(relation)
+            except Irrecoverable as error:
+                if error.code != STATEMENT:
+                    raise
+                raise self._changed(name) from None
+            yield self._session.snapshot()
 
     def admits(self, name: TableName, scope: Scope) -> int:
         """About how many rows the scope has. Raises Refused."""
@@ -100,8 +123,7 @@ class Chunks:
 
     def absent(self, name: TableName, schema: RowSchema, rows: pa.RecordBatch, scope: Scope, unseen: Xids) -> Chunk | None:
         """Of `rows` those of the scope whose key no row has; see `sources.contract`. None as `read`."""
-        with self._session.reading(), scopes.explained(scope, self._where(name)):
-            snapshot = self._session.snapshot()
+        with self._reading(name, scope) as snapshot:
             read_us = time.time_ns() // 1000
             if not visible(snapshot, unseen).all():
                 return None

@@ -37,11 +37,15 @@ class Attribute:
     doc: str = ""
     missing: str | None = None
     missing_differs: bool = False
+    collation: str = ""
 
 
 @dataclass(frozen=True)
 class Described:
     """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
+
+    `comparing` says of each column of the key by which operators its index compares, "<", "<=", "=", ">=", ">" as SQL writes them with
+    their schema; none: by the server's own, which are those that a bare sign means.
 
     `rows` and `row_bytes` are estimates. `partial_partitions` are the partitions whose replica identity is not full,
     `keyless_partitions` those that do not even have the default one. `files` names
@@ -62,6 +66,7 @@ class Described:
     files: str = ""
     never_rewritten: bool = False
     keyless_partitions: tuple[str, ...] = ()
+    comparing: tuple[tuple[str, ...], ...] = ()
 
     @property
     def columns(self) -> tuple[Attribute, ...]:
@@ -95,6 +100,10 @@ class Catalogue:
         """The table of that oid, whatever it is called now."""
         return self._table(name, "c.oid = %s", [oid])
 
+    def is_partitioned(self, name: TableName) -> bool:
+        asked = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s"
+        return bool(self._session.rows(f"{asked} AND c.relkind = 'p'", [name.schema, name.table]))
+
     def names(self) -> list[str]:
         """Every table that could be meant, as schema.table."""
         found = self._session.rows(
@@ -125,16 +134,21 @@ class Catalogue:
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p WHERE p.oid IN ({_LEAVES}) AND p.relreplident <> 'f'),
                 (SELECT array_agg(p.oid::regclass::text ORDER BY 1) FROM pg_class p
                     WHERE p.oid IN ({_LEAVES}) AND p.relreplident NOT IN ('f', 'd')),
-                i.key, i.deferrable
+                i.key, i.deferrable, i.comparing
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable
+            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable,
+                (SELECT json_agg((SELECT json_agg(format('OPERATOR(%%I.%%s)', s.nspname, p.oprname) ORDER BY a.amopstrategy)
+                    FROM pg_amop a JOIN pg_operator p ON p.oid = a.amopopr JOIN pg_namespace s ON s.oid = p.oprnamespace
+                    WHERE a.amopfamily = o.opcfamily AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
+                    AND s.nspname <> 'pg_catalog') ORDER BY k.place)
+                    FROM unnest(i.indclass::oid[]) WITH ORDINALITY k (class, place) JOIN pg_opclass o ON o.oid = k.class) AS comparing
                 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) i ON true
             WHERE {where}""",
             parameters,
         )
         if not found:
             return None
-        oid, kind, persistence, identity, rows, size, partial, keyless, key, deferrable = found[0]
+        oid, kind, persistence, identity, rows, size, partial, keyless, key, deferrable, comparing = found[0]
         attributes, files, never_rewritten = self._attributes(oid)
         return Described(
             name=name,
@@ -151,6 +165,7 @@ class Catalogue:
             keyless_partitions=tuple(keyless or ()) if kind == "p" else (),
             files=files,
             never_rewritten=never_rewritten,
+            comparing=tuple(tuple(signs or ()) for signs in comparing or ()),
         )
 
     def _attributes(self, oid: int) -> tuple[tuple[Attribute, ...], str, bool]:
@@ -163,7 +178,8 @@ class Catalogue:
                 coalesce(bool_and(relfilenode = oid), true) AS first FROM leaves)
             SELECT attnum, attname, attisdropped, attgenerated <> '', atttypid, atttypmod,
                 CASE WHEN attisdropped THEN '' ELSE format_type(atttypid, atttypmod) END,
-                NOT attnotnull, coalesce(col_description(attrelid, attnum), ''), m.missing, m.differs, files, first
+                NOT attnotnull, coalesce(col_description(attrelid, attnum), ''), m.missing, m.differs,
+                coalesce((SELECT o.collname::text FROM pg_collation o WHERE o.oid = a.attcollation), ''), files, first
             FROM files, pg_attribute a
             CROSS JOIN LATERAL (SELECT min(value) AS missing,
                     count(*) > count(value) AND count(value) > 0 OR coalesce(min(value) <> max(value), false) AS differs
@@ -173,10 +189,10 @@ class Catalogue:
             [oid, oid],
         )
         attributes = tuple(
-            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), sql_type, nullable, doc, missing, differs)
-            for number, name, dropped, generated, type_oid, typmod, sql_type, nullable, doc, missing, differs, _, _ in found
+            Attribute(number, name, dropped, generated, self.type_of(type_oid, typmod), *said)
+            for number, name, dropped, generated, type_oid, typmod, *said, _, _ in found
         )
-        return attributes, _short(found[0][11]) if found else "", bool(found and found[0][12])
+        return attributes, _short(found[0][-2]) if found else "", bool(found and found[0][-1])
 
 
 # A table itself, or for one that is partitioned the partitions that hold its rows.

@@ -63,6 +63,6 @@ def _meaning(state: str | None, text: str, connection: bool) -> _Means:
                 return meaning
     if connection or state is None or state[:2] in ("08", "53", "57", "40"):
         return Retryable, "connection", "check that the server runs and can be reached"
-    if state[:2] in ("21", "22", "42", "P0"):
+    if state[:2] in ("21", "22", "3F", "42", "P0"):
         return Irrecoverable, STATEMENT, "see the server's log"
     return Irrecoverable, "server_error", "see the server's log"

@@ -16,13 +16,21 @@ from psycopg import sql
 NUL = "\0"  # in no text of PostgreSQL's: what holds it equals nothing there
 
 
-def condition(columns: Sequence[str], types: Sequence[str], keys: pa.Table, *, as_text: bool = False) -> sql.Composable:
-    """True of the rows whose `columns` (of SQL `types`, without modifiers) equal a row of `keys`. `keys` has no nulls."""
+def condition(
+    columns: Sequence[str], types: Sequence[str], keys: pa.Table, *, as_text: bool = False, equal: Sequence[str] = ()
+) -> sql.Composable:
+    """True of the rows whose `columns` (of SQL `types`, without modifiers) equal a row of `keys`. `keys` has no nulls. `equal`: the
+    operator of each column that says so, where those are not all the server's own."""
     arrays = [_array(keys.column(i), types[i], as_text) for i in range(len(columns))]
     named = [sql.SQL("CAST({} AS text)" if as_text else "{}").format(sql.Identifier("t", c)) for c in columns]
     if len(columns) == 1:
-        return sql.SQL("{} = ANY ({})").format(named[0], arrays[0])
+        return sql.SQL("{} {} ANY ({})").format(named[0], sql.SQL(equal[0] if equal else "="), arrays[0])
     names = sql.SQL(", ").join(sql.Identifier(f"k{i}") for i in range(len(columns)))
+    if any(sign != "=" for sign in equal):
+        same = [sql.SQL("{} {} {}").format(named[i], sql.SQL(sign), sql.Identifier("k", f"k{i}")) for i, sign in enumerate(equal)]
+        return sql.SQL("EXISTS (SELECT 1 FROM unnest({}) AS k ({}) WHERE {})").format(
+            sql.SQL(", ").join(arrays), names, sql.SQL(" AND ").join(same)
+        )
     return sql.SQL("({}) IN (SELECT {} FROM unnest({}) AS k ({}))").format(
         sql.SQL(", ").join(named), names, sql.SQL(", ").join(arrays), names
     )
@@ -79,7 +87,7 @@ def _instant(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _hex(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([f"\\\\x{v.hex()}" for v in values.to_pylist()], pa.string())])
+    return pa.chunked_array([pa.array([None if v is None else f"\\\\x{v.hex()}" for v in values.to_pylist()], pa.string())])
 
 
 _OTHERS: tuple[tuple[Callable[[pa.DataType], bool], str, Callable[[pa.ChunkedArray], pa.ChunkedArray]], ...] = (

@@ -1,6 +1,7 @@
 """A backfill's scope as SQL: which rows, in which steps, and which rows of a topic the table does not have any more.
 
-Everything is compared by the server, in the columns' own types and collations. In every statement the table is `t`.
+Everything is compared by the server, in the columns' own types and collations; keys by the operators of their index, in whose order they
+come: a bare sign means another one for a type that is not the server's own. In every statement the table is `t`.
 Reference: PostgreSQL 18, "Row and Array Comparisons", "Array Input and Output Syntax".
 """
 
@@ -10,23 +11,39 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from psycopg import sql
 
 from millstream.errors import Irrecoverable
-from millstream.events.types import RowSchema
+from millstream.events.types import RowSchema, Type
 from millstream.sources import condition as conditions
 from millstream.sources.contract import Scope
+from millstream.sources.names import TableName
 from millstream.sources.postgres import keys
-from millstream.sources.postgres.describe import Attribute, Described
+from millstream.sources.postgres.describe import Described
 from millstream.sources.postgres.failures import STATEMENT
 from millstream.sources.postgres.session import Session
 
 CHEAP_COST = 20_000  # in the planner's units: a tenth of a second or two
 _MODIFIER = re.compile(r"\([^)]*\)")
 PLACE = "millstream place"
+_SIGNS = ("<", "<=", "=", ">=", ">")
+
+
+@dataclass(frozen=True)
+class _KeyColumn:
+    """`operators`: of the `_SIGNS`, as SQL writes those by which the key's index compares the column."""
+
+    name: str
+    sql_type: str
+    type: Type
+    operators: tuple[str, ...]
+
+    def operator(self, sign: str) -> str:
+        return self.operators[_SIGNS.index(sign)]
 
 
 @contextmanager
@@ -47,7 +64,7 @@ def condition(scope: Scope, table: Described, session: Session) -> sql.Composabl
         read = conditions.condition(scope.where, [a.name for a in table.columns], where)
         if read.functions and (moody := _volatile(read.functions, session)):
             cure = "compare with a value instead; a function of your own that always answers alike can be declared STABLE or IMMUTABLE"
-            raise conditions.refused(f"{', '.join(moody)} may answer differently for each row", where, cure)
+            raise conditions.refused(f"{', '.join(moody)} may answer differently for each row, or change something", where, cure)
         return sql.SQL("({})").format(sql.SQL(read.sql))
     key = _key(table)
     if scope.keys is not None:
@@ -56,7 +73,8 @@ def condition(scope: Scope, table: Described, session: Session) -> sql.Composabl
                 raise conditions.refused(f"the key {','.join(given)} has not {len(key)} columns", where, f"give {_named(key)}")
         columns = {str(i): [k[i] for k in scope.keys] for i in range(len(key))}
         given_keys = pa.table({name: pa.array(texts, pa.string()) for name, texts in columns.items()})
-        return keys.condition([a.name for a in key], [_unbounded(a.sql_type) for a in key], keys.possible(given_keys))
+        equal = [k.operator("=") for k in key]
+        return keys.condition([k.name for k in key], [_unbounded(k.sql_type) for k in key], keys.possible(given_keys), equal=equal)
     ends = [_end(end, key, sign, where) for end, sign in ((scope.first, ">="), (scope.last, "<=")) if end is not None]
     return sql.SQL(" AND ").join(ends) if ends else None
 
@@ -67,27 +85,46 @@ def _volatile(functions: Sequence[str], session: Session) -> list[str]:
     return [name for (name,) in session.rows(asked.format(names))]
 
 
-def _key(table: Described) -> list[Attribute]:
+def _key(table: Described) -> list[_KeyColumn]:
     by_number = {a.number: a for a in table.columns}
-    return [by_number[n] for n in table.key]
+    # Columns that an index only includes have no operators there.
+    comparing = [*table.comparing, *[()] * (len(table.key) - len(table.comparing))]
+    key = [(by_number[n], signs) for n, signs in zip(table.key, comparing, strict=True)]
+    return [_KeyColumn(a.name, a.sql_type, a.type, signs if len(signs) == len(_SIGNS) else _SIGNS) for a, signs in key]
 
 
-def _named(key: Sequence[Attribute]) -> str:
+def order(table: Described) -> str:
+    """What makes the order in which the table is read; lengths and names do not."""
+    by_number = {a.number: a for a in table.columns}
+    key = [(by_number[n], k.operators) for n, k in zip(table.key, _key(table), strict=True)]
+    return "; ".join(" ".join([str(a.number), _unbounded(a.sql_type), a.collation, signs[0]]) for a, signs in key)
+
+
+def _named(key: Sequence[_KeyColumn]) -> str:
     return ", ".join(a.name for a in key)
 
 
-def _end(values: Sequence[str], key: Sequence[Attribute], sign: str, where: str) -> sql.Composable:
+def _end(values: Sequence[str], key: Sequence[_KeyColumn], sign: str, where: str) -> sql.Composable:
     if len(values) > len(key):
         raise conditions.refused(f"{','.join(values)} has more columns than the key", where, f"give {_named(key)}, or the first of them")
     return _compared(values, key[: len(values)], sign)
 
 
-def _compared(values: Sequence[Any], key: Sequence[Attribute], sign: str) -> sql.Composable:
-    names = sql.SQL(", ").join(sql.Identifier("t", a.name) for a in key)
-    given = sql.SQL(", ").join(
-        sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(_unbounded(a.sql_type))) for value, a in zip(values, key, strict=True)
-    )
-    return sql.SQL("({}) {} ({})").format(names, sql.SQL(sign), given)
+def _compared(values: Sequence[Any], key: Sequence[_KeyColumn], sign: str) -> sql.Composable:
+    names = [sql.Identifier("t", k.name) for k in key]
+    given = [sql.SQL("CAST({} AS {})").format(sql.Literal(v), sql.SQL(_unbounded(k.sql_type))) for v, k in zip(values, key, strict=True)]
+    operators = {k.operator(sign) for k in key}
+    if len(operators) == 1:
+        return sql.SQL("({}) {} ({})").format(sql.SQL(", ").join(names), sql.SQL(operators.pop()), sql.SQL(", ").join(given))
+    # A comparison of rows has one operator: what it stands for, and first what of it an index can serve.
+    bound = sql.SQL("{} {} {}").format(names[0], sql.SQL(key[0].operator(sign[0] + "=")), given[0])
+    same: list[sql.Composable] = []
+    ways = []
+    for i, k in enumerate(key):
+        last = sql.SQL("{} {} {}").format(names[i], sql.SQL(k.operator(sign if i == len(key) - 1 else sign[0])), given[i])
+        ways.append(sql.SQL(" AND ").join([*same, last]))
+        same.append(sql.SQL("{} {} {}").format(names[i], sql.SQL(k.operator("=")), given[i]))
+    return sql.SQL("({} AND ({}))").format(bound, sql.SQL(" OR ").join(ways))
 
 
 def _unbounded(sql_type: str) -> str:
@@ -98,10 +135,13 @@ def _unbounded(sql_type: str) -> str:
     return {"character": "bpchar", "bit": "bit varying"}.get(bare, bare)
 
 
+def relation(name: TableName, *, partitioned: bool) -> sql.Composable:
+    """What holds the rows. Those of tables that inherit from this one come in the stream as theirs; those of partitions as ours."""
+    return sql.SQL("{}{}").format(sql.SQL("" if partitioned else "ONLY "), sql.Identifier(name.schema, name.table))
+
+
 def _from(table: Described) -> sql.Composable:
-    # Rows of tables that inherit from this one come in the stream as theirs; those of partitions as ours.
-    only = sql.SQL("" if table.kind == "p" else "ONLY ")
-    return sql.SQL("{}{} AS t").format(only, sql.Identifier(table.name.schema, table.name.table))
+    return sql.SQL("{} AS t").format(relation(table.name, partitioned=table.kind == "p"))
 
 
 def _all_of(*parts: sql.Composable | None) -> sql.Composable:
@@ -180,12 +220,11 @@ def absent(table: Described, schema: RowSchema, rows: pa.RecordBatch, within: sq
             cure = "reconcile by another condition, by keys, a range or the whole table"
             raise conditions.refused(f"deleted rows are not compared by {name} {attribute.sql_type}", where, cure) from None
     places = sql.SQL("CAST({} AS bigint[])").format(sql.Literal("{" + ",".join(map(str, range(rows.num_rows))) + "}"))
-    same = [sql.SQL("{} = {}").format(sql.Identifier("x", a.name), sql.Identifier("t", a.name)) for a in key]
-    # A collation may call two texts equal; the topic knows them as two keys.
-    exact = [_exactly(a.name) for a in key if pa.types.is_string(a.type.arrow)]
-    there = sql.SQL("NOT EXISTS (SELECT 1 FROM {only}{table} AS x WHERE {same})").format(
-        only=sql.SQL("" if table.kind == "p" else "ONLY "),
-        table=sql.Identifier(table.name.schema, table.name.table),
+    same = [sql.SQL("{} {} {}").format(sql.Identifier("x", k.name), sql.SQL(k.operator("=")), sql.Identifier("t", k.name)) for k in key]
+    # A collation may call two texts equal, and -0 is equal to 0; the topic knows them as two keys.
+    exact = [_exactly(k.name) for k in key if pa.types.is_string(k.type.arrow) or pa.types.is_floating(k.type.arrow)]
+    there = sql.SQL("NOT EXISTS (SELECT 1 FROM {table} AS x WHERE {same})").format(
+        table=relation(table.name, partitioned=table.kind == "p"),
         same=sql.SQL(" AND ").join([*same, *exact]),
     )
     return sql.SQL("SELECT {place} FROM unnest({arrays}) AS t ({names}){within}").format(

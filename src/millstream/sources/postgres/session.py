@@ -96,9 +96,15 @@ class Session(Held):
         at_once = ", true" if self.server_version >= _FLUSH_ARGUMENT_SINCE else ""
         self.rows(f"SELECT pg_logical_emit_message(false, %s, %s{at_once})", [prefix, content])
 
+    def lock(self, table: sql.Composable) -> None:
+        """Within `reading`, before all else: no ALTER may commit until it ends. Taking it takes no snapshot, so the one that the next
+        statement takes is younger than whatever held the table: for an older one a table that was rewritten since is empty.
+        Raises Irrecoverable(STATEMENT) where there is none. Reference: PostgreSQL 18, "LOCK", "Caveats" of concurrency control."""
+        self.rows(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
+
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """One snapshot for all that is read within."""
+        """One snapshot for all that is read within, as its first query takes it."""
         with self._lock:
             self.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:

@@ -151,11 +151,13 @@ def plan(scope: Scope, where: Expression | None) -> Access:
     """What of `where` the key answers; all of it is asked of each row as well."""
     descriptor, compiler = scope.descriptor, scope.compiler
     key = [c for c in descriptor.key_columns if not (descriptor.buckets and c is descriptor.key_columns[0])]
+    # A point is found by what Python calls equal, which no NaN is to itself.
+    pointed = [c for c in key if c.kind.kind not in ("float", "decimal")]
     kept = compiler.condition(where) if where is not None else None
     equal: dict[str, tuple[Run, ...]] = {}
     bounds: dict[str, Bound] = {}
     for part in conjuncts(where):
-        _equality(scope, part, key, equal)
+        _equality(scope, part, pointed, equal)
         if not descriptor.buckets and not descriptor.descending:
             _bound(scope, part, key, bounds)
     width, buckets = scope.width, descriptor.buckets
