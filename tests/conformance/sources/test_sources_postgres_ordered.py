@@ -121,3 +121,13 @@ def test_a_key_whose_index_includes_another_column(rig: PostgresRig) -> None:
     rig.run("CREATE TABLE k (id int, v int, PRIMARY KEY (id) INCLUDE (v))", "ALTER TABLE k REPLICA IDENTITY FULL")
     rig.run("INSERT INTO k SELECT i, i FROM generate_series(1, 5) i")
     assert ids(rig.checked(tables=("k",)), WHOLE, 2) == [1, 2, 3, 4, 5]
+
+
+def test_columns_that_the_index_only_includes_are_not_of_the_key(rig: PostgresRig) -> None:
+    rig.run("CREATE TABLE k (id int, v int, PRIMARY KEY (id) INCLUDE (v))", "ALTER TABLE k REPLICA IDENTITY FULL")
+    rig.run("INSERT INTO k VALUES (2, 1), (1, 2)")
+    source = rig.checked(tables=("k",))
+    chunk = source.chunk("k", None, 1)
+    assert chunk is not None
+    assert chunk.schema.key == ("id",)
+    assert ids(source, Scope(first=("2",)), 1) == [1]

@@ -42,7 +42,8 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Described:
-    """A table. `key` are the attribute numbers of its primary key, in index order; `kind` and `identity` are pg_class's letters.
+    """A table. `key` are the attribute numbers of its primary key, in index order, without columns that its index only includes; `kind` and
+    `identity` are pg_class's letters.
 
     `comparing` says of each column of the key by which operators its index compares, "<", "<=", "=", ">=", ">" as SQL writes them with
     their schema; none: by the server's own, which are those that a bare sign means.
@@ -136,7 +137,8 @@ class Catalogue:
                     WHERE p.oid IN ({_LEAVES}) AND p.relreplident NOT IN ('f', 'd')),
                 i.key, i.deferrable, i.comparing
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            LEFT JOIN LATERAL (SELECT string_to_array(i.indkey::text, ' ')::int[] AS key, NOT i.indimmediate AS deferrable,
+            LEFT JOIN LATERAL (SELECT (string_to_array(i.indkey::text, ' ')::int[])[1:i.indnkeyatts] AS key,
+                NOT i.indimmediate AS deferrable,
                 (SELECT json_agg((SELECT json_agg(format('OPERATOR(%%I.%%s)', s.nspname, p.oprname) ORDER BY a.amopstrategy)
                     FROM pg_amop a JOIN pg_operator p ON p.oid = a.amopopr JOIN pg_namespace s ON s.oid = p.oprnamespace
                     WHERE a.amopfamily = o.opcfamily AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype

@@ -87,9 +87,7 @@ def _volatile(functions: Sequence[str], session: Session) -> list[str]:
 
 def _key(table: Described) -> list[_KeyColumn]:
     by_number = {a.number: a for a in table.columns}
-    # Columns that an index only includes have no operators there.
-    comparing = [*table.comparing, *[()] * (len(table.key) - len(table.comparing))]
-    key = [(by_number[n], signs) for n, signs in zip(table.key, comparing, strict=True)]
+    key = [(by_number[n], signs) for n, signs in zip(table.key, table.comparing or [()] * len(table.key), strict=True)]
     return [_KeyColumn(a.name, a.sql_type, a.type, signs if len(signs) == len(_SIGNS) else _SIGNS) for a, signs in key]
 
 
