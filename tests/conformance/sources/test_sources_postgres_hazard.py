@@ -27,20 +27,13 @@ MakeRig = Callable[..., PostgresRig]
 @contextmanager
 def held_commit(rig: PostgresRig, statement: str) -> Iterator[Callable[[], None]]:
     """Run `statement` so that its commit waits for a standby; calling what is given lets it go."""
-    rig.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    rig.server.execute("SELECT pg_reload_conf()")
     writer = threading.Thread(target=lambda: rig.run("SET synchronous_commit = on", statement))
-    released = False
 
     def release() -> None:
-        nonlocal released
-        if not released:
-            rig.server.execute("ALTER SYSTEM RESET synchronous_standby_names")
-            rig.server.execute("SELECT pg_reload_conf()")
-            writer.join()
-            released = True
+        while writer.is_alive():
+            rig.server.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            writer.join(0.01)
 
-    _await_setting(rig)
     writer.start()
     try:
         yield release
@@ -48,13 +41,8 @@ def held_commit(rig: PostgresRig, statement: str) -> Iterator[Callable[[], None]
         release()
 
 
-def _await_setting(rig: PostgresRig) -> None:
-    while rig.rows("SHOW synchronous_standby_names") != [("nobody",)]:
-        pass
-
-
 def setting_up(make: MakeRig) -> tuple[PostgresRig, Source, Iterator[Delivery]]:
-    rig = make()
+    rig = make(synchronous_standby_names="nobody", synchronous_commit="local")
     source = rig.checked(heartbeat_s=60)
     rig.run(f"INSERT INTO {A} VALUES (1, 'old'), (2, 'old')")
     stream = source.stream(None)
