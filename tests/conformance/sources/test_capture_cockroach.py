@@ -204,6 +204,31 @@ def test_a_changed_key_goes_on_in_the_next_incarnation(roach: CockroachRig, capt
     assert captured.rows(B) == table(roach, B)
 
 
+def test_a_key_of_another_column_begins_the_next_incarnation_too(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
+    """Neither the names of its columns nor the width of its keys show it."""
+    roach.run(
+        f"ALTER TABLE {A} ADD COLUMN n INT8 NOT NULL DEFAULT unique_rowid()",
+        f"INSERT INTO {A} SELECT g, 'old', g + 100 FROM generate_series(1, 10) AS s(g)",
+    )
+    captured = capture(tables=(A,))
+    captured.catch_up()
+    connector = captured.connector
+    assert connector is not None
+    roach.run(f"ALTER TABLE {A} ALTER PRIMARY KEY USING COLUMNS (n)")
+    captured.catch_up()
+    roach.run(f"UPDATE {A} SET n = 7 WHERE id = 1", f"UPDATE {A} SET v = 'new' WHERE id = 2")
+    drive(captured, lambda: ENDED in captured.state())
+    connector = captured.open()
+    drive(captured, lambda: connector.loaded)
+    captured.catch_up()
+    rows: dict[Any, Any] = {}
+    for batch in captured.batches(f"{A}@2"):
+        for key, after in zip(batch.keys().to_pylist(), batch.column("after").to_pylist(), strict=True):
+            rows[tuple(key.values())] = after
+    found = {k: (r["id"], r["v"], r["n"]) for k, r in rows.items() if r is not None}
+    assert found == {(n,): (i, v, n) for i, v, n in roach.rows(f"SELECT id, v, n FROM {A}")}
+
+
 def test_added_columns_under_load_leave_topics_that_are_the_tables(roach: CockroachRig, capture: Callable[..., Captured]) -> None:
     roach.run(f"INSERT INTO {A} SELECT g, 'old' FROM generate_series(0, {KEYS - 1}) AS s(g)")
     captured = capture(tables=(A,))

@@ -89,7 +89,7 @@ def test_what_was_told_before_a_hidden_column_was_seen_is_read_again(movies: Coc
         stream = source.stream(position)
     rest = read(stream, lambda s: bool(s.deliveries[-1].lost))
     ((lost,),) = [d.lost for d in rest.deliveries if d.lost]
-    assert (lost.table, lost.why.code, lost.reconcile) == ("good", "hidden_column", True)
+    assert (lost.table, lost.why.code, lost.reconcile) == ("good", "columns_unseen", True)
     assert "lacking" not in rest.position.detail and all("stars" in q for q in queries(source) if q)
     told = told_once([*seen.of("good"), *rest.of("good")])
     assert sorted((e["op"], e["after"]["id"]) for e in told) == [("c", 3), ("u", 1)]

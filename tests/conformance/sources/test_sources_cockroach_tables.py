@@ -264,3 +264,28 @@ def test_a_table_that_was_taken_out_and_comes_back_goes_on_from_its_place(roach:
     again = roach.source()
     seen = read_to_head(again, again.stream(Position.of(after.json())))
     assert [e["after"]["v"] for e in told_once(seen.of(A))] == ["while it was out"]
+
+
+def test_no_place_passes_a_change_that_was_not_looked_at(roach: CockroachRig) -> None:
+    """Who goes on from a place takes the table as it was there for no news: of a conversion, which sends no rows, nobody would know."""
+    roach.run(*(f"ALTER TABLE {A} ADD COLUMN n{i} INT8" for i in range(1, 4)))
+    source, stream = loaded(roach)
+    for i in range(1, 4):
+        roach.run("SET enable_experimental_alter_column_type_general = true", f"ALTER TABLE {A} ALTER COLUMN n{i} SET DATA TYPE STRING")
+        position = read_to_head(source, stream).position
+        (fills,) = position.detail["past"].values()
+        assert len(fills) == i
+
+
+def test_columns_that_trade_names_are_compared(roach: CockroachRig) -> None:
+    roach.run(f"ALTER TABLE {A} ADD COLUMN x STRING")
+    _, stream = loaded(roach)
+    roach.run(
+        f"ALTER TABLE {A} RENAME COLUMN x TO y",
+        f"ALTER TABLE {A} RENAME COLUMN v TO x",
+        f"ALTER TABLE {A} RENAME COLUMN y TO v",
+        f"UPDATE {A} SET v = 'was x' WHERE id = 1",
+    )
+    seen = read(stream, lambda s: any(d.lost for d in s.deliveries))
+    (lost,) = [each for d in seen.deliveries for each in d.lost]
+    assert (lost.table, lost.why.code, lost.reconcile) == (A, "columns_unseen", True)

@@ -92,10 +92,13 @@ class Catalogue:
         return [f"{schema}.{table}" for _, schema, table, kind in self._session.rows(statements.RELATIONS) if _text(kind) == "r"]
 
     def outlines(self, oids: Sequence[int], at: Hlc | None) -> dict[int, tuple[Any, ...]]:
-        """By id, of the tables that are there: equal where no column of the table, nor its name, has changed."""
+        """By id, of the tables that are there: equal where no column of the table, nor its key or its name, has changed."""
         found: dict[int, list[Any]] = {}
         for oid, *rest in self._session.rows(statements.outlines(oids, _at(at))) if oids else ():
             found.setdefault(int(oid), []).append(tuple(map(str, rest)))
+        for oid, key in self._session.rows(statements.primary_keys(oids, _at(at))) if found else ():
+            if int(oid) in found:
+                found[int(oid)].append(("key", str(key)))
         return {oid: tuple(rows) for oid, rows in found.items()}
 
     def shapes(self, oids: Sequence[int], at: Hlc | None) -> dict[int, Shape]:
@@ -143,6 +146,12 @@ class Catalogue:
     def changing(self, oid: int, at: Hlc) -> bool:
         """Whether a change of the table's schema was under way then. Of 22.x alone."""
         return any(int(found) == oid for (found,) in self._session.rows(statements.running_changes([oid], str(at))))
+
+
+def trades_names(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    """Whether between two outlines a column took the name of another: rows do not show it."""
+    was, is_ = ({name: number for _, number, name, *_ in (row for row in outline if row[0] != "key")} for outline in (before, now))
+    return any(is_.get(name, number) != number for name, number in was.items())
 
 
 class Past:

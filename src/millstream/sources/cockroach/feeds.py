@@ -137,8 +137,8 @@ class Feed:
     """One changefeed. `start` it; `close` may be called from any thread, and twice.
 
     `query`: SELECT … of its one table, which the server evaluates. `received`: bytes of keys and values that came.
-    The source's thread keeps on it `layers`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), and when its
-    tables were last looked at, in seconds of the monotonic clock; `resolved`: it has given one.
+    The source's thread keeps on it `layers`, and when it last gave anything (`heard_at`) or a resolved time (`resolved_at`), in seconds of
+    the monotonic clock; `resolved`: it has given one.
     """
 
     server: Server
@@ -153,7 +153,6 @@ class Feed:
     received: int = 0
     heard_at: float = field(default_factory=time.monotonic)
     resolved_at: float = field(default_factory=time.monotonic)
-    looked_at: float = 0.0
     resolved: bool = False
     closing: bool = False
     finished: bool = False
@@ -210,11 +209,14 @@ class Feed:
         asked = self._ask(pgconn)
         gathered = _Gathered()
         while not self.closing:
-            count, ended = self._drain(pgconn, gathered, asked)
+            try:
+                count, ended = self._drain(pgconn, gathered, asked)
+            except psycopg.Error:  # what came before it is told: a place may move to where the feed says that it ended
+                self._give(gathered)
+                raise
             full = gathered.size >= self.limits.bytes or len(gathered.values) >= self.limits.messages
-            if gathered.values and (full or ended or not self._worth_waiting(count, gathered)):
-                self.received += gathered.size
-                self.queue.put(Piece(self, gathered.messages(), gathered.size))
+            if full or ended or not self._worth_waiting(count, gathered):
+                self._give(gathered)
                 gathered = _Gathered()
             if ended:
                 return
@@ -225,6 +227,11 @@ class Feed:
                 pgconn.consume_input()
             elif pgconn.is_busy():
                 self._wait(pgconn)
+
+    def _give(self, gathered: _Gathered) -> None:
+        if gathered.values:
+            self.received += gathered.size
+            self.queue.put(Piece(self, gathered.messages(), gathered.size))
 
     def asked(self, *, json_nulls: bool) -> str:
         """The statement."""

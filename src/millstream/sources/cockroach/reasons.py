@@ -29,7 +29,10 @@ def skipped(written: str, where: str, after: Hlc, now: Hlc, why: MillstreamError
     return Lost(written, Irrecoverable(said, code=why.code, where=f"{where} {written}", cure=cure), (now.wall, now.logical), reconcile)
 
 
-def lacking(written: str, where: str, place: Hlc, *, reconcile: bool) -> Lost:
-    said = f"{written} got a hidden column, and what was told of its rows before that was seen lacks the column's values"
-    why = Irrecoverable(said, code="hidden_column", where=f"{where} {written}", cure=_COMPARED)
+def unseen(written: str, where: str, place: Hlc, *, reconcile: bool) -> Lost:
+    said = (
+        f"a column of {written} came hidden, or took another's name, which its rows do not show: what was told of them before that was "
+        "seen may lack values or have them in the wrong column"
+    )
+    why = Irrecoverable(said, code="columns_unseen", where=f"{where} {written}", cure=_COMPARED)
     return Lost(written, why, (place.wall, place.logical), reconcile)

@@ -72,6 +72,13 @@ WHERE c.oid IN ({_numbers(oids)}) AND a.attrelid IN ({_numbers(oids)}) AND a.att
 ORDER BY c.oid, a.attnum"""
 
 
+def primary_keys(oids: Sequence[int], at: str | None = None) -> str:
+    """(conrelid, conkey): the columns of the primary keys, looked up by the table's id as those are."""
+    return f"""SELECT k.conrelid, k.conkey FROM pg_catalog.pg_constraint AS k{as_of(at)}
+WHERE k.conrelid IN ({_numbers(oids)}) AND k.contype = 'p'
+ORDER BY k.conrelid"""
+
+
 def columns(oids: Sequence[int], at: str | None = None) -> str:
     """(attrelid, nspname, relname, attnum, attname, crdb_sql_type, is_nullable, is_hidden, attgenerated, column_default, description), by
     table and attnum.

@@ -18,7 +18,7 @@ from millstream.events.batch import Batch
 from millstream.events.progress import Position
 from millstream.sources.cockroach import failures, reasons, statements
 from millstream.sources.cockroach.derived import Derived, Stopped, another, refuse_others
-from millstream.sources.cockroach.describe import Catalogue, Past, Shape
+from millstream.sources.cockroach.describe import Catalogue, Past, Shape, trades_names
 from millstream.sources.cockroach.described import Described
 from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue, Watched
 from millstream.sources.cockroach.hlc import Hlc
@@ -32,7 +32,7 @@ from millstream.sources.names import TableName
 log = logging.getLogger("millstream.source")
 
 IDLE_S = 0.1
-LOOK_EVERY_S = 1.0  # at the tables' descriptions
+LOOK_EVERY_S = 1.0  # after the feeds
 MERGE_WITHIN_NS = 5_000_000_000
 
 
@@ -247,10 +247,9 @@ class Stream:
                 if table.place >= self._lacking.get(watched.written, Hlc(1 << 63, 0)):
                     del self._lacking[watched.written]
                     reconcile = self._options.on_loss == "reconcile"
-                    self._lost.append(reasons.lacking(watched.written, self._server.where, table.place, reconcile=reconcile))
-        if feed.resolved_at - feed.looked_at >= LOOK_EVERY_S:
-            feed.looked_at = feed.resolved_at
-            self._look(feed, resolved)
+                    self._lost.append(reasons.unseen(watched.written, self._server.where, table.place, reconcile=reconcile))
+        # Each time: who goes on from a place takes the table as it was there for no news.
+        self._look(feed, resolved)
 
     def _look(self, feed: Feed, at: Hlc) -> None:
         """Describe anew those of the feed's tables that are not as they were."""
@@ -263,6 +262,8 @@ class Stream:
             if (shape := shapes.get(watched.oid)) is None:
                 continue
             table = self._tables[watched.written]
+            if trades_names(table.outline, outlines[watched.oid]):
+                self._lacking[watched.written] = self._now()
             table.outline = outlines[watched.oid]
             table.watched = _named(watched, shape)
             try:
@@ -270,7 +271,7 @@ class Stream:
             except Stopped as stop:
                 self._stopped.append((stop.written, stop.why))
                 continue
-            if self._saw_too_little(feed, table, shape):
+            if self._saw_too_little(feed, table, shape) and feed in self._feeds:
                 self._feeds.remove(feed)
                 feed.close()
                 self._open_feeds([table])
@@ -354,6 +355,7 @@ class Stream:
                 at = failures.time_of_change(why.message)
                 if at is None:
                     raise why
+                self._look(feed, Hlc.parse(at))
                 for table in left:
                     table.place = max(table.place, Hlc.parse(at))
                 self._open_feeds(left)

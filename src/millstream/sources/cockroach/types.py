@@ -31,6 +31,8 @@ _BY_NAME = {name: Type(kind) for kind, names in _TYPES.items() for name in names
 _DECIMALS = ("decimal", "dec", "numeric")
 # timestamp(0) without time zone, geometry(point,4326): the name goes on behind the brackets.
 _MODIFIED = re.compile(r"([^(]+?) ?\(([^)]*)\)(.*)")
+# Behind all else, of arrays too: STRING[] COLLATE en.
+_COLLATE = re.compile(r" COLLATE .*", re.IGNORECASE)
 _SHARD = re.compile(r"crdb_internal_.*_shard_[0-9]+")
 
 
@@ -39,7 +41,7 @@ def type_of(sql_type: str) -> Type:
 
     `integer` is format_type's word for INT4. A decimal of more digits than DECIMAL_PRECISION_MAX, or of no said number, is numeric.
     """
-    text = " ".join(sql_type.split())
+    text = _COLLATE.sub("", " ".join(sql_type.split()))
     if text.endswith("[]"):
         return list_of(type_of(text[:-2]))
     if re.fullmatch(r"_[a-z0-9]+", text):  # pg_type.typname of an array

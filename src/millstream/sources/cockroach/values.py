@@ -173,6 +173,7 @@ def _at_scale(text: Text, values: Values, null: Mask, kind: Type) -> pa.Array | 
     at, length = values.at + negative, values.length - negative
     whole_, good = text.octets.digits(at, length - scale - 1 if scale else length)
     if scale:
+        good &= whole_ < np.uint64(10 ** (precision - scale))  # of more digits the product may be what the type holds again
         point = at + length - scale - 1
         part, counted = text.octets.digits(point + 1, np.full(len(at), scale))
         whole_ = whole_ * np.uint64(10**scale) + part

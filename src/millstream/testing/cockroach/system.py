@@ -63,6 +63,11 @@ def tables(
             [(_index(d, i), d.id, int(i.unique), int(i is primaries[d.id]), " ".join(str(d.by_name[c].id) for c in i.columns))
              for d, i in indexes],
         ),
+        ("pg_catalog", "pg_constraint"): (
+            ("conrelid", "contype", "conname", "conkey"),
+            [(d.id, "p", i.name, "{" + ",".join(str(d.by_name[c].id) for c in i.columns) + "}")
+             for d, i in indexes if i is primaries[d.id]],
+        ),
         ("pg_catalog", "pg_description"): (("objoid", "classoid", "objsubid", "description"), list(_comments(found))),
         ("information_schema", "tables"): (
             ("table_catalog", "table_schema", "table_name", "table_type"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millstream.events.types import UNKNOWN, Constant
-from millstream.sources.cockroach.describe import Column, Past, Shape
+from millstream.sources.cockroach.describe import Column, Past, Shape, trades_names
 from millstream.sources.cockroach.hlc import Hlc
 
 
@@ -100,3 +100,14 @@ def test_shards_and_virtual_columns_are_in_no_row() -> None:
     assert [c.name for c in described.columns] == ["id"]
     assert (described.key, described.key_width) == ((1,), 2)
     assert [k.name for k in found.reading] == ["crdb_internal_id_shard_16", "id"]
+
+
+def outline(*names: str) -> tuple[tuple[str, ...], ...]:
+    return (*(("movie", str(i), name, "20") for i, name in enumerate(names, 1) if name), ("key", "[1]"))
+
+
+def test_columns_trade_names_where_one_has_what_was_anothers() -> None:
+    assert trades_names(outline("id", "a", "b"), outline("id", "b", "a"))
+    assert trades_names(outline("id", "a"), outline("id", "", "a")), "dropped, and made again"
+    assert not trades_names(outline("id", "a", "b"), outline("id", "c", "b", "d"))
+    assert not trades_names((), outline("id"))

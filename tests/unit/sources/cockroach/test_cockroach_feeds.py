@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pyarrow as pa
+import pytest
+from psycopg import pq
 
 from millstream.errors import Retryable
 from millstream.events.batch import Batch, batch
 from millstream.events.types import Field, RowSchema, Type
+from millstream.sources.cockroach import feeds
 from millstream.sources.cockroach.chunk import newer
 from millstream.sources.cockroach.decode import Messages
-from millstream.sources.cockroach.feeds import Ended, Limits, Piece, Queue
+from millstream.sources.cockroach.feeds import Ability, Ended, Feed, Limits, Piece, Queue
 from millstream.sources.cockroach.hlc import Hlc
 
 
@@ -120,3 +125,43 @@ def test_newer_is_what_lies_above_the_read_point() -> None:
     at = Hlc(1_795_386_334_952_285_922, 5)
     given = [(at.wall, 4), (at.wall, 5), (at.wall, 6), (at.wall - 1, 9), (at.wall + 1, 0)]
     assert newer(at, events(*given)).tolist() == [v > at for v in given]
+
+
+class RowLike:
+    """A row of a feed, as libpq has it."""
+
+    status = pq.ExecStatus.SINGLE_TUPLE
+
+    def __init__(self, value: bytes) -> None:
+        self._cells = (b"t", b"\\x5b315d", b"\\x" + value.hex().encode())
+
+    def get_value(self, row: int, column: int) -> bytes:
+        return self._cells[column]
+
+
+class BreaksLike:
+    """A connection that has these rows, and behind them an error."""
+
+    def __init__(self, *values: bytes) -> None:
+        self._rows = [RowLike(v) for v in values]
+
+    def is_busy(self) -> bool:
+        return False
+
+    def get_result(self) -> RowLike:
+        if not self._rows:
+            raise psycopg.OperationalError("schema change occurred at 1.0000000000")
+        return self._rows.pop(0)
+
+
+def test_what_came_before_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "send", lambda pgconn, statement: None)
+    server: Any = SimpleNamespace(where="here")
+    queue = Queue(1000)
+    broken = Feed(server, (), Hlc(1, 0), queue, Limits(100, 100, 1000), Ability(), "1s", ())
+    with pytest.raises(psycopg.OperationalError):
+        broken._read(BreaksLike(b"one", b"two"))
+    (only,) = queue.take(0)
+    assert isinstance(only, Piece)
+    assert list(only.messages.values) == [b"one", b"two"]
+    broken.close()

@@ -310,6 +310,7 @@ def test_a_value_beyond_its_type_means_that_the_type_changed(sql_type: str, wide
         ("INT8[]", 1),
         ("INT8[]", ["a"]),
         ("DECIMAL(4,2)", "much"),
+        ("DECIMAL(18,4)", Raw("1844674407370956.0000")),  # as a whole number of ten-thousandths it is beyond 64 bits
         ("STRING", Raw('"\\ud800"')),
     ],
 )

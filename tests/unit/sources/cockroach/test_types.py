@@ -40,6 +40,7 @@ from millstream.sources.cockroach.types import is_shard, type_of
         ("decimal(38,0)", ("DECIMAL(38)",)),
         ("list(int64)", ("INT8[]", "bigint[]", "_int8")),
         ("list(decimal(10,2))", ("DECIMAL(10,2)[]", "numeric(10,2)[]")),
+        ("list(text)", ("STRING[]", "STRING[] COLLATE en", "VARCHAR(10)[] COLLATE de_u_co_phonebk", "_text")),
         ("list(text)", ("STRING[]", "character varying(5)[]", "_mood")),
         ("list(timestamptz)", ("TIMESTAMPTZ[]", "timestamp with time zone[]")),
     ],
