@@ -149,9 +149,11 @@ class Catalogue:
 
 
 def trades_names(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
-    """Whether between two outlines a column took the name of another: rows do not show it."""
+    """Whether between two outlines a column took the name of another, or the place of another in the key: rows do not show it."""
     was, is_ = ({name: number for _, number, name, *_ in (row for row in outline if row[0] != "key")} for outline in (before, now))
-    return any(is_.get(name, number) != number for name, number in was.items())
+    keys = [row[1] for outline in (before, now) for row in outline if row[0] == "key"]
+    is_other_key = len(keys) == 2 and keys[0] != keys[1] and keys[0].count(",") == keys[1].count(",")
+    return is_other_key or any(is_.get(name, number) != number for name, number in was.items())
 
 
 class Past:

@@ -31,8 +31,8 @@ def skipped(written: str, where: str, after: Hlc, now: Hlc, why: MillstreamError
 
 def unseen(written: str, where: str, place: Hlc, *, reconcile: bool) -> Lost:
     said = (
-        f"a column of {written} came hidden, or took another's name, which its rows do not show: what was told of them before that was "
-        "seen may lack values or have them in the wrong column"
+        f"a column of {written} came hidden, or took another's name or its place in the key, which its rows do not show: what was told of "
+        "them before that was seen may lack values, or have them in the wrong column or under the wrong key"
     )
     why = Irrecoverable(said, code="columns_unseen", where=f"{where} {written}", cure=_COMPARED)
     return Lost(written, why, (place.wall, place.logical), reconcile)

@@ -111,3 +111,10 @@ def test_columns_trade_names_where_one_has_what_was_anothers() -> None:
     assert trades_names(outline("id", "a"), outline("id", "", "a")), "dropped, and made again"
     assert not trades_names(outline("id", "a", "b"), outline("id", "c", "b", "d"))
     assert not trades_names((), outline("id"))
+
+
+def test_so_does_a_key_of_as_many_others() -> None:
+    table = outline("id", "a")[:-1]
+    assert trades_names((*table, ("key", "[1]")), (*table, ("key", "[2]")))
+    assert not trades_names((*table, ("key", "[1]")), (*table, ("key", "[1, 2]"))), "the width of the rows' keys shows it"
+    assert not trades_names((*table, ("key", "[1]")), (*table, ("key", "[1]")))
