@@ -19,13 +19,14 @@ from millstream.errors import Refused
 from millstream.events import envelope
 from millstream.events.batch import batch
 from millstream.events.origin import Origin
-from millstream.events.types import Field, RowSchema, Type
+from millstream.events.types import Constant, Field, RowSchema, Type
 from millstream.schemas.sql import SqlRegistry, sqlite_engine
 from millstream.topics.contract import Producer, Topic
 from millstream.topics.local import LocalTopics
 
 FIRST = RowSchema((Field("id", Type("int64"), 1), Field("v", Type("int32"), 2), Field("wide", Type("decimal", 40, 1), 3)), ("id",))
-LATER = RowSchema((*FIRST.fields, Field("added", Type("text"), 4)), ("id",))
+LATER = RowSchema((*FIRST.fields, Field("added", Type("text"), 4), Field("filled", Type("int64"), 5, fill=Constant("7"))), ("id",))
+FILLS = {"filled": 7}
 Row = dict[str, Any]
 ALL = Limits(None)
 
@@ -53,7 +54,7 @@ class World:
             was = self.rows.get(key)
             if was is None and row is None:
                 continue
-            before.append(None if was is None else {n: was.get(n) for n in schema.names})
+            before.append(None if was is None else {n: was.get(n, FILLS.get(n)) for n in schema.names})
             after.append(row)
             ops.append("d" if row is None else "u" if was else "c")
             if row is None:
@@ -103,7 +104,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def random_changes(rng: random.Random, schema: RowSchema) -> list[tuple[int, Row | None]]:
     def row(key: int) -> Row | None:
-        made = {"id": key, "v": rng.choice([None, *range(5)]), "wide": None, "added": rng.choice("abc")}
+        made = {"id": key, "v": rng.choice([None, *range(5)]), "wide": None, "added": rng.choice("abc"), "filled": rng.choice([None, 1, 7])}
         return None if rng.random() < 0.3 else {n: made[n] for n in schema.names}
 
     return [(key, row(key)) for key in (rng.randrange(12) for _ in range(rng.randint(1, 9)))]
@@ -115,8 +116,8 @@ def test_present_rows_equal_the_fold_of_the_events(world: World, seed: int, monk
     rng = random.Random(seed)
     for number in range(12):
         world.write(FIRST if number < 6 else LATER, random_changes(rng, FIRST if number < 6 else LATER))
-    expected = [{n: row.get(n) for n in LATER.names} for _, row in sorted(world.rows.items())]
-    assert world.ask("SELECT id, v, wide, added FROM s.t ORDER BY id") == expected
+    expected = [{n: row.get(n, FILLS.get(n)) for n in LATER.names} for _, row in sorted(world.rows.items())]
+    assert world.ask("SELECT id, v, wide, added, filled FROM s.t ORDER BY id") == expected
     assert world.ask("SELECT count(*) AS n FROM s.t") == [{"n": len(expected)}]
     for key in range(seed % 3, 12, 3):  # every key with two seeds
         assert world.ask(f"SELECT v FROM s.t WHERE id = {key}") == [{"v": r["v"]} for r in expected if r["id"] == key]
@@ -127,8 +128,16 @@ def test_present_rows_equal_the_fold_of_the_events(world: World, seed: int, monk
     assert world.ask("SELECT count(*) AS n FROM s.t", events=True) == [{"n": world.events}]
 
 
+def test_a_column_that_came_later_is_filled_as_its_schema_says(world: World) -> None:
+    world.write(FIRST, [(1, {"id": 1, "v": 2, "wide": None}), (2, {"id": 2, "v": 3, "wide": None})])
+    world.write(LATER, [(1, {"id": 1, "v": 2, "wide": None, "added": None, "filled": None}), (2, None)])
+    assert world.ask("SELECT id, filled FROM s.t") == [{"id": 1, "filled": None}]
+    asked = world.ask('SELECT op, before.filled AS b, after.filled AS a FROM s.t ORDER BY "offset"', events=True)
+    assert [tuple(row.values()) for row in asked] == [("c", None, 7), ("c", None, 7), ("u", 7, None), ("d", 7, None)]
+
+
 def test_events_have_their_columns(world: World) -> None:
-    world.write(LATER, [(1, {"id": 1, "v": 2, "wide": None, "added": "x"}), (1, None)])
+    world.write(LATER, [(1, {"id": 1, "v": 2, "wide": None, "added": "x", "filled": 1}), (1, None)])
     assert world.ask('SELECT op, before.v AS b, after.v AS a, "offset" FROM s.t ORDER BY "offset"', events=True) == [
         {"op": "c", "b": None, "a": 2, "offset": 0},
         {"op": "d", "b": 2, "a": None, "offset": 1},

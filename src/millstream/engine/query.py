@@ -27,6 +27,7 @@ from millstream.engine.sql import first_line, quoted
 from millstream.errors import Irrecoverable, Refused
 from millstream.events import envelope, version
 from millstream.events.batch import Batch
+from millstream.events.fills import filled
 from millstream.events.types import RowSchema
 from millstream.schemas.registry import Registry
 from millstream.topics.contract import Topics
@@ -247,7 +248,7 @@ class Rows:
         put.execute(f"CREATE VIEW {quoted(read.relation)} AS SELECT {columns} FROM ({ranked}) WHERE NOT {_GONE}")
 
     def _last(self, batch: Batch, kept: list[str]) -> pa.Table:
-        """The last event of each key in the batch: its columns by id, as the newest schema has them."""
+        """The last event of each key in the batch: its columns by id, as the newest schema has them; absent ones as it fills them."""
         assert batch.offsets is not None
         keys, after = batch.keys(), batch.column("after")
         ids = {f.id: n for n, f in enumerate(batch.schema.fields)}
@@ -257,7 +258,7 @@ class Rows:
             if name in batch.schema.key:
                 column = keys.field(batch.schema.key.index(name))
             else:
-                column = pc.struct_field(after, [ids[field.id]]) if field.id in ids else pa.nulls(len(batch), field.type.arrow)
+                column = pc.struct_field(after, [ids[field.id]]) if field.id in ids else filled(field, len(batch))
             columns[name] = _queryable(column if column.type == field.type.arrow else column.cast(field.type.arrow))
         rows = pa.table({**columns, _OFFSET: pa.array(batch.offsets), _GONE: pc.is_null(after)})
         last = rows.select([*self._schema.key, _OFFSET]).group_by(list(self._schema.key), use_threads=False).aggregate([(_OFFSET, "max")])
@@ -313,7 +314,7 @@ class Events:
         image = batch.column(side)
         ids = {f.id: n for n, f in enumerate(batch.schema.fields)}
         children = [
-            _queryable(image.field(ids[f.id]).cast(f.type.arrow)) if f.id in ids else _queryable(pa.nulls(len(batch), f.type.arrow))
+            _queryable(image.field(ids[f.id]).cast(f.type.arrow)) if f.id in ids else _queryable(filled(f, len(batch)))
             for f in self._schema.fields
         ]
         return pa.StructArray.from_arrays(children, fields=list(_arrow(self._schema)), mask=image.is_null())
